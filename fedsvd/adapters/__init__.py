@@ -1,0 +1,1 @@
+"""How a frozen layer gets its factors, and a model its head."""

@@ -1,0 +1,1 @@
+"""Local training of one client, and the model, tokens and hooks that a process keeps for it."""

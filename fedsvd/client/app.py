@@ -1,0 +1,68 @@
+"""The Flower ClientApp: one training message in, one reply out."""
+
+import math
+from statistics import fmean
+from typing import Any
+
+import torch
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedsvd.client.training import LocalResult, train_locally
+from fedsvd.client.worker import Worker, get_worker
+from fedsvd.records import ARRAYS, CONFIG, METRICS, REPORT, WEIGHT, arrays_of, from_record, to_record
+from fedsvd.settings import Settings
+
+
+def make_client_app(settings: Settings) -> ClientApp:
+    """Return the ClientApp of a run; its process builds the worker when the first message comes.
+
+    A training message carries the tensors that the client cannot derive and the round's number; the
+    reply carries what trained, the client's weight and the number of steps taken. Losses, gradient
+    norms and clip fractions are computed on private data outside the mechanism; they are sent only
+    with `privacy.diagnostics`, for the eyes of whoever simulates.
+    """
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        worker = get_worker(settings)
+        client = int(context.node_config["partition-id"])
+        round = int(message.content.config_records[CONFIG]["server-round"])  # type: ignore[arg-type]
+        received = from_record(arrays_of(message), worker.device)
+        result = train_locally(worker, worker.initial.update(received), client, round)
+        sent = {name: result.state.tensors()[name] for name in worker.model.trainable()}
+        content = RecordDict(
+            {
+                ARRAYS: to_record(sent),
+                METRICS: MetricRecord({WEIGHT: _weight(worker, client)}),
+                REPORT: ConfigRecord(_report(worker, client, result)),
+            }
+        )
+        return Message(content, reply_to=message)
+
+    return app
+
+
+def _weight(worker: Worker, client: int) -> float:
+    """Return the client's weight in averages: its number of examples, or 1."""
+    if worker.settings.clients.weighting == "examples":
+        return float(len(worker.parts[client]))
+    return 1.0
+
+
+def _report(worker: Worker, client: int, result: LocalResult) -> dict[str, Any]:
+    """Return the steps taken and, if diagnostics are on, what was seen of private data."""
+    report: dict[str, Any] = {"steps": len(result.steps)}
+    if not worker.settings.privacy.diagnostics:
+        return report
+    losses = [s.loss for s in result.steps if not math.isnan(s.loss)]
+    norms = torch.cat([s.norms for s in result.steps])
+    if losses:
+        report["loss"] = fmean(losses)
+    if len(norms):
+        quantiles = torch.quantile(norms[:100_000], torch.tensor([0.1, 0.5, 0.9]))
+        report["grad_norm_quantiles"] = quantiles.tolist()
+        if worker.plan.clip_norm is not None:
+            report["clip_fraction"] = float((norms > worker.plan.clip_norm).float().mean())
+    return report

@@ -1,0 +1,192 @@
+"""What a process keeps to serve clients: built once, used for every client and round."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsvd.adapters import lora
+from fedsvd.adapters.heads import random_head, text_head, zero_head
+from fedsvd.adapters.linear import FactorLinear
+from fedsvd.data.partition import partition
+from fedsvd.data.task import Task, load_task
+from fedsvd.data.tokens import Tokens, tokenise
+from fedsvd.errors import InputError, wrong
+from fedsvd.lowrank import AdapterState
+from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
+from fedsvd.models.classifier import Classifier
+from fedsvd.privacy.dpsgd import attach_hooks
+from fedsvd.privacy.plan import PrivacyPlan, make_plan
+from fedsvd.settings import Settings
+from fedsvd.strategies.build import factors_of
+
+
+@dataclass
+class Worker:
+    """Task, tokens, the clients' parts, the privacy plan and one model on its device.
+
+    `parts[k]` are client k's rows of the task. `initial` is the first global state, derived from
+    the seed and equal in every process. `hooks` are Opacus's, kept on for the process's life.
+    """
+
+    settings: Settings
+    task: Task
+    tokens: Tokens
+    parts: list[np.ndarray]
+    plan: PrivacyPlan
+    device: torch.device
+    precision: str
+    tokenizer: Any
+    model: Classifier
+    hooks: Any
+    origin: str
+
+    @property
+    def initial(self) -> AdapterState:
+        """The global state before the first round."""
+        return self.model.initial
+
+    def losses(self, rows: Sequence[int]) -> Tensor:
+        """Return the cross-entropy (n,) of each of the given rows of the task."""
+        batch = self.tokens.batch(rows, self.device)
+        logits = self.model(batch.inputs)
+        return torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+
+    @torch.inference_mode()
+    def logits(self, rows: Sequence[int]) -> Tensor:
+        """Return logits (n, K) on the CPU in the order of `rows`, computed in length order."""
+        out = torch.zeros(len(rows), self.task.classes)
+        place = {int(row): i for i, row in enumerate(rows)}
+        budget = 4 * self.settings.training.microbatch_tokens
+        for group in self.tokens.microbatches([int(r) for r in rows], budget):
+            batch = self.tokens.batch(group, self.device)
+            index = torch.tensor([place[r] for r in group])
+            out[index] = self.model(batch.inputs).float().cpu()
+        return out
+
+    def evaluate(self, state: AdapterState, rows: Sequence[int]) -> dict[str, float]:
+        """Return accuracy in [0, 1] and mean cross-entropy of a state on rows of the task."""
+        self.model.write(state)
+        logits = self.logits(rows)
+        labels = self.tokens.labels[torch.as_tensor(np.asarray(rows))]
+        loss = torch.nn.functional.cross_entropy(logits, labels)
+        accuracy = (logits.argmax(dim=1) == labels).double().mean()
+        return {"accuracy": float(accuracy), "loss": float(loss)}
+
+
+_built: dict[str, Worker] = {}
+
+
+def get_worker(settings: Settings) -> Worker:
+    """Return this process's worker for the settings, building it on first use."""
+    key = settings.key()
+    if key not in _built:
+        _built.clear()  # one model a process
+        _built[key] = build_worker(settings)
+    return _built[key]
+
+
+def build_worker(settings: Settings) -> Worker:
+    """Build a worker: data first, then everything that can be refused, then the model.
+
+    The model is put on the device, then gets its factors, then its hooks, in that order, so that
+    what trains is what was moved and what is hooked is what trains. Raises InputError.
+    """
+    if settings.engine.threads is not None:
+        torch.set_num_threads(settings.engine.threads)
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.training.precision, device)
+    trains = factors_of(settings)
+    task = load_task(settings.data, settings.seed)
+    dealt = partition(
+        task.labels[task.train], settings.clients.number, settings.partition, settings.seed
+    )
+    parts = [task.train[positions] for positions in dealt]
+    plan = make_plan(settings, [len(p) for p in parts])
+
+    tokenizer = load_tokenizer(settings.model)
+    tokens = tokenise(tokenizer, task.texts, task.labels, settings.model.max_length)
+    backbone = load_backbone(settings.model).to(device)
+    head = _make_head(settings, backbone, tokenizer, task, device, precision)
+    attached = lora.attach(backbone, settings.adapter, settings.seed, trains)
+    model = _classifier(settings, attached, head, precision)
+    _check_trainable(model, trains)
+    hooks = attach_hooks(model) if plan.private else None
+    return Worker(
+        settings, task, tokens, parts, plan, device, precision, tokenizer, model, hooks,
+        locate(settings.model).origin,
+    )  # fmt: skip
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device for "auto", "cpu", "cuda" or "cuda:N"; InputError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise wrong("device", name, "'cpu' or 'auto' here: this PyTorch sees no CUDA device")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Return "bf16" or "fp32"; "auto" takes bf16 where the hardware multiplies it natively."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def _make_head(
+    settings: Settings, backbone: torch.nn.Module, tokenizer: Any, task: Task,
+    device: torch.device, precision: str,
+) -> FactorLinear:  # fmt: skip
+    model = settings.model
+    features, bias = int(backbone.config.hidden_size), model.head_bias  # type: ignore[union-attr,arg-type]
+    if model.head_start == "zeros":
+        return zero_head(features, task.classes, bias, device)
+    if model.head_start == "random":
+        return random_head(features, task.classes, bias, settings.seed, device)
+    if model.label_texts is None or len(model.label_texts) != task.classes:
+        raise InputError(
+            f"model.label_texts: a head that starts from texts needs a list of texts for each of the "
+            f"{task.classes} labels ({', '.join(task.label_names)})"
+        )
+    bare = _classifier(
+        settings, lora.Attached(backbone, {}, AdapterState({})),
+        zero_head(features, task.classes, False, device), precision,
+    )  # fmt: skip
+    prototypes = []
+    with torch.inference_mode():
+        for texts in model.label_texts:
+            tokens = tokenise(tokenizer, [(t,) for t in texts], [0] * len(texts), model.max_length)
+            batch = tokens.batch(range(len(texts)), device)
+            prototypes.append(bare.features(batch.inputs).mean(dim=0))
+    return text_head(torch.stack(prototypes).clone(), bias)
+
+
+def _classifier(
+    settings: Settings, attached: lora.Attached, head: FactorLinear, precision: str
+) -> Classifier:
+    model = settings.model
+    return Classifier(
+        attached,
+        head,
+        pooling=model.pooling,
+        normalize=model.normalize,
+        scale=model.scale,
+        precision=precision,
+        head_trains=model.head == "trained",
+    )
+
+
+def _check_trainable(model: Classifier, trains: Sequence[str]) -> None:
+    """Raise RuntimeError unless exactly what should train requires gradients."""
+    named = {id(p): name for name, p in model.trainable().items()}
+    extra = set(model.initial.extra)
+    expected = set(model.initial.select(trains)) | extra
+    found = {named.get(id(p), n) for n, p in model.named_parameters() if p.requires_grad}
+    if found != expected:
+        raise RuntimeError(f"what trains is not what should: {sorted(found ^ expected)[:4]}")

@@ -1,0 +1,1 @@
+"""Tasks, splits, partitions, tokens and batches."""

@@ -1,0 +1,31 @@
+"""The one kind of error that means: the input is wrong, nothing was done."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """A configuration, file, checkpoint or class given by the user cannot be used.
+
+    The message is one line that names the key or file, what was found and what is allowed.
+    `python -m fedsvd.run` prints it and exits with status 2.
+    """
+
+
+def wrong(key: str, value: object, allowed: str) -> InputError:
+    """Return the error for `key` whose `value` is not `allowed` (a phrase after "must be")."""
+    return InputError(f"{key}: {value!r} is not allowed; it must be {allowed}")
+
+
+def one_of(key: str, value: object, names: Iterable[str]) -> InputError:
+    """Return the error for a name outside `names`, with the nearest valid one."""
+    names = sorted(names)
+    hint = nearest(str(value), names)
+    meant = f" (did you mean {hint!r}?)" if hint else ""
+    return InputError(f"{key}: {value!r} is not allowed{meant}; choose from {', '.join(names)}")
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """Return the member of `names` most like `name`, or None if none is alike."""
+    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return found[0] if found else None

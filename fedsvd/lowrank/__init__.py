@@ -1,0 +1,21 @@
+"""The algebra of pairs (A, B): averaging, exact refactorisation, distances.
+
+Nothing here knows of Flower, of transformers or of files.
+"""
+
+from fedsvd.lowrank.average import average
+from fedsvd.lowrank.distance import inner, norm, relative_distance, singular_values
+from fedsvd.lowrank.pair import AdapterState, LowRank
+from fedsvd.lowrank.refactor import refactorise, refactorise_pairs
+
+__all__ = [
+    "AdapterState",
+    "LowRank",
+    "average",
+    "inner",
+    "norm",
+    "refactorise",
+    "refactorise_pairs",
+    "relative_distance",
+    "singular_values",
+]

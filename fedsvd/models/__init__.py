@@ -1,0 +1,1 @@
+"""Frozen backbones, and the classifier that is built on one."""

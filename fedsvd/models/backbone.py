@@ -1,0 +1,77 @@
+"""Pretrained backbones and tokenisers, from packages, folders or the hub."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fedsvd.data.sources import package_file
+from fedsvd.errors import InputError
+from fedsvd.settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a backbone is: `location` is what `from_pretrained` takes, `origin` a phrase."""
+
+    location: str
+    origin: str
+
+
+def locate(settings: ModelSettings) -> Source:
+    """Return where the weights of `model.name` are.
+
+    A local folder is used as it is; otherwise an installed package that ships them; otherwise the
+    hub. Raises InputError for a path that does not exist.
+    """
+    path = Path(settings.name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"model.name: {settings.name!r} holds no config.json")
+        return Source(str(path), "folder")
+    if path.is_absolute() or settings.name.count("/") > 1 or settings.name.startswith("."):
+        raise InputError(f"model.name: folder {settings.name!r} does not exist")
+    if settings.package is not None:
+        packaged = package_file(settings.package, settings.folder or "")
+        if packaged is not None:
+            return Source(str(packaged), f"package {settings.package}")
+    return Source(settings.name, "hub")
+
+
+def load_tokenizer(settings: ModelSettings) -> Any:
+    """Return the tokeniser of the backbone."""
+    from transformers import AutoTokenizer
+
+    return _load(settings, AutoTokenizer.from_pretrained)
+
+
+def load_backbone(settings: ModelSettings) -> nn.Module:
+    """Return the pretrained backbone in float32, frozen, in evaluation mode, on the CPU.
+
+    Its dropout probabilities are `model.dropout`. Code shipped with a model is never run. Raises
+    InputError if it cannot be loaded.
+    """
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    config = _load(settings, AutoConfig.from_pretrained)
+    for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout",
+                "attention_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        if key in config.to_dict():
+            setattr(config, key, settings.dropout)
+    extra = {"add_pooling_layer": False} if config.model_type in ("bert", "roberta") else {}
+    model = _load(settings, AutoModel.from_pretrained, config=config, dtype="float32", **extra)
+    return model.eval().requires_grad_(False)
+
+
+def _load(settings: ModelSettings, loader: Any, **kwargs: Any) -> Any:
+    source = locate(settings)
+    try:
+        return loader(
+            source.location, revision=settings.revision, trust_remote_code=False, **kwargs
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"model.name: {settings.name!r} cannot be loaded: {reason}") from error

@@ -1,0 +1,91 @@
+"""A sequence classifier: frozen backbone with factors, pooling, head."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from fedsvd.adapters import lora
+from fedsvd.adapters.linear import FactorLinear
+from fedsvd.lowrank import AdapterState
+
+
+@final
+class Classifier(nn.Module):
+    """logits = scale * head(pool(backbone(tokens))).
+
+    The backbone runs under bf16 autocast if `precision` is "bf16"; pooling, head and everything
+    that trains are float32 (or the parameters' dtype).
+    """
+
+    def __init__(
+        self,
+        attached: lora.Attached,
+        head: FactorLinear,
+        *,
+        pooling: str,
+        normalize: bool,
+        scale: float,
+        precision: str,
+        head_trains: bool,
+    ) -> None:
+        super().__init__()
+        self.backbone = attached.model
+        self.head = head.requires_grad_(head_trains).train(head_trains)
+        self.layers = attached.layers
+        self.pooling, self.normalize, self.scale = pooling, normalize, scale
+        self.precision = precision
+        # A frozen head is not part of the state: every process derives the same one.
+        extra = {f"head.{n}": p.detach().clone() for n, p in head.named_parameters()}
+        self.initial = replace(attached.initial, extra=extra if head_trains else {})
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return logits (n, K) in float32 for padded inputs (n, t)."""
+        logits: Tensor = self.scale * self.head(self.features(inputs))
+        return logits
+
+    def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the pooled features (n, d) that the head sees."""
+        device_type = inputs["input_ids"].device.type
+        bf16 = self.precision == "bf16"
+        with torch.autocast(device_type, torch.bfloat16, enabled=bf16):
+            hidden = self.backbone(**inputs).last_hidden_state
+        features = pool(hidden.to(self.head.weight.dtype), inputs["attention_mask"], self.pooling)
+        return nn.functional.normalize(features, dim=1) if self.normalize else features
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Return what trains, by the names of `AdapterState.tensors`."""
+        named: dict[str, nn.Parameter] = {}
+        for layer, module in self.layers.items():
+            for kind in ("A", "B"):
+                named[f"{layer}.{kind}"] = getattr(module, f"lora_{kind}")[lora.NAME].weight
+        named.update({f"head.{n}": p for n, p in self.head.named_parameters()})
+        return {name: p for name, p in named.items() if p.requires_grad}
+
+    @torch.no_grad()
+    def write(self, state: AdapterState) -> None:
+        """Copy a state into the model, in place."""
+        lora.write_state(self.layers, state)
+        for name, parameter in self.head.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(state.extra[f"head.{name}"])
+
+    def read(self, state: AdapterState) -> AdapterState:
+        """Return `state` with the model's current values of what trains."""
+        return state.update({n: p.detach().clone() for n, p in self.trainable().items()})
+
+
+def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """Reduce hidden states (n, t, d) under a mask (n, t) of 0 and 1 to (n, d).
+
+    "mean" averages the tokens that are not padding, "cls" takes the first, "last" the last of them.
+    """
+    if pooling == "mean":
+        weight = mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
+    if pooling == "cls":
+        return hidden[:, 0]
+    last = mask.sum(dim=1) - 1
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]

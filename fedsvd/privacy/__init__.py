@@ -1,0 +1,1 @@
+"""DP-SGD steps, calibration, and the ledger of what every client really spent."""

@@ -1,0 +1,102 @@
+"""One step of DP-SGD on what trains of a model, with Opacus's hooks and optimiser."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from opacus.grad_sample import GradSampleHooks
+from opacus.optimizers import DPOptimizer
+from torch import Generator, Tensor, nn
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What happened in a step; the norms and the loss are computed on private data.
+
+    examples: drawn by the Poisson sampler; loss: mean over them (nan if none); norms (n,): the
+    per-example gradient norms before clipping, float32 on the CPU, in no particular order.
+    """
+
+    examples: int
+    loss: float
+    norms: Tensor
+
+
+def attach_hooks(model: nn.Module) -> GradSampleHooks:
+    """Attach Opacus's per-example gradient hooks to everything in `model` that trains.
+
+    The model is not wrapped: its parameter names, its methods and its memory stay as they are.
+    """
+    return GradSampleHooks(model, loss_reduction="sum", strict=False)
+
+
+def poisson_sample(examples: int, rate: float, generator: Generator) -> list[int]:
+    """Return the positions drawn when each of `examples` is taken with probability `rate`."""
+    drawn = torch.rand(examples, generator=generator, dtype=torch.float64) < rate
+    return drawn.nonzero().flatten().tolist()
+
+
+def make_optimizer(
+    optimizer: torch.optim.Optimizer,
+    *,
+    noise_multiplier: float,
+    clip_norm: float,
+    expected_batch: float,
+    generator: Generator,
+) -> DPOptimizer:
+    """Return Opacus's optimiser around `optimizer`.
+
+    A step applies (sum of clipped per-example gradients + N(0, (noise_multiplier * clip_norm)^2))
+    / expected_batch. `expected_batch` is rate * n and never the size drawn. `generator`, on the
+    parameters' device, draws the noise and nothing else.
+    """
+    return DPOptimizer(
+        optimizer,
+        noise_multiplier=noise_multiplier,
+        max_grad_norm=clip_norm,
+        expected_batch_size=expected_batch,  # type: ignore[arg-type]
+        loss_reduction="mean",
+        generator=generator,
+    )
+
+
+def dp_step(
+    optimizer: DPOptimizer,
+    microbatches: Sequence[T] | Iterable[T],
+    losses: Callable[[T], Tensor],
+) -> StepReport:
+    """Take one noised step over a logical batch given in micro-batches, possibly none.
+
+    `losses(microbatch)` returns the loss of each example, (n,), on the model that carries the
+    hooks. Clipped gradients are summed over micro-batches and noise is added once, so the grouping
+    does not change the step beyond rounding. An empty batch is a step of noise alone (and is
+    accounted as any other).
+    """
+    groups = list(microbatches)
+    parameters = optimizer.params
+    optimizer.zero_grad(set_to_none=True)
+    total, count, norms = 0.0, 0, []
+    for i, group in enumerate(groups):
+        each = losses(group)
+        each.sum().backward()
+        norms.append(_norms(optimizer.grad_samples).cpu())
+        total, count = total + float(each.detach().sum()), count + len(each)
+        optimizer.signal_skip_step(do_skip=i + 1 < len(groups))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    if not groups:
+        for p in parameters:
+            p.grad_sample = torch.zeros((0, *p.shape), dtype=p.dtype, device=p.device)  # type: ignore[attr-defined]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    mean = total / count if count else float("nan")
+    return StepReport(count, mean, torch.cat(norms) if norms else torch.zeros(0))
+
+
+def _norms(grad_samples: Sequence[Tensor]) -> Tensor:
+    """Return the norm (n,) of each example's gradient over all parameters."""
+    each = torch.stack([g.flatten(start_dim=1).norm(dim=1) for g in grad_samples])
+    return each.norm(dim=0)

@@ -1,0 +1,80 @@
+"""What a run gives away: an adapter that PEFT loads, and the classifier around it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedsvd.adapters.initial import ABSORBED
+from fedsvd.lowrank import AdapterState, LowRank
+
+if TYPE_CHECKING:
+    from fedsvd.client.worker import Worker
+
+CLASSIFIER = "classifier.json"
+HEAD = "head.safetensors"
+
+
+def export_adapter(worker: "Worker", state: AdapterState, folder: Path) -> None:
+    """Write `adapter/`: LoRA factors and config, for `peft.PeftModel.from_pretrained`.
+
+    It applies to the plain pretrained backbone. Where the initialiser changed the base weight
+    (PiSSA), the update relative to the plain weight is s (B A - B0 A0), written as one pair of twice
+    the rank with alpha doubled, so that the scale s = alpha / r is the same. Without factors
+    (adapter=none) nothing is written. Raises RuntimeError if nothing would be saved.
+    """
+    if not state.factors:
+        return
+    from peft import LoraConfig
+
+    adapter = worker.settings.adapter
+    factors, times = dict(state.factors), 1
+    if adapter.init in ABSORBED:
+        factors = {k: difference(p, worker.initial.factors[k]) for k, p in factors.items()}
+        times = 2
+    tensors: dict[str, Tensor] = {}
+    for layer, pair in factors.items():
+        for kind, value in (("A", pair.A), ("B", pair.B)):
+            name = f"base_model.model.{layer}.lora_{kind}.weight"
+            tensors[name] = value.detach().cpu().contiguous()
+    config = LoraConfig(
+        r=times * adapter.rank,
+        lora_alpha=times * adapter.alpha,  # type: ignore[arg-type]
+        target_modules=list(adapter.targets),
+        base_model_name_or_path=worker.settings.model.name,
+        inference_mode=True,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def difference(x: LowRank, y: LowRank) -> LowRank:
+    """Return a pair whose product is B_x A_x - B_y A_y, of the sum of the ranks."""
+    return LowRank(torch.cat([x.A, y.A]), torch.cat([x.B, -y.B], dim=1))
+
+
+def export_classifier(worker: "Worker", state: AdapterState, folder: Path) -> None:
+    """Write `classifier/`: the head, and what is needed to put the model together again."""
+    worker.model.write(state)
+    model = worker.settings.model
+    head = {f"head.{n}": p.detach().cpu() for n, p in worker.model.head.named_parameters()}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({n: t.contiguous() for n, t in head.items()}, folder / HEAD)
+    description = {
+        "model": model.name,
+        "package": model.package,
+        "folder": model.folder,
+        "revision": model.revision,
+        "pooling": model.pooling,
+        "normalize": model.normalize,
+        "scale": model.scale,
+        "max_length": model.max_length,
+        "labels": list(worker.task.label_names),
+        "text_columns": len(worker.settings.data.text),
+        "adapter": bool(state.factors),
+    }
+    (folder / CLASSIFIER).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")

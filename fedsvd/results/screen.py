@@ -1,0 +1,188 @@
+"""What the user sees: a header, live progress, a summary."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedsvd.results.recorder import Recorder
+
+if TYPE_CHECKING:
+    from fedsvd.experiment import Run
+
+
+@final
+class Screen(Recorder):
+    """Prints a run: rich tables and a live bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, folder: Path, stream: Any = None) -> None:
+        stream = stream or sys.stdout
+        self._folder = folder
+        self._live = bool(getattr(stream, "isatty", lambda: False)())
+        width = None if self._live else 120
+        self._console = Console(file=stream, width=width, highlight=False)
+        self._progress: Progress | None = None
+        self._began = time.perf_counter()
+
+    def start(self, run: "Run") -> None:
+        """Print the header and start the bar."""
+        _header(self._console, run)
+        self._began = time.perf_counter()
+        if self._live:
+            self._progress = Progress(
+                TextColumn("round"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._progress.add_task("", total=run.settings.rounds)
+            self._progress.start()
+
+    def round(self, run: "Run", metrics: Mapping[str, Any]) -> None:
+        """Print the round's line and move the bar."""
+        text = _round_line(metrics)
+        number, total = metrics["round"], run.settings.rounds
+        if self._progress is not None:
+            self._progress.update(self._task, completed=number, description=text)
+            if metrics.get("failed") or metrics.get("sat_out"):
+                self._console.print(_trouble(metrics), style="yellow")
+            return
+        left = (time.perf_counter() - self._began) / max(number, 1) * (total - number)
+        clock = f"  left {_clock(left)}" if 0 < number < total else ""
+        self._console.print(f"round {number:>{len(str(total))}}/{total}  {text}{clock}")
+        if metrics.get("failed") or metrics.get("sat_out"):
+            self._console.print(_trouble(metrics))
+
+    def finish(self, run: "Run", summary: Mapping[str, Any]) -> None:
+        """Stop the bar and print the summary."""
+        self.close()
+        table = Table.grid(padding=(0, 2))
+        rows = [
+            ("validation accuracy", f"{summary['accuracy']:.4f}  (best {summary['best_accuracy']:.4f})"),
+            ("test accuracy", _number(summary["test_accuracy"], ".4f")),
+            ("epsilon spent", _spent(summary)),
+            ("sent up / down", f"{_size(summary['bytes_up'])} / {_size(summary['bytes_down'])}"),
+            ("time", _clock(summary["seconds"])),
+            ("state digest", summary["state_digest"][:16]),
+            ("run folder", str(self._folder)),
+        ]
+        for row in rows:
+            table.add_row(*row)
+        self._console.print()
+        self._console.print(table, soft_wrap=True)
+
+    def close(self) -> None:
+        """Stop the live bar, if there is one."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _header(console: Console, run: "Run") -> None:
+    settings, worker, plan = run.settings, run.worker, run.worker.plan
+    task, model = worker.task, settings.model
+    tensors = worker.model.trainable()
+    trained = sum(p.numel() for p in tensors.values())
+    total = sum(p.numel() for p in worker.model.parameters())
+    parts = (len(task.train), len(task.validation), len(task.test))
+    facts = [
+        ("task", f"{task.name} from {task.source}: {parts[0]} train, {parts[1]} validation, "
+                 f"{parts[2]} test ({task.duplicates} duplicates dropped)"),
+        ("model", f"{model.name} from {worker.origin}; {model.pooling} pooling, head {model.head}"),
+        ("adapter", _adapter(settings)),
+        ("strategy", settings.strategy.target),
+        ("trains", f"{trained:,} of {total:,} parameters"),
+        ("privacy", _budget(plan)),
+        ("runs on", f"{worker.device}, {worker.precision}"
+                    f"{' (auto)' if settings.training.precision == 'auto' else ''}"),
+    ]  # fmt: skip
+    grid = Table.grid(padding=(0, 2))
+    for fact in facts:
+        grid.add_row(*fact)
+    console.print(grid)
+    clients = Table(box=None, padding=(0, 2), header_style="bold")
+    for name in ("client", "examples", "labels", "rate", "rounds <=", "noise", "epsilon <="):
+        clients.add_column(name, justify="left" if name == "labels" else "right")
+    for planned in plan.clients:
+        labels = task.labels[worker.parts[planned.client]]
+        mix = np.bincount(labels, minlength=task.classes) / len(labels)
+        shown = "  ".join(f"{n} {m:.0%}" for n, m in zip(task.label_names, mix, strict=True))
+        clients.add_row(
+            str(planned.client), f"{planned.examples:,}", shown, f"{planned.sample_rate:.3f}",
+            str(planned.rounds_bound), _number(planned.noise_multiplier or None, ".3f"),
+            _number(planned.epsilon_bound, ".3f"),
+        )  # fmt: skip
+    console.print()
+    if len(plan.clients) <= 20:
+        console.print(clients)
+    else:
+        sizes = [c.examples for c in plan.clients]
+        console.print(f"{len(sizes)} clients of {min(sizes):,} to {max(sizes):,} examples")
+    console.print()
+
+
+def _adapter(settings: Any) -> str:
+    adapter = settings.adapter
+    if adapter.name == "none":
+        return "none (head only)"
+    return (
+        f"{adapter.name}, {adapter.init} start, rank {adapter.rank}, alpha {adapter.alpha:g} "
+        f"on {', '.join(adapter.targets)}"
+    )
+
+
+def _budget(plan: Any) -> str:
+    if not plan.private:
+        return "none"
+    return (
+        f"DP-SGD, unit: one {plan.unit}; epsilon {plan.epsilon:g} at delta {plan.delta:g} "
+        f"({plan.accountant.upper()}), clip {plan.clip_norm:g}"
+    )
+
+
+def _round_line(metrics: Mapping[str, Any]) -> str:
+    parts = [
+        f"loss {_number(metrics.get('loss'), '.4f')}",
+        f"accuracy {_number(metrics.get('accuracy'), '.4f')}",
+    ]
+    if metrics.get("epsilon_max") is not None:
+        parts.append(f"epsilon {metrics['epsilon_max']:.3f}")
+    if metrics.get("clients"):
+        parts.append("clients " + ",".join(map(str, metrics["clients"])))
+    return "  ".join(parts)
+
+
+def _trouble(metrics: Mapping[str, Any]) -> str:
+    lines = [f"  client {k} {why}; left out" for k, why in metrics.get("failed", {}).items()]
+    lines += [f"  client {k} has spent its budget; sits out" for k in metrics.get("sat_out", [])]
+    return "\n".join(lines)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _spent(summary: Mapping[str, Any]) -> str:
+    if summary["epsilon_max"] is None:
+        return "no privacy"
+    return (
+        f"{summary['epsilon_max']:.4f} of {summary['epsilon_target']:g} "
+        f"at delta {summary['delta']:g} (largest of any client)"
+    )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.2f} MB"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,113 @@
+"""What an aggregation rule is: a Flower strategy whose author writes one method."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from logging import INFO
+from typing import ClassVar, final
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+from flwr.supercore import log
+
+from fedsvd.lowrank import AdapterState
+from fedsvd.records import ARRAYS, CONFIG, WEIGHT, arrays_of, from_record, metrics_of, to_record
+
+
+@dataclass(frozen=True)
+class Update:
+    """One client's result: its whole state after local training, and its weight p_k.
+
+    Weights of a round sum to 1. Tensors that the client did not train are those it was sent.
+    """
+
+    client: int
+    weight: float
+    state: AdapterState
+
+
+class Strategy(FlowerStrategy, ABC):
+    """A server-side aggregation rule.
+
+    An author writes `aggregate` and, if the defaults do not fit, says which factors the clients
+    train and send (`trains`) and which they must be sent because they cannot derive them
+    (`broadcasts`): subsets of "A" and "B". A head that trains travels both ways.
+
+    It is a Flower strategy whose arrays are the whole state, so it works in Flower's own loop too.
+    All nodes of the grid take part; an engine's grid shows those of the round.
+    """
+
+    trains: ClassVar[tuple[str, ...]] = ("B",)
+    broadcasts: ClassVar[tuple[str, ...]] = ("A", "B")
+
+    device: torch.device | str = "cpu"  # where `aggregate` sees its tensors
+    _state: AdapterState | None = None  # of the round that is under way
+
+    @abstractmethod
+    def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
+        """Return the next global state.
+
+        `state` is what the round began with, `state.round` the number of this round (from 1), and
+        `updates`, at least one, are in the order of client ids. Tensors are on the server's device.
+        """
+
+    @final
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send each node of the grid what it cannot derive of the state in `arrays`."""
+        state = AdapterState.from_tensors(from_record(arrays, self.device), server_round)
+        self._state = state
+        config["server-round"] = server_round
+        wire = to_record(state.select((*self.broadcasts, "extra")))
+        content = RecordDict({ARRAYS: wire, CONFIG: config})
+        return [
+            Message(content=content, message_type=MessageType.TRAIN, dst_node_id=node)
+            for node in sorted(grid.get_node_ids())
+        ]
+
+    @final
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Aggregate the replies, in the order of node ids, into the next state."""
+        assert self._state is not None
+        state = self._state
+        valid = sorted(
+            (r for r in replies if not r.has_error()), key=lambda r: r.metadata.src_node_id
+        )
+        if not valid:
+            return None, None
+        weights = [float(metrics_of(r)[WEIGHT]) for r in valid]  # type: ignore[arg-type]
+        total = sum(weights)
+        updates = [
+            Update(
+                r.metadata.src_node_id,
+                weight / total,
+                state.update(from_record(arrays_of(r), self.device)),
+            )
+            for r, weight in zip(valid, weights, strict=True)
+        ]
+        self._state = self.aggregate(state, updates)
+        return to_record(self._state.tensors()), MetricRecord()
+
+    @final
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send nothing: the global model is evaluated on the server's validation part."""
+        return []
+
+    @final
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Return nothing; see `configure_evaluate`."""
+        return None
+
+    @final
+    def summary(self) -> None:
+        """Log what trains."""
+        log(INFO, "\t%s: clients train %s", type(self).__name__, "".join(self.trains))

@@ -1,0 +1,87 @@
+"""From `strategy._target_` to a strategy, ours or any of Flower's."""
+
+import importlib
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+
+from fedsvd.errors import InputError, nearest, one_of
+from fedsvd.settings import Settings, StrategySettings
+from fedsvd.strategies.base import Strategy
+
+# What a stock Flower strategy needs to take all nodes that the grid shows and to leave evaluation
+# to the server; each is passed only if its constructor has it and the user has not set it.
+STOCK: Mapping[str, Any] = {
+    "fraction_train": 1.0,
+    "fraction_evaluate": 0.0,
+    "min_train_nodes": 1,
+    "min_evaluate_nodes": 0,
+    "min_available_nodes": 1,
+}
+
+
+def find_class(target: str) -> type[FlowerStrategy]:
+    """Return the strategy class at an import path, or raise InputError that says what is wrong."""
+    module_name, _, name = target.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a user's module may fail in any way while it is imported
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(
+            f"strategy._target_: {target!r} cannot be imported ({reason})"
+        ) from error
+    found = getattr(module, name, None)
+    if found is None:
+        classes = [n for n, v in vars(module).items() if inspect.isclass(v)]
+        near = nearest(name, classes)
+        hint = f"; did you mean {module_name}.{near}?" if near else ""
+        raise InputError(f"strategy._target_: module {module_name!r} has no {name!r}{hint}")
+    if not inspect.isclass(found) or not issubclass(found, FlowerStrategy):
+        raise InputError(
+            f"strategy._target_: {target!r} is not a strategy; derive it from "
+            "fedsvd.strategies.Strategy and write aggregate(self, state, updates)"
+        )
+    missing = sorted(getattr(found, "__abstractmethods__", ()))
+    if missing:
+        raise InputError(f"strategy._target_: {target!r} lacks the method {', '.join(missing)}")
+    return found
+
+
+def factors_of(settings: Settings) -> tuple[str, ...]:
+    """Return which of "A", "B" clients train and send.
+
+    `training.factors` decides; "auto" is what the strategy declares, and B alone for a stock Flower
+    strategy.
+    """
+    if settings.training.factors != "auto":
+        return tuple(settings.training.factors)
+    found = find_class(settings.strategy.target)
+    return found.trains if issubclass(found, Strategy) else ("B",)
+
+
+def build_strategy(settings: StrategySettings, given: Collection[str] = ()) -> FlowerStrategy:
+    """Return the configured strategy.
+
+    `given` are the options that the user named himself. An option that only the configuration group
+    holds and that the class does not take (as when `strategy._target_` alone is overridden) is left
+    out; one that the user gave is an error.
+    """
+    found = find_class(settings.target)
+    parameters = inspect.signature(found).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    options = dict(settings.options)
+    for name in list(options):
+        if name not in parameters and not takes_any:
+            if name in given:
+                raise one_of(f"strategy.{name}", name, parameters)
+            del options[name]
+    if not issubclass(found, Strategy):
+        for name, value in STOCK.items():
+            if name in parameters:
+                options.setdefault(name, value)
+    try:
+        return found(**options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"strategy: {settings.target} refused {options}: {error}") from error

@@ -1,0 +1,22 @@
+"""FedAvg on LoRA factors."""
+
+from collections.abc import Sequence
+from typing import ClassVar, final
+
+from fedsvd.lowrank import AdapterState, average
+from fedsvd.strategies.base import Strategy, Update
+
+
+@final
+class FedAvg(Strategy):
+    """Train A and B; average each: A = sum p_k A_k, B = sum p_k B_k.
+
+    Known as FedIT for LoRA (Zhang et al., ICASSP 2024, arXiv 2305.05644). The product of the means
+    is not the mean of the products B_k A_k.
+    """
+
+    trains: ClassVar[tuple[str, ...]] = ("A", "B")
+
+    def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
+        """Return the weighted mean of both factors."""
+        return average([u.state for u in updates], [u.weight for u in updates], into=state)
