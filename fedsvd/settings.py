@@ -31,6 +31,7 @@ class DataSettings:
     text: tuple[str, ...] = ("text",)  # one column, or two for sentence pairs
     label: str = "label"
     labels: tuple[str, ...] | None = None  # names of labels 0..K-1; None: found in the data
+    label_texts: tuple[tuple[str, ...], ...] | None = None  # public words for each label
     splits: dict[str, str] | None = None  # ours: theirs, for sources that come split
     validation: float = 0.1
     test: float = 0.1
@@ -136,7 +137,6 @@ class ModelSettings:
     head_init: str = "zeros"
     head_bias: bool = False
     scale: float = 1.0  # logits = scale * head(features)
-    label_texts: tuple[tuple[str, ...], ...] | None = None
     max_length: int = 128
     dropout: float = 0.0
 

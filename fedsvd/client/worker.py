@@ -149,9 +149,10 @@ def _make_head(
         return zero_head(features, task.classes, bias, device)
     if model.head_start == "random":
         return random_head(features, task.classes, bias, settings.seed, device)
-    if model.label_texts is None or len(model.label_texts) != task.classes:
+    label_texts = settings.data.label_texts
+    if label_texts is None or len(label_texts) != task.classes:
         raise InputError(
-            f"model.label_texts: a head that starts from texts needs a list of texts for each of the "
+            f"data.label_texts: a head that starts from texts needs a list of texts for each of the "
             f"{task.classes} labels ({', '.join(task.label_names)})"
         )
     bare = _classifier(
@@ -160,7 +161,7 @@ def _make_head(
     )  # fmt: skip
     prototypes = []
     with torch.inference_mode():
-        for texts in model.label_texts:
+        for texts in label_texts:
             tokens = tokenise(tokenizer, [(t,) for t in texts], [0] * len(texts), model.max_length)
             batch = tokens.batch(range(len(texts)), device)
             prototypes.append(bare.features(batch.inputs).mean(dim=0))

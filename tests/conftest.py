@@ -1,0 +1,70 @@
+"""Shared pieces: settings by overrides, a tiny random BERT, and a small real run."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from transformers import BertConfig, BertModel
+
+from fedsvd.adapters import lora
+from fedsvd.adapters.heads import random_head
+from fedsvd.models.classifier import Classifier
+from fedsvd.run import config_folder
+from fedsvd.settings import AdapterSettings, Settings, from_config
+
+SMALL = [
+    "data.limit=240", "rounds=2", "training.batch_size=16", "training.local_steps=2",
+    "training.precision=fp32", "privacy.accountant=rdp", "partition.alpha=100",
+]  # fmt: skip
+
+
+def compose_settings(*overrides: str) -> Settings:
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("config", list(overrides))
+    return from_config(OmegaConf.to_container(config, resolve=True))
+
+
+@pytest.fixture
+def settings() -> Callable[..., Settings]:
+    return compose_settings
+
+
+def tiny_classifier(
+    trains: str = "B", head_trains: bool = False, seed: int = 0, init: str = "kaiming"
+) -> Classifier:
+    """A two-layer BERT of width 16 with random weights and LoRA of rank 4, in float64."""
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=32, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        backbone = BertModel(config, add_pooling_layer=False).eval().requires_grad_(False)
+    adapter = AdapterSettings("lora", rank=4, alpha=4.0, init=init)
+    attached = lora.attach(backbone, adapter, seed, tuple(trains))
+    head = random_head(16, 3, True, seed, torch.device("cpu"))
+    model = Classifier(
+        attached, head, pooling="mean", normalize=False, scale=3.0, precision="fp32",
+        head_trains=head_trains,
+    ).double()  # fmt: skip
+    # B = 0 would hide every gradient of A; start from something.
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for name, p in model.trainable().items():
+            if not name.startswith("head"):
+                p.add_(0.1 * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    return model
+
+
+def tiny_batch(n: int, seed: int = 0) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Padded token ids of different lengths, and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, 12, (n,), generator=generator)
+    width = int(lengths.max()) if n else 1
+    ids = torch.randint(1, 50, (n, width), generator=generator)
+    mask = (torch.arange(width)[None, :] < lengths[:, None]).long()
+    labels = torch.randint(0, 3, (n,), generator=generator)
+    return {"input_ids": ids * mask, "attention_mask": mask}, labels

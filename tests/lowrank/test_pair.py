@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+
+from fedsvd.lowrank import AdapterState, LowRank, average, inner, norm, singular_values
+
+
+def state(seed: int) -> AdapterState:
+    g = torch.Generator().manual_seed(seed)
+    return AdapterState(
+        {"q": LowRank(torch.randn(2, 5, generator=g), torch.randn(4, 2, generator=g))},
+        {"head.weight": torch.randn(3, 4, generator=g)},
+    )
+
+
+def test_tensors_round_trip_and_selection():
+    s = state(0)
+    assert list(s.tensors()) == ["q.A", "q.B", "head.weight"]
+    assert AdapterState.from_tensors(s.tensors()).digest() == s.digest()
+    assert list(s.select(("B", "extra"))) == ["q.B", "head.weight"]
+    with pytest.raises(KeyError, match="nope"):
+        s.update({"nope": torch.ones(1)})
+
+
+def test_digest_sees_values_names_and_shapes():
+    s = state(0)
+    moved = s.update({"q.B": s.factors["q"].B + 1e-7})
+    renamed = AdapterState({"k": s.factors["q"]}, s.extra)
+    assert len({s.digest(), moved.digest(), renamed.digest()}) == 3
+
+
+def test_average_by_hand():
+    x, y = state(1), state(2)
+    mean = average([x, y], [1.0, 3.0])
+    for name, value in mean.tensors().items():
+        expected = 0.25 * x.tensors()[name].numpy() + 0.75 * y.tensors()[name].numpy()
+        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="positive"):
+        average([x, y], [0.0, 0.0])
+    with pytest.raises(ValueError, match="equally many"):
+        average([x], [1.0, 2.0])
+
+
+def test_inner_norm_and_singular_values_match_the_dense_product():
+    x, y = state(1).factors["q"], state(2).factors["q"]
+    dense_x, dense_y = x.product().double(), y.product().double()
+    assert float(inner(x, y)) == pytest.approx(float((dense_x * dense_y).sum()), rel=1e-5)
+    assert float(norm(x)) == pytest.approx(float(dense_x.norm()), rel=1e-6)
+    expected = torch.linalg.svdvals(dense_x)[:2]
+    assert torch.allclose(singular_values(x), expected, rtol=1e-5)
