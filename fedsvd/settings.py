@@ -99,6 +99,7 @@ class TrainingSettings:
     lr: float
     local_steps: int
     batch_size: int  # expected size of a Poisson batch
+    schedule: str = "constant"  # of lr over the rounds
     optimizer: str = "sgd"
     momentum: float = 0.0
     weight_decay: float = 0.0
@@ -111,6 +112,7 @@ class TrainingSettings:
         _positive("training.lr", self.lr)
         _at_least("training.local_steps", self.local_steps, 1)
         _at_least("training.batch_size", self.batch_size, 1)
+        _choice("training.schedule", self.schedule, ("constant", "linear"))
         _choice("training.optimizer", self.optimizer, ("sgd", "adamw"))
         if not 0 <= self.momentum < 1:
             raise wrong("training.momentum", self.momentum, "in [0, 1)")

@@ -32,7 +32,7 @@ def train_locally(worker: Worker, state: AdapterState, client: int, round: int) 
     training, rows = settings.training, worker.parts[client]
     worker.model.write(state)
     parameters = list(worker.model.trainable().values())
-    optimizer = _optimizer(parameters, training)
+    optimizer = _optimizer(parameters, training, learning_rate(training, round, settings.rounds))
     sampler = torch_stream(settings.seed, Purpose.SAMPLING, round, client)
     noise = torch_stream(settings.seed, Purpose.NOISE, round, client, device=worker.device)
     private = None
@@ -86,16 +86,26 @@ def plain_step(
     return StepReport(count, mean, norm.detach().float().cpu().reshape(1))
 
 
+def learning_rate(training: TrainingSettings, round: int, rounds: int) -> float:
+    """Return the rate of a round (1-based): lr, or falling linearly from lr to lr / rounds.
+
+    A falling rate averages out the pull of whoever took part last; it looks at no data.
+    """
+    if training.schedule == "linear":
+        return training.lr * (rounds - round + 1) / rounds
+    return training.lr
+
+
 def _optimizer(
-    parameters: list[torch.nn.Parameter], training: TrainingSettings
+    parameters: list[torch.nn.Parameter], training: TrainingSettings, lr: float
 ) -> torch.optim.Optimizer:
     if training.optimizer == "adamw":
         return torch.optim.AdamW(
-            parameters, lr=training.lr, weight_decay=training.weight_decay
+            parameters, lr=lr, weight_decay=training.weight_decay
         )
     return torch.optim.SGD(
         parameters,
-        lr=training.lr,
+        lr=lr,
         momentum=training.momentum,
         weight_decay=training.weight_decay,
     )
