@@ -41,29 +41,35 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     sys.argv = [sys.argv[0], *arguments]
     sys.path.insert(0, os.getcwd())  # so that strategy._target_=my_lab.MyStrategy finds my_lab.py
-    command = hydra.main(str(config_folder()), "config", version_base="1.3")(_job)
+    refused: list[InputError] = []
+
+    def job(config: Any) -> float | None:
+        try:
+            return _job(config)
+        except InputError as error:  # past Hydra, which would announce it in its own words
+            refused.append(error)
+            return None
+
     try:
-        command()
-    except InputError as error:
-        return _refuse(str(error), debug)
+        hydra.main(str(config_folder()), "config", version_base="1.3")(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        return _refuse(explain(error), debug)
+        print(f"error: {explain(error)}", file=sys.stderr)
+        if debug:
+            raise
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
+    for refusal in refused:
+        print(f"error: {refusal}", file=sys.stderr)
+        if debug:
+            raise refusal
+    return 2 if refused else 0
 
 
 def _terminate(signum: int, frame: Any) -> None:
     print("terminated", file=sys.stderr)
     raise SystemExit(128 + signum)
-
-
-def _refuse(message: str, debug: bool) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    if debug:
-        raise
-    return 2
 
 
 def _job(config: Any) -> float:

@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsvd.data.partition import partition
+from fedsvd.data.task import load_task
+from fedsvd.data.tokens import Tokens
+from fedsvd.errors import InputError
+from fedsvd.settings import DataSettings, PartitionSettings
+
+
+def test_default_task_is_deduplicated_stratified_and_disjoint(settings):
+    task = load_task(settings().data, seed=0)
+    parts = [task.train, task.validation, task.test]
+    rows = np.concatenate(parts)
+    assert len(rows) == len(set(rows.tolist())) == 8530 - task.duplicates
+    assert len(set(task.texts)) == len(task.texts)
+    assert [len(p) for p in parts] == [6826, 852, 852]
+    for part in parts:
+        assert abs(task.labels[part].mean() - 0.5) < 0.01
+    again, other = load_task(settings().data, seed=0), load_task(settings().data, seed=1)
+    assert np.array_equal(task.test, again.test)
+    assert not np.array_equal(task.test, other.test)
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return DataSettings("mine", path=str(path))
+
+
+def rows(n):
+    return "".join(f"text {i},{i % 2}\n" for i in range(n))
+
+
+def test_a_csv_and_a_folder(tmp_path):
+    task = load_task(write(tmp_path / "all.csv", "text,label\n" + rows(50) + "text 0,0\n"), 0)
+    assert (len(task.train), len(task.validation), len(task.test)) == (40, 4, 4) or (
+        len(task.train) + len(task.validation) + len(task.test) == 50
+    )
+    assert task.duplicates == 1
+    folder = tmp_path / "split"
+    folder.mkdir()
+    (folder / "train.csv").write_text("text,label\n" + rows(30))
+    (folder / "validation.jsonl").write_text('{"text": "text 3", "label": 1}\n')
+    task = load_task(DataSettings("mine", path=str(folder)), 0)
+    assert len(task.validation) == 1
+    assert len(task.train) == 29  # the validation text is dropped from training
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("txt,label\na,0\n", r"no column 'text'.*did you mean 'txt'"),
+        ("text,lable\na,0\n", r"no column 'label'.*did you mean 'lable'"),
+        ("text,label\n,0\n", r"row 2: column 'text' holds no text"),
+        ("text,label\n", "no rows"),
+        ("", "cannot be read"),
+        ("text,label\na,0\nb,0\n", "1 label"),
+    ],
+)
+def test_unusable_files_are_named(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        load_task(write(tmp_path / "bad.csv", text), 0)
+
+
+def test_other_unusable_sources(tmp_path):
+    (tmp_path / "latin.csv").write_bytes(b"text,label\ncaf\xe9,0\n")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_task(DataSettings("mine", path=str(tmp_path / "latin.csv")), 0)
+    with pytest.raises(InputError, match="does not exist"):
+        load_task(DataSettings("mine", path=str(tmp_path / "nowhere")), 0)
+    with pytest.raises(InputError, match=r"holds no \.csv"):
+        load_task(DataSettings("mine", path=str(tmp_path.joinpath("empty")) and _empty(tmp_path)), 0)
+    bad = write(tmp_path / "range.csv", "text,label\na,0\nb,7\n")
+    with pytest.raises(InputError, match="label '7' is not one of neg, pos"):
+        load_task(DataSettings("mine", path=bad.path, labels=("neg", "pos")), 0)
+
+
+def _empty(tmp_path):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    return str(folder)
+
+
+@given(st.integers(1, 8), st.floats(0.1, 100), st.integers(0, 50))
+def test_partition_deals_every_example_once(clients, alpha, seed):
+    labels = np.arange(400) % 3
+    parts = partition(labels, clients, PartitionSettings("dirichlet", alpha, 1, 500), seed)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(400))
+
+
+def test_partition_follows_alpha_and_the_seed():
+    labels = np.arange(6000) % 2
+    even = partition(labels, 4, PartitionSettings("dirichlet", 1e4, 1, 1), 0)
+    assert max(len(p) for p in even) < 1.1 * 1500
+    skewed = partition(labels, 4, PartitionSettings("dirichlet", 0.2, 1, 50), 0)
+    assert max(abs(labels[p].mean() - 0.5) for p in skewed) > 0.2
+    iid = partition(labels, 4, PartitionSettings("iid"), 0)
+    assert [len(p) for p in iid] == [1500] * 4
+
+
+def test_a_client_without_examples_is_refused():
+    with pytest.raises(InputError, match=r"client \d+ of 50 is left with 0 examples"):
+        partition(np.arange(60) % 2, 50, PartitionSettings("dirichlet", 0.01, 1, 3), 0)
+
+
+def tokens(lengths):
+    ids = [torch.arange(1, n + 1) for n in lengths]
+    return Tokens({"input_ids": ids}, torch.zeros(len(ids)).long(), torch.tensor(lengths), 0)
+
+
+@given(st.lists(st.integers(1, 60), min_size=0, max_size=80), st.integers(1, 400))
+def test_microbatches_hold_each_row_once_within_the_budget(lengths, budget):
+    table = tokens(lengths)
+    groups = list(table.microbatches(range(len(lengths)), budget))
+    assert sorted(r for g in groups for r in g) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or len(group) * max(lengths[r] for r in group) <= budget
+
+
+def test_a_batch_is_padded_and_masked():
+    batch = tokens([3, 1]).batch([1, 0])
+    assert batch.inputs["input_ids"].tolist() == [[1, 0, 0], [1, 2, 3]]
+    assert batch.inputs["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]

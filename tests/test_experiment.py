@@ -1,0 +1,167 @@
+"""Real runs of the real default model, cut short."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import fedsvd
+from fedsvd.client.worker import get_worker
+from fedsvd.results.checkpoint import read_checkpoint
+from fedsvd.run import config_folder, execute
+from tests.conftest import SMALL, compose_settings
+
+
+def run(folder, *overrides):
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("config", [*SMALL, *overrides])
+    folder.mkdir(parents=True)
+    return execute(config, folder, list(overrides))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "fedsvd"
+    before = {
+        n: p.detach().clone()
+        for n, p in get_worker(compose_settings(*SMALL)).model.named_parameters()
+        if not p.requires_grad
+    }
+    return folder, run(folder), before
+
+
+def test_the_run_folder_and_summary(done):
+    folder, summary, _ = done
+    names = {p.name for p in folder.iterdir()}
+    assert names == {
+        "config.yaml", "metrics.jsonl", "summary.json", "privacy.json", "checkpoints", "adapter",
+        "classifier", "report.html",
+    }  # fmt: skip
+    told = json.loads((folder / "summary.json").read_text())
+    keys = """strategy adapter task model seed rounds_completed accuracy best_accuracy loss
+        epsilon_target epsilon_max delta bytes_up bytes_down seconds state_digest""".split()
+    assert set(keys) <= set(told)
+    assert told["state_digest"] == summary["state_digest"]
+    assert told["rounds_completed"] == 2
+    lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [x["round"] for x in lines] == [0, 1, 2]
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") >= 4
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "https://matplotlib.org", ""
+    ).replace("http://creativecommons.org", "")
+
+
+def test_no_client_exceeds_its_budget_and_the_ledger_counts_every_step(done):
+    folder, _, _ = done
+    ledger = json.loads((folder / "privacy.json").read_text())
+    assert 0 < ledger["epsilon_max"] <= 1.0
+    assert sum(c["steps"] for c in ledger["clients"]) == 2 * 3 * 2
+    for client in ledger["clients"]:
+        assert client["epsilon"] <= 1.0
+        assert client["rounds"] <= client["rounds_bound"] == 1
+
+
+def test_what_is_frozen_is_bit_identical_after_a_run(done):
+    _, _, before = done
+    worker = get_worker(compose_settings(*SMALL))
+    after = dict(worker.model.named_parameters())
+    assert len(before) > 100
+    for name, value in before.items():
+        if ".lora_A." in name:  # FedSVD's server rewrites A; clients do not train it
+            continue
+        assert torch.equal(after[name], value), name
+
+
+def test_the_same_config_gives_the_same_bits_and_another_seed_does_not(done, tmp_path):
+    _, summary, _ = done
+    assert run(tmp_path / "a")["state_digest"] == summary["state_digest"]
+    assert run(tmp_path / "b", "seed=1")["state_digest"] != summary["state_digest"]
+
+
+def test_bytes_are_those_of_what_the_strategy_sends(done, tmp_path):
+    _, summary, _ = done
+    A, B, head = 12 * 8 * 384 * 4, 12 * 384 * 8 * 4, 2 * 384 * 4
+    slack = 25 * 160  # the header that NumPy's format puts before each array
+    replies = 2 * 3
+    assert 0 <= summary["bytes_up"] - replies * (B + head) < replies * slack
+    assert 0 <= summary["bytes_down"] - replies * (A + B + head) < replies * slack
+    ffa = run(tmp_path / "ffa", "strategy=ffa")
+    assert 0 <= ffa["bytes_down"] - replies * (B + head) < replies * slack
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["strategy=fedavg"],
+        ["privacy=none"],
+        ["adapter=none"],
+        ["model.head=frozen_random"],
+        ["strategy._target_=flwr.serverapp.strategy.FedTrimmedAvg"],
+        ["clients.participation=poisson", "rounds=3"],
+    ],
+    ids=lambda o: " ".join(o),
+)
+def test_variants_train(overrides, tmp_path):
+    summary = run(tmp_path / "x", *overrides)
+    initial = get_worker(compose_settings(*SMALL, *overrides)).initial
+    assert summary["state_digest"] != initial.digest()
+    assert np.isfinite(summary["loss"])
+    assert summary["failures"] == 0
+
+
+@pytest.mark.parametrize("init", ["kaiming", "pissa"])
+def test_adapter_and_classifier_give_the_runs_outputs(init, tmp_path):
+    from peft import PeftModel
+
+    from fedsvd.models.backbone import load_backbone
+
+    overrides = [f"adapter.init={init}", "training.lr=5", "privacy=none"]
+    run(tmp_path / "x", *overrides)
+    settings = compose_settings(*SMALL, *overrides)
+    worker = get_worker(settings)
+    state = read_checkpoint(tmp_path / "x" / "checkpoints" / "last.safetensors")
+    worker.model.write(state)
+    rows = [int(r) for r in worker.task.test[:8]]
+    expected = worker.logits(rows)
+
+    batch = worker.tokens.batch(rows)
+    plain = load_backbone(settings.model)
+    loaded = PeftModel.from_pretrained(load_backbone(settings.model), tmp_path / "x" / "adapter")
+    with torch.inference_mode():
+        ours = worker.model.backbone(**batch.inputs).last_hidden_state
+        theirs = loaded.eval()(**batch.inputs).last_hidden_state
+        bare = plain(**batch.inputs).last_hidden_state
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+    assert float((ours - bare).norm()) > 1e-3  # the adapter does something
+
+    classifier = fedsvd.load(tmp_path / "x")
+    texts = [worker.task.texts[r] for r in rows]
+    torch.testing.assert_close(classifier.logits(texts), expected, rtol=1e-3, atol=1e-4)
+    assert classifier.predict(texts[:2]) == [
+        worker.task.label_names[int(i)] for i in expected[:2].argmax(1)
+    ]
+
+
+def test_tensorboard_writes_events(tmp_path):
+    run(tmp_path / "x", "recorder=tensorboard", "rounds=1")
+    assert list((tmp_path / "x" / "tensorboard").glob("events*"))
+
+
+def test_a_client_that_fails_is_left_out_and_charged(tmp_path, monkeypatch):
+    from fedsvd.client import app
+
+    real = app.train_locally
+
+    def sometimes(worker, state, client, round):
+        if client == 2:
+            raise RuntimeError("out of memory")
+        return real(worker, state, client, round)
+
+    monkeypatch.setattr(app, "train_locally", sometimes)
+    summary = run(tmp_path / "x")
+    assert summary["failures"] == 1
+    ledger = json.loads((tmp_path / "x" / "privacy.json").read_text())
+    assert ledger["clients"][2]["steps"] == 2

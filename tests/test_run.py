@@ -1,0 +1,115 @@
+"""The command line: what is wrong is told in one line, with status 2, before any work."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fedsvd.run import main
+from tests.conftest import SMALL
+
+BAD = [
+    (["epsilon=1"], "epsilon: there is no such key"),
+    (["privacy.epsillon=1"], "did you mean privacy.epsilon"),
+    (["trainning.lr=1"], "did you mean training"),
+    (["+experiment=dp_eps2"], "choose from"),
+    (["strategy=fedsdv"], "did you mean 'fedsvd'"),
+    (["privacy.epsilon=0"], "privacy.epsilon: 0.0 is not allowed"),
+    (["privacy.epsilon=-1"], "privacy.epsilon: -1.0 is not allowed"),
+    (["privacy.epsilon=one"], "privacy.epsilon: 'one' is not allowed; it must be a number"),
+    (["privacy.delta=0.01"], "privacy.delta: 0.01 is not allowed; it must be below 1/n"),
+    (["privacy.delta=2"], "privacy.delta"),
+    (["privacy.clip_norm=0"], "privacy.clip_norm"),
+    (["privacy.accountant=prw"], "did you mean 'prv'"),
+    (["adapter.rank=0"], "adapter.rank: 0 is not allowed"),
+    (["adapter.rank=385", *SMALL], "adapter.rank: 385 is not allowed; it must be at most 384"),
+    (["adapter.targets=[qery]", *SMALL], "no linear layer of the model is called 'qery'"),
+    (["clients.per_round=7"], "clients.per_round: 7 is not allowed; it must be at most"),
+    (["clients.number=0"], "clients.number"),
+    (["rounds=0"], "rounds: 0 is not allowed"),
+    (["rounds=1.5"], "rounds: 1.5 is not allowed; it must be a whole number"),
+    (["training.lr=0"], "training.lr"),
+    (["training.optimizer=adam"], "did you mean 'adamw'"),
+    (["device=tpu"], "device: 'tpu'"),
+    (["partition.alpha=0.001", "clients.number=100"], "is left with 0 examples"),
+    (["data.path=/no/such/folder"], "data.path: '/no/such/folder' does not exist"),
+    (["data.text=[sentence]"], "no column 'sentence' (data.text)"),
+    (["model.name=/no/such/model"], "model.name: folder '/no/such/model' does not exist"),
+    (["model.head=traned"], "did you mean 'trained'"),
+    (["adapter=none", "model.head=frozen_random"], "nothing would train"),
+    (["strategy._target_=no_lab.Mine"], "cannot be imported"),
+    (["strategy._target_=Mine"], "it must be the import path"),
+    (["strategy._target_=fedsvd.strategies.Strategy"], "lacks the method aggregate"),
+    (["strategy.period=0"], "strategy.period: 0 is not allowed"),
+    (["strategy=ffa", "+strategy.period=2"], "strategy.period: 'period' is not allowed"),
+    (["rounds=2=3"], ""),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "")
+def test_bad_input(arguments, message, tmp_path, monkeypatch, capfd):
+    if arguments == ["device=tpu"]:
+        pass
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fedsvd"])
+    status = main(arguments)
+    told = capfd.readouterr()
+    lines = [x for x in told.err.splitlines() if x.strip()]
+    assert status == 2
+    assert len(lines) == 1, told.err
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert "Traceback" not in told.out + told.err
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fedsvd"])
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.yaml").write_text("precious: true\n")
+    assert main([*SMALL, "hydra.run.dir=old"]) == 2
+    assert "holds another run" in capfd.readouterr().err
+    assert (tmp_path / "old" / "config.yaml").read_text() == "precious: true\n"
+    assert len(list((tmp_path / "old").iterdir())) == 1
+
+
+def test_help_names_groups_and_keys(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "fedsvd.run", "--help"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "+experiment=NAME" in done.stdout
+    assert "strategy: fedavg, fedsvd, ffa" in done.stdout
+    assert "clip_norm" in done.stdout
+
+
+@pytest.mark.parametrize("task", ["sst2", "mnli", "qqp", "qnli"])
+def test_paper_presets_hold_the_published_setting(settings, task):
+    s = settings(f"+experiment=paper/{task}")
+    assert (s.model.name, s.model.head, s.model.pooling) == (
+        "FacebookAI/roberta-large", "frozen_random", "cls",
+    )  # fmt: skip
+    assert (s.adapter.rank, s.adapter.alpha, s.adapter.dropout) == (8, 8.0, 0.05)
+    assert (s.clients.number, s.clients.per_round, s.partition.alpha) == (6, 3, 0.5)
+    assert (s.rounds, s.training.local_steps, s.training.batch_size) == (100, 10, 128)
+    assert (s.training.lr, s.training.schedule, s.training.optimizer) == (0.5, "constant", "sgd")
+    assert (s.privacy.clip_norm, s.privacy.delta, s.privacy.accountant) == (2.0, 1e-5, "prv")
+    assert s.data.name == task
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["quickstart", "no_dp", "dp_eps1", "dp_eps3", "dp_eps6", "control_ffa_orthonormal",
+     "control_ffa_sqrt3"],
+)  # fmt: skip
+def test_experiments_compose(settings, name):
+    s = settings(f"+experiment={name}")
+    expected = {"dp_eps1": 1.0, "dp_eps3": 3.0, "dp_eps6": 6.0}.get(name)
+    if expected:
+        assert (s.privacy.unit, s.privacy.epsilon) == ("example", expected)
+    if name.startswith("control"):
+        assert s.strategy.target.endswith("FFA")
