@@ -61,9 +61,7 @@ def train(run: Run, recorder: Recorder) -> dict[str, Any]:
 def one_round(run: Run, number: int) -> dict[str, Any]:
     """Draw the clients, let them train, aggregate, account; return the round's metrics."""
     settings, began = run.settings, time.perf_counter()
-    drawn = participants(
-        settings.clients, settings.rounds, settings.seed, number, run.rounds_taken
-    )
+    drawn = participants(settings.clients, settings.rounds, settings.seed, number, run.rounds_taken)
     steps = settings.training.local_steps
     spent_out = [k for k in drawn if run.ledger.would_exceed(k, steps)]
     drawn = [k for k in drawn if k not in spent_out]
@@ -127,9 +125,7 @@ def _train_metrics(run: Run, good: Sequence[Message], failed: Sequence[int]) -> 
     }
 
 
-def evaluate_round(
-    run: Run, recorder: Recorder, metrics: dict[str, Any], started: float
-) -> None:
+def evaluate_round(run: Run, recorder: Recorder, metrics: dict[str, Any], started: float) -> None:
     """Evaluate the global state on the validation part if the round is due, and record the round."""
     number, every = metrics["round"], run.settings.recorder.evaluate_every
     if number % every == 0 or number == run.settings.rounds:

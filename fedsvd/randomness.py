@@ -30,7 +30,9 @@ class Purpose(StrEnum):
 
 def stream_seed(seed: int, purpose: Purpose, *keys: int | str) -> int:
     """Return the 63-bit seed of the stream (seed, purpose, *keys)."""
-    identity = "\x1f".join([str(int(seed)), str(purpose), *(f"{type(k).__name__}:{k}" for k in keys)])
+    identity = "\x1f".join(
+        [str(int(seed)), str(purpose), *(f"{type(k).__name__}:{k}" for k in keys)]
+    )
     digest = hashlib.sha256(identity.encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -48,9 +50,7 @@ def numpy_stream(seed: int, purpose: Purpose, *keys: int | str) -> np.random.Gen
 
 
 @contextmanager
-def scoped_dropout(
-    seed: int, round: int, client: int, device: torch.device
-) -> Iterator[None]:
+def scoped_dropout(seed: int, round: int, client: int, device: torch.device) -> Iterator[None]:
     """Draw dropout masks from their own stream and leave the global generators as they were.
 
     torch's dropout takes no generator, so the global one is seeded inside a fork that is undone.

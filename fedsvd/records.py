@@ -19,7 +19,9 @@ def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     )
 
 
-def from_record(record: Mapping[str, Array], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+def from_record(
+    record: Mapping[str, Array], device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
     """Return a record's arrays as tensors on `device`."""
     # A copy: arrays decoded from bytes are read-only, and torch warns about those.
     return {name: torch.from_numpy(np.array(a.numpy())).to(device) for name, a in record.items()}

@@ -93,9 +93,13 @@ def execute(config: Any, folder: Path, overrides: list[str]) -> dict[str, Any]:
 
     try:
         settings = from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-        taken = [n for n in ("config.yaml", "metrics.jsonl", "summary.json") if (folder / n).exists()]
+        taken = [
+            n for n in ("config.yaml", "metrics.jsonl", "summary.json") if (folder / n).exists()
+        ]
         if taken:
-            raise InputError(f"{folder}: holds another run ({taken[0]}); choose another hydra.run.dir")
+            raise InputError(
+                f"{folder}: holds another run ({taken[0]}); choose another hydra.run.dir"
+            )
         _quiet()
         from fedsvd.experiment import prepare, train
         from fedsvd.results.recorder import make_recorder
@@ -145,7 +149,8 @@ def explain(error: Exception) -> str:
         choices = names.split()
         near = nearest(found.split("/")[-1], choices)
         meant = f" (did you mean {near!r}?)" if near else ""
-        return f"{group}: {found.split('/')[-1]!r} is not allowed{meant}; choose from {', '.join(choices)}"
+        found = found.split("/")[-1]
+        return f"{group}: {found!r} is not allowed{meant}; choose from {', '.join(choices)}"
     group_name = re.search(r"Could not override '([^']+)'", text)
     if group_name:
         name = group_name.group(1).split("@")[0]

@@ -15,7 +15,7 @@ from fedsvd.run import config_folder
 from fedsvd.settings import AdapterSettings, Settings, from_config
 
 SMALL = [
-    "data.limit=240", "rounds=2", "training.batch_size=16", "training.local_steps=2",
+    "data.limit=120", "rounds=2", "training.batch_size=16", "training.local_steps=2",
     "training.precision=fp32", "privacy.accountant=rdp", "partition.alpha=100",
 ]  # fmt: skip
 

@@ -40,18 +40,21 @@ def test_the_run_folder_and_summary(done):
         "classifier", "report.html",
     }  # fmt: skip
     told = json.loads((folder / "summary.json").read_text())
-    keys = """strategy adapter task model seed rounds_completed accuracy best_accuracy loss
-        epsilon_target epsilon_max delta bytes_up bytes_down seconds state_digest""".split()
-    assert set(keys) <= set(told)
+    keys = {
+        "strategy", "adapter", "task", "model", "seed", "rounds_completed", "accuracy", "loss",
+        "best_accuracy", "epsilon_target", "epsilon_max", "delta", "bytes_up", "bytes_down",
+        "seconds", "state_digest",
+    }  # fmt: skip
+    assert keys <= set(told)
     assert told["state_digest"] == summary["state_digest"]
     assert told["rounds_completed"] == 2
     lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [x["round"] for x in lines] == [0, 1, 2]
     page = (folder / "report.html").read_text()
     assert page.count("<svg") >= 4
-    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "https://matplotlib.org", ""
-    ).replace("http://creativecommons.org", "")
+    assert "http" not in page.replace("http://www.w3.org", "").replace(
+        "http://purl.org", ""
+    ).replace("https://matplotlib.org", "").replace("http://creativecommons.org", "")
 
 
 def test_no_client_exceeds_its_budget_and_the_ledger_counts_every_step(done):

@@ -45,12 +45,11 @@ def draw(name, client, round, step, shape):
 @pytest.mark.parametrize("head", [False, True])
 def test_fedsvd_is_ffa_with_orthonormal_rows(sigma, head):
     model = tiny_classifier("B", head_trains=head, init="orthonormal")
-    start = AdapterState.from_tensors(
-        {n: t.double() for n, t in model.initial.tensors().items()}
-    )
+    start = AdapterState.from_tensors({n: t.double() for n, t in model.initial.tensors().items()})
     # Orthonormal to float64, not only to the float32 in which factors start.
     factors = {
-        k: LowRank(torch.linalg.qr(p.A.mT)[0].mT.contiguous(), p.B) for k, p in start.factors.items()
+        k: LowRank(torch.linalg.qr(p.A.mT)[0].mT.contiguous(), p.B)
+        for k, p in start.factors.items()
     }
     start = AdapterState(factors, start.extra)
     states = {"svd": start, "ffa": start}
@@ -76,4 +75,6 @@ def test_fedsvd_is_ffa_with_orthonormal_rows(sigma, head):
             assert float(relative_distance(pair, states["ffa"].factors[layer])) < 1e-8
             A0, A = start.factors[layer].A, pair.A
             assert torch.allclose(A0.mT @ (A0 @ A.mT), A.mT, atol=1e-9)  # the row space stays
-    assert any(not torch.allclose(p.A, start.factors[k].A) for k, p in states["svd"].factors.items())
+    assert any(
+        not torch.allclose(p.A, start.factors[k].A) for k, p in states["svd"].factors.items()
+    )

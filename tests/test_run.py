@@ -47,7 +47,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else "")
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD, ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else ""
+)
 def test_bad_input(arguments, message, tmp_path, monkeypatch, capfd):
     if arguments == ["device=tpu"]:
         pass

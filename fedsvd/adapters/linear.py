@@ -36,14 +36,14 @@ def _let_gradient_hooks_fire(module: nn.Module, inputs: tuple[Tensor, ...]) -> t
 @register_grad_sampler(FactorLinear)
 def factor_grad_sample(
     layer: FactorLinear, activations: list[Tensor], backprops: Tensor
-) -> dict[nn.Parameter, Tensor]:
+) -> dict[Tensor, Tensor]:
     """Return the gradient of every example: (n, out, in) for the weight, (n, out) for the bias.
 
     `activations[0]` is (n, ..., in), `backprops` (n, ..., out); positions between are summed over.
     """
     dtype = layer.weight.dtype
     x, g = activations[0].to(dtype), backprops.to(dtype)
-    found: dict[nn.Parameter, Tensor] = {}
+    found: dict[Tensor, Tensor] = {}
     if layer.weight.requires_grad:
         found[layer.weight] = torch.einsum("n...o,n...i->noi", g, x)
     if layer.bias is not None and layer.bias.requires_grad:

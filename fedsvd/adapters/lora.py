@@ -55,7 +55,7 @@ def _wrap(backbone: nn.Module, settings: AdapterSettings) -> nn.Module:
 
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
         target_modules=list(settings.targets),
         init_lora_weights=False,
@@ -64,7 +64,7 @@ def _wrap(backbone: nn.Module, settings: AdapterSettings) -> nn.Module:
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         # PEFT draws initial values from the global generator; ours replace them.
         warnings.simplefilter("ignore")
-        model: nn.Module = get_peft_model(backbone, config)  # type: ignore[arg-type]
+        model: nn.Module = get_peft_model(backbone, config)
     return model.eval()
 
 

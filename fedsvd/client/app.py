@@ -10,7 +10,16 @@ from flwr.clientapp import ClientApp
 
 from fedsvd.client.training import LocalResult, train_locally
 from fedsvd.client.worker import Worker, get_worker
-from fedsvd.records import ARRAYS, CONFIG, METRICS, REPORT, WEIGHT, arrays_of, from_record, to_record
+from fedsvd.records import (
+    ARRAYS,
+    CONFIG,
+    METRICS,
+    REPORT,
+    WEIGHT,
+    arrays_of,
+    from_record,
+    to_record,
+)
 from fedsvd.settings import Settings
 
 

@@ -100,9 +100,7 @@ def _optimizer(
     parameters: list[torch.nn.Parameter], training: TrainingSettings, lr: float
 ) -> torch.optim.Optimizer:
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters, lr=lr, weight_decay=training.weight_decay
-        )
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=training.weight_decay)
     return torch.optim.SGD(
         parameters,
         lr=lr,

@@ -67,11 +67,11 @@ class Worker:
             out[index] = self.model(batch.inputs).float().cpu()
         return out
 
-    def evaluate(self, state: AdapterState, rows: Sequence[int]) -> dict[str, float]:
+    def evaluate(self, state: AdapterState, rows: np.ndarray) -> dict[str, float]:
         """Return accuracy in [0, 1] and mean cross-entropy of a state on rows of the task."""
         self.model.write(state)
-        logits = self.logits(rows)
-        labels = self.tokens.labels[torch.as_tensor(np.asarray(rows))]
+        logits = self.logits(rows.tolist())
+        labels = self.tokens.labels[torch.as_tensor(rows)]
         loss = torch.nn.functional.cross_entropy(logits, labels)
         accuracy = (logits.argmax(dim=1) == labels).double().mean()
         return {"accuracy": float(accuracy), "loss": float(loss)}

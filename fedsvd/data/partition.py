@@ -7,7 +7,9 @@ from fedsvd.randomness import Purpose, numpy_stream
 from fedsvd.settings import PartitionSettings
 
 
-def partition(labels: np.ndarray, clients: int, settings: PartitionSettings, seed: int) -> list[np.ndarray]:
+def partition(
+    labels: np.ndarray, clients: int, settings: PartitionSettings, seed: int
+) -> list[np.ndarray]:
     """Return one sorted array of positions into `labels` (n,) for each client.
 
     "dirichlet" draws, for every label, the clients' shares from Dirichlet(alpha, ..., alpha) and

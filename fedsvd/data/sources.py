@@ -63,7 +63,9 @@ def _read_folder(folder: Path, settings: DataSettings) -> dict[str, Table]:
         return {part: _read_file(files[part], settings) for part in PARTS if part in files}
     if len(files) == 1:
         return {"all": _read_file(next(iter(files.values())), settings)}
-    raise InputError(f"data.path: {str(folder)!r} must hold train.csv (or .jsonl), or a single file")
+    raise InputError(
+        f"data.path: {str(folder)!r} must hold train.csv (or .jsonl), or a single file"
+    )
 
 
 def _read_file(path: Path, settings: DataSettings) -> Table:

@@ -107,7 +107,9 @@ def _label_names(
     for table in tables.values():
         if table.label_names is not None:
             return table.label_names
-    found = sorted({str(label) for table in tables.values() for label in table.labels}, key=_natural)
+    found = sorted(
+        {str(label) for table in tables.values() for label in table.labels}, key=_natural
+    )
     if len(found) < 2:
         raise InputError(f"{source}: column {settings.label!r} holds {len(found)} label; need 2")
     return tuple(found)

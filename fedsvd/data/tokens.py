@@ -37,7 +37,9 @@ class Tokens:
         """Return the padded batch of the given rows, in their order."""
         fill = {"input_ids": self.pad_id, "token_type_ids": 0}
         inputs = {
-            name: pad_sequence([column[i] for i in rows], batch_first=True, padding_value=fill[name])
+            name: pad_sequence(
+                [column[i] for i in rows], batch_first=True, padding_value=fill[name]
+            )
             for name, column in self.columns.items()
         }
         lengths = self.lengths[torch.as_tensor(rows, dtype=torch.int64)]

@@ -21,7 +21,9 @@ def average(
     positive finite number.
     """
     if not states or len(states) != len(weights):
-        raise ValueError(f"{len(states)} states and {len(weights)} weights; need equally many, >= 1")
+        raise ValueError(
+            f"{len(states)} states and {len(weights)} weights; need equally many, >= 1"
+        )
     total = float(sum(weights))
     if min(weights) < 0 or not 0 < total < float("inf"):
         raise ValueError(f"weights must be >= 0 with a positive finite sum; got {list(weights)}")

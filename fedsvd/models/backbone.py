@@ -58,13 +58,27 @@ def load_backbone(settings: ModelSettings) -> nn.Module:
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # no report on the unused pooler's weights
     config = _load(settings, AutoConfig.from_pretrained)
-    for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout",
-                "attention_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
+    for key in (
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "dropout",
+        "attention_dropout",
+        "resid_pdrop",
+        "embd_pdrop",
+        "attn_pdrop",
+    ):
         if key in config.to_dict():
             setattr(config, key, settings.dropout)
     extra = {"add_pooling_layer": False} if config.model_type in ("bert", "roberta") else {}
     # Eager attention: on short texts its CPU backward takes half the time of the fused one.
-    model = _load(settings, AutoModel.from_pretrained, config=config, dtype="float32", attn_implementation="eager", **extra)
+    model = _load(
+        settings,
+        AutoModel.from_pretrained,
+        config=config,
+        dtype="float32",
+        attn_implementation="eager",
+        **extra,
+    )
     return model.eval().requires_grad_(False)
 
 

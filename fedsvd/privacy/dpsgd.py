@@ -57,7 +57,7 @@ def make_optimizer(
         optimizer,
         noise_multiplier=noise_multiplier,
         max_grad_norm=clip_norm,
-        expected_batch_size=expected_batch,  # type: ignore[arg-type]
+        expected_batch_size=expected_batch,
         loss_reduction="mean",
         generator=generator,
     )
@@ -89,7 +89,7 @@ def dp_step(
         optimizer.zero_grad(set_to_none=True)
     if not groups:
         for p in parameters:
-            p.grad_sample = torch.zeros((0, *p.shape), dtype=p.dtype, device=p.device)  # type: ignore[attr-defined]
+            p.grad_sample = torch.zeros((0, *p.shape), dtype=p.dtype, device=p.device)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     mean = total / count if count else float("nan")

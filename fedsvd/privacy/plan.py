@@ -58,9 +58,7 @@ def make_plan(settings: Settings, sizes: Sequence[int]) -> PrivacyPlan:
     private = privacy.unit != "none"
     if private and privacy.delta * max(sizes) >= 1:
         k = max(range(len(sizes)), key=lambda i: sizes[i])
-        raise wrong(
-            "privacy.delta", privacy.delta, f"below 1/n = {1 / sizes[k]:.3g} (client {k})"
-        )
+        raise wrong("privacy.delta", privacy.delta, f"below 1/n = {1 / sizes[k]:.3g} (client {k})")
     clients = []
     for k, n in enumerate(sizes):
         rate = min(1.0, training.batch_size / n)

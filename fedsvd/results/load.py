@@ -70,7 +70,7 @@ def load(run: str | Path) -> LoadedClassifier:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a missing key is only a warning in PEFT
             warnings.filterwarnings("ignore", category=FutureWarning)
-            backbone = PeftModel.from_pretrained(backbone, str(folder / "adapter")).eval()  # type: ignore[arg-type]
+            backbone = PeftModel.from_pretrained(backbone, str(folder / "adapter")).eval()
     head = load_file(folder / "classifier" / HEAD)
     weights = {n.removeprefix("head."): t for n, t in head.items()}
     return LoadedClassifier(load_tokenizer(model), backbone, weights, model, tuple(told["labels"]))

@@ -55,7 +55,7 @@ class Recorders(Recorder):
 
 @final
 class FileRecorder(Recorder):
-    """Writes the run folder: config.yaml, metrics.jsonl, privacy.json, checkpoints/, summary.json."""
+    """Writes the run folder: configuration, metrics, ledger, checkpoints, exports, summary."""
 
     def __init__(self, folder: Path, config: str) -> None:
         self._folder, self._config = folder, config
@@ -97,9 +97,10 @@ class TensorBoardRecorder(Recorder):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise InputError(
-                "recorder: 'tensorboard' needs the tensorboard package; pip install fedsvd[tensorboard]"
+                "recorder: 'tensorboard' needs the tensorboard package: "
+                "pip install fedsvd[tensorboard]"
             ) from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def start(self, run: "Run") -> None:
         """Nothing to write yet."""
@@ -108,12 +109,12 @@ class TensorBoardRecorder(Recorder):
         """Write accuracy, loss, epsilon and bytes of the round."""
         for name in ("accuracy", "loss", "train_loss", "epsilon_max", "bytes_up", "bytes_down"):
             if metrics.get(name) is not None:
-                self._writer.add_scalar(name, metrics[name], metrics["round"])  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, metrics[name], metrics["round"])
+        self._writer.flush()
 
     def finish(self, run: "Run", summary: Mapping[str, Any]) -> None:
         """Close the event file."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 def make_recorder(name: str, folder: Path, config: str, screen: Recorder) -> Recorder:

@@ -80,9 +80,7 @@ def _norms(run: "Run") -> dict[str, str] | None:
     clipped = run.ledger.plan.private
     figure, axes = _canvas(2 if clipped else 1)
     rounds = [r for r, _, _ in rows]
-    axes[0].vlines(
-        rounds, [q[0] for _, q, _ in rows], [q[2] for _, q, _ in rows], color=GREY, lw=1
-    )
+    axes[0].vlines(rounds, [q[0] for _, q, _ in rows], [q[2] for _, q, _ in rows], color=GREY, lw=1)
     axes[0].plot(rounds, [q[1] for _, q, _ in rows], ".", color=BLUE, ms=4)
     if clipped:
         axes[0].axhline(run.ledger.plan.clip_norm, color=INK, lw=1, ls="--")
@@ -108,7 +106,9 @@ def _spectra(run: "Run") -> dict[str, str] | None:
     figure, (axis,) = _canvas(1)
     for i, pair in enumerate(run.state.factors.values()):
         values = singular_values(pair).tolist()
-        axis.plot(range(1, len(values) + 1), values, lw=1, color=BLUE if i % 2 else ORANGE, alpha=0.7)
+        axis.plot(
+            range(1, len(values) + 1), values, lw=1, color=BLUE if i % 2 else ORANGE, alpha=0.7
+        )
     axis.set_yscale("log")
     _label(axis, "index", "singular value of B A")
     return {"title": "Singular values", "svg": _svg(figure), "note": "A line for every layer."}

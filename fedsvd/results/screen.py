@@ -66,7 +66,10 @@ class Screen(Recorder):
         self.close()
         table = Table.grid(padding=(0, 2))
         rows = [
-            ("validation accuracy", f"{summary['accuracy']:.4f}  (best {summary['best_accuracy']:.4f})"),
+            (
+                "validation accuracy",
+                f"{summary['accuracy']:.4f}  (best {summary['best_accuracy']:.4f})",
+            ),
             ("test accuracy", _number(summary["test_accuracy"], ".4f")),
             ("epsilon spent", _spent(summary)),
             ("sent up / down", f"{_size(summary['bytes_up'])} / {_size(summary['bytes_down'])}"),

@@ -29,9 +29,7 @@ def find_class(target: str) -> type[FlowerStrategy]:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's module may fail in any way while it is imported
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(
-            f"strategy._target_: {target!r} cannot be imported ({reason})"
-        ) from error
+        raise InputError(f"strategy._target_: {target!r} cannot be imported ({reason})") from error
     found = getattr(module, name, None)
     if found is None:
         classes = [n for n, v in vars(module).items() if inspect.isclass(v)]

@@ -72,7 +72,9 @@ def test_other_unusable_sources(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         load_task(DataSettings("mine", path=str(tmp_path / "nowhere")), 0)
     with pytest.raises(InputError, match=r"holds no \.csv"):
-        load_task(DataSettings("mine", path=str(tmp_path.joinpath("empty")) and _empty(tmp_path)), 0)
+        load_task(
+            DataSettings("mine", path=str(tmp_path.joinpath("empty")) and _empty(tmp_path)), 0
+        )
     bad = write(tmp_path / "range.csv", "text,label\na,0\nb,7\n")
     with pytest.raises(InputError, match="label '7' is not one of neg, pos"):
         load_task(DataSettings("mine", path=bad.path, labels=("neg", "pos")), 0)

@@ -70,9 +70,7 @@ def test_clipped_sum_equals_brute_force(trains, head, groups):
 def test_without_noise_and_clip_a_step_is_plain_sgd(trains, head):
     model, twin = tiny_classifier(trains, head), tiny_classifier(trains, head)
     inputs, labels = tiny_batch(8)
-    moved, _ = one_step(
-        model, inputs, labels, [list(range(8))], clip=1e12, lr=0.3, expected=8.0
-    )
+    moved, _ = one_step(model, inputs, labels, [list(range(8))], clip=1e12, lr=0.3, expected=8.0)
     loss = torch.nn.functional.cross_entropy(twin(inputs), labels)
     grads = torch.autograd.grad(loss, list(twin.trainable().values()))
     for name, g in zip(twin.trainable(), grads, strict=True):

@@ -21,9 +21,13 @@ def updates(*pairs):
 
 
 def test_fedavg_averages_each_factor():
-    new = FedAvg().aggregate(
-        state(A0, B1), updates((0.25, [[4.0, 0.0, 0.0]], B1), (0.75, [[0.0, 8.0, 0.0]], B2))
-    ).factors["l"]
+    new = (
+        FedAvg()
+        .aggregate(
+            state(A0, B1), updates((0.25, [[4.0, 0.0, 0.0]], B1), (0.75, [[0.0, 8.0, 0.0]], B2))
+        )
+        .factors["l"]
+    )
     np.testing.assert_allclose(new.A.numpy(), [[1.0, 6.0, 0.0]])
     np.testing.assert_allclose(new.B.numpy(), [[0.25], [3.0]])
 

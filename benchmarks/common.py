@@ -1,0 +1,37 @@
+"""Timing shared by the benchmarks: interleaved repetitions, medians, ratios to a named baseline."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+
+def interleaved(variants: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Return the median seconds of each variant; repetitions alternate, so drift hits all alike."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for variant in variants.values():
+        variant()  # warm up
+    for _ in range(repeats):
+        for name, variant in variants.items():
+            began = time.perf_counter()
+            variant()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def table(title: str, seconds: Mapping[str, float], baseline: str) -> None:
+    """Print medians and their ratios to the baseline."""
+    print(f"\n{title}\n{'':34}{'median':>12}{'ratio':>10}")
+    for name, value in seconds.items():
+        mark = "  (baseline)" if name == baseline else ""
+        print(f"{name:34}{1000 * value:>9.2f} ms{value / seconds[baseline]:>10.3f}{mark}")
+
+
+def machine() -> str:
+    """Return what this runs on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
