@@ -152,10 +152,10 @@ def _budget(plan: Any) -> str:
 
 
 def _round_line(metrics: Mapping[str, Any]) -> str:
-    parts = [
-        f"loss {_number(metrics.get('loss'), '.4f')}",
-        f"accuracy {_number(metrics.get('accuracy'), '.4f')}",
-    ]
+    if "accuracy" in metrics:
+        parts = [f"loss {metrics['loss']:.4f}", f"accuracy {metrics['accuracy']:.4f}"]
+    else:  # the global state is evaluated every recorder.evaluate_every rounds
+        parts = [f"clients' loss {_number(metrics.get('train_loss'), '.4f')}"]
     if metrics.get("epsilon_max") is not None:
         parts.append(f"epsilon {metrics['epsilon_max']:.3f}")
     if metrics.get("clients"):
