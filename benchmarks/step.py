@@ -13,6 +13,7 @@ from opacus.grad_sample import GradSampleModuleFastGradientClipping
 from opacus.optimizers.optimizer_fast_gradient_clipping import DPOptimizerFastGradientClipping
 from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 from transformers import AutoConfig, AutoModel, RobertaConfig, RobertaModel
+from transformers.utils import logging
 
 from benchmarks.common import interleaved, machine, table
 from fedsvd.adapters import lora
@@ -96,6 +97,8 @@ def main() -> None:
     parser.add_argument("--roberta", action="store_true")
     parser.add_argument("--repeats", type=int, default=9)
     arguments = parser.parse_args()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     print(machine())
     variants = {
         f"{kind} {precision}": step_of(kind, arguments.roberta, precision)

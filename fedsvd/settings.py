@@ -105,7 +105,7 @@ class TrainingSettings:
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0  # norm of the whole gradient, only without privacy
     precision: str = "auto"
-    microbatch_tokens: int = 2048
+    microbatch_tokens: int = 768
     factors: str = "auto"  # which of A, B train: what the strategy declares, or B, A, AB
 
     def __post_init__(self) -> None:

@@ -60,7 +60,7 @@ class Worker:
         """Return logits (n, K) on the CPU in the order of `rows`, computed in length order."""
         out = torch.zeros(len(rows), self.task.classes)
         place = {int(row): i for i, row in enumerate(rows)}
-        budget = 4 * self.settings.training.microbatch_tokens
+        budget = 10 * self.settings.training.microbatch_tokens
         for group in self.tokens.microbatches([int(r) for r in rows], budget):
             batch = self.tokens.batch(group, self.device)
             index = torch.tensor([place[r] for r in group])

@@ -32,6 +32,6 @@ def average(
     for name, first in named[0].items():
         mean = torch.zeros_like(first, dtype=torch.float64)
         for tensors, weight in zip(named, weights, strict=True):
-            mean += (weight / total) * tensors[name].to(torch.float64)
+            mean.add_(tensors[name], alpha=weight / total)  # promoted to float64 as it is read
         means[name] = mean.to(first.dtype)
     return (into or states[0]).update(means)
