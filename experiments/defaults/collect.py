@@ -60,7 +60,9 @@ def curve(run: Path) -> dict[int, float]:
 
 
 def spread(values: list[float]) -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    if len(values) == 1:
+        return f"{values[0]:.3f} (one run)"
+    deviation = statistics.stdev(values)
     return f"{statistics.fmean(values):.3f} (sd {deviation:.3f})"
 
 
