@@ -51,8 +51,6 @@ BAD = [
     ("arguments", "message"), BAD, ids=lambda v: " ".join(v)[:40] if isinstance(v, list) else ""
 )
 def test_bad_input(arguments, message, tmp_path, monkeypatch, capfd):
-    if arguments == ["device=tpu"]:
-        pass
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["fedsvd"])
     status = main(arguments)

@@ -36,9 +36,7 @@ def rows(n):
 
 def test_a_csv_and_a_folder(tmp_path):
     task = load_task(write(tmp_path / "all.csv", "text,label\n" + rows(50) + "text 0,0\n"), 0)
-    assert (len(task.train), len(task.validation), len(task.test)) == (40, 4, 4) or (
-        len(task.train) + len(task.validation) + len(task.test) == 50
-    )
+    assert (len(task.train), len(task.validation), len(task.test)) == (42, 4, 4)
     assert task.duplicates == 1
     folder = tmp_path / "split"
     folder.mkdir()
@@ -72,9 +70,7 @@ def test_other_unusable_sources(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         load_task(DataSettings("mine", path=str(tmp_path / "nowhere")), 0)
     with pytest.raises(InputError, match=r"holds no \.csv"):
-        load_task(
-            DataSettings("mine", path=str(tmp_path.joinpath("empty")) and _empty(tmp_path)), 0
-        )
+        load_task(DataSettings("mine", path=_empty(tmp_path)), 0)
     bad = write(tmp_path / "range.csv", "text,label\na,0\nb,7\n")
     with pytest.raises(InputError, match="label '7' is not one of neg, pos"):
         load_task(DataSettings("mine", path=bad.path, labels=("neg", "pos")), 0)
