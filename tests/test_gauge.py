@@ -9,6 +9,7 @@ import torch
 
 from fedsvd.lowrank import AdapterState, LowRank, relative_distance
 from fedsvd.privacy.dpsgd import attach_hooks, dp_step, make_optimizer
+from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.strategies import FFA, FedSVD, Update
 from tests.conftest import tiny_batch, tiny_classifier
 
@@ -37,8 +38,8 @@ def local(model, state, client, round, noise):
 
 
 def draw(name, client, round, step, shape):
-    seed = abs(hash((name, client, round, step))) % 2**31
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    generator = torch_stream(0, Purpose.NOISE, name, client, round, step)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.05])

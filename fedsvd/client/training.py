@@ -45,6 +45,7 @@ def train_locally(worker: Worker, state: AdapterState, client: int, round: int) 
             generator=noise,
         )
     reports = []
+    worker.model.set_dropout(settings.model.dropout > 0 or settings.adapter.dropout > 0)
     with scoped_dropout(settings.seed, round, client, worker.device):
         for _ in range(training.local_steps):
             drawn = [int(rows[i]) for i in poisson_sample(len(rows), plan.sample_rate, sampler)]
@@ -55,6 +56,7 @@ def train_locally(worker: Worker, state: AdapterState, client: int, round: int) 
                 reports.append(
                     plain_step(worker, optimizer, groups, plan.expected_batch, training.clip_norm)
                 )
+    worker.model.set_dropout(False)
     return LocalResult(worker.model.read(state), reports)
 
 

@@ -70,6 +70,7 @@ class Worker:
     def evaluate(self, state: AdapterState, rows: np.ndarray) -> dict[str, float]:
         """Return accuracy in [0, 1] and mean cross-entropy of a state on rows of the task."""
         self.model.write(state)
+        self.model.set_dropout(False)  # also after a client that failed half way
         logits = self.logits(rows.tolist())
         labels = self.tokens.labels[torch.as_tensor(rows)]
         loss = torch.nn.functional.cross_entropy(logits, labels)

@@ -64,6 +64,14 @@ class Classifier(nn.Module):
         named.update({f"head.{n}": p for n, p in self.head.named_parameters()})
         return {name: p for name, p in named.items() if p.requires_grad}
 
+    def set_dropout(self, active: bool) -> None:
+        """Switch the backbone's and the adapter's dropout on for training, off for evaluation."""
+        self.backbone.train(active)
+        for module in self.modules():
+            # Opacus's hooks look at the mode of what trains, whatever the dropout does.
+            if isinstance(module, FactorLinear):
+                module.train(module.weight.requires_grad)
+
     @torch.no_grad()
     def write(self, state: AdapterState) -> None:
         """Copy a state into the model, in place."""
