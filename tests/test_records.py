@@ -35,3 +35,23 @@ def test_tensors_round_trip_and_are_writable():
         back[name].add_(1)
         assert torch.equal(from_record(record)[name], value)
     assert record_bytes(record) >= 4 * 11
+
+
+def test_tensors_alike_travel_as_one_array():
+    tensors = {
+        f"{k}.{f}": torch.randn(*shape) for k in "qv" for f, shape in (("A", (2, 5)), ("B", (4, 2)))
+    }
+    tensors["head.weight"] = torch.randn(3, 4)
+    record = to_record(tensors)
+    assert {name: array.shape for name, array in record.items()} == {
+        "q.A,v.A": (2, 2, 5), "q.B,v.B": (2, 4, 2), "head.weight": (3, 4),
+    }  # fmt: skip
+    back = from_record(record)
+    assert set(back) == set(tensors)
+    assert all(torch.equal(back[name], value) for name, value in tensors.items())
+
+
+def test_tensors_that_share_a_shape_but_not_a_dtype_stay_apart():
+    tensors = {"a": torch.ones(2), "b": torch.ones(2, dtype=torch.float64)}
+    back = from_record(to_record(tensors))
+    assert {n: t.dtype for n, t in back.items()} == {n: t.dtype for n, t in tensors.items()}

@@ -1,6 +1,6 @@
 """Weighted averages of states."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,9 +29,20 @@ def average(
         raise ValueError(f"weights must be >= 0 with a positive finite sum; got {list(weights)}")
     named = [state.tensors() for state in states]
     means: dict[str, Tensor] = {}
-    for name, first in named[0].items():
-        mean = torch.zeros_like(first, dtype=torch.float64)
+    for dtype in {t.dtype for t in named[0].values()}:
+        like = {n: t for n, t in named[0].items() if t.dtype == dtype and not _same(n, named)}
+        if not like:
+            continue
+        # One long vector a state: many small sums would cost more than their bytes.
+        parts = [t.reshape(-1) for t in like.values()]
+        mean = torch.zeros(sum(map(len, parts)), dtype=torch.float64, device=parts[0].device)
         for tensors, weight in zip(named, weights, strict=True):
-            mean.add_(tensors[name], alpha=weight / total)  # promoted to float64 as it is read
-        means[name] = mean.to(first.dtype)
+            mean.add_(torch.cat([tensors[n].reshape(-1) for n in like]), alpha=weight / total)
+        split = mean.to(dtype).split([len(p) for p in parts])
+        means.update({n: p.view(like[n].shape) for n, p in zip(like, split, strict=True)})
     return (into or states[0]).update(means)
+
+
+def _same(name: str, named: Sequence[Mapping[str, Tensor]]) -> bool:
+    """Return whether a tensor is one object in all states: nobody trained it, so it stays."""
+    return all(tensors[name] is named[0][name] for tensors in named)
