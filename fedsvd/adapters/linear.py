@@ -45,7 +45,9 @@ def factor_grad_sample(
     x, g = activations[0].to(dtype), backprops.to(dtype)
     found: dict[Tensor, Tensor] = {}
     if layer.weight.requires_grad:
-        found[layer.weight] = torch.einsum("n...o,n...i->noi", g, x)
+        # (n, ..., o)^T (n, ..., i): bmm reads the transposed view where einsum would copy it.
+        n = len(g)
+        found[layer.weight] = g.reshape(n, -1, g.shape[-1]).mT @ x.reshape(n, -1, x.shape[-1])
     if layer.bias is not None and layer.bias.requires_grad:
         found[layer.bias] = torch.einsum("n...o->no", g)
     return found
