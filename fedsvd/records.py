@@ -58,8 +58,9 @@ def encode(value: np.ndarray) -> Array:
 
     Writing and parsing that header costs more than moving a factor's bytes.
     """
-    bytes_ = memoryview(np.ascontiguousarray(value)).cast("B") if value.size else b""
-    data = b"".join((_header(value.dtype.str, value.shape), bytes_))
+    # One copy, of the bytes; an array of size 0 has no view of its bytes.
+    values = np.ascontiguousarray(value).data.cast("B") if value.size else b""
+    data = b"".join((_header(value.dtype.str, value.shape), values))
     return Array(dtype=str(value.dtype), shape=value.shape, stype=STYPE, data=data)
 
 

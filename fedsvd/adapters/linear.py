@@ -45,9 +45,10 @@ def factor_grad_sample(
     x, g = activations[0].to(dtype), backprops.to(dtype)
     found: dict[Tensor, Tensor] = {}
     if layer.weight.requires_grad:
-        # (n, ..., o)^T (n, ..., i): bmm reads the transposed view where einsum would copy it.
+        # (n, i, o) is the faster product when r = i is small; its transpose is not copied.
         n = len(g)
-        found[layer.weight] = g.reshape(n, -1, g.shape[-1]).mT @ x.reshape(n, -1, x.shape[-1])
+        x, flat = x.reshape(n, -1, x.shape[-1]), g.reshape(n, -1, g.shape[-1])
+        found[layer.weight] = (x.mT @ flat).mT if x.shape[-1] < g.shape[-1] else flat.mT @ x
     if layer.bias is not None and layer.bias.requires_grad:
         found[layer.bias] = torch.einsum("n...o->no", g)
     return found

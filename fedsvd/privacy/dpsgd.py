@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, final
 
 import torch
 from opacus.grad_sample import GradSampleHooks
 from opacus.optimizers import DPOptimizer
 from torch import Generator, Tensor, nn
+
+from fedsvd.privacy.clipping import clipped_sums
 
 T = TypeVar("T")
 
@@ -39,6 +41,25 @@ def poisson_sample(examples: int, rate: float, generator: Generator) -> list[int
     return drawn.nonzero().flatten().tolist()
 
 
+@final
+class ClippingOptimizer(DPOptimizer):
+    """Opacus's optimiser with a choice of clipping, whose norms are taken once and kept.
+
+    `norms` (n,) are those of the last micro-batch's per-example gradients before clipping.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, clipping: str, **kwargs: Any) -> None:
+        super().__init__(optimizer, **kwargs)
+        self.clipping = clipping
+        self.norms = torch.zeros(0)
+
+    def clip_and_accumulate(self) -> None:
+        """Add the micro-batch's sum of clipped gradients to every parameter's `summed_grad`."""
+        sums, self.norms = clipped_sums(self.grad_samples, self.max_grad_norm, self.clipping)
+        for p, value in zip(self.params, sums, strict=True):
+            p.summed_grad = value if p.summed_grad is None else p.summed_grad + value
+
+
 def make_optimizer(
     optimizer: torch.optim.Optimizer,
     *,
@@ -46,15 +67,18 @@ def make_optimizer(
     clip_norm: float,
     expected_batch: float,
     generator: Generator,
-) -> DPOptimizer:
+    clipping: str = "flat",
+) -> ClippingOptimizer:
     """Return Opacus's optimiser around `optimizer`.
 
     A step applies (sum of clipped per-example gradients + N(0, (noise_multiplier * clip_norm)^2))
     / expected_batch. `expected_batch` is rate * n and never the size drawn. `generator`, on the
-    parameters' device, draws the noise and nothing else.
+    parameters' device, draws the noise and nothing else. `clipping` is a name in
+    `fedsvd.privacy.clipping.CLIPPING`.
     """
-    return DPOptimizer(
+    return ClippingOptimizer(
         optimizer,
+        clipping,
         noise_multiplier=noise_multiplier,
         max_grad_norm=clip_norm,
         expected_batch_size=expected_batch,
@@ -64,7 +88,7 @@ def make_optimizer(
 
 
 def dp_step(
-    optimizer: DPOptimizer,
+    optimizer: ClippingOptimizer,
     microbatches: Sequence[T] | Iterable[T],
     losses: Callable[[T], Tensor],
 ) -> StepReport:
@@ -82,10 +106,10 @@ def dp_step(
     for i, group in enumerate(groups):
         each = losses(group)
         each.sum().backward()
-        norms.append(_norms(optimizer.grad_samples).cpu())
         total, count = total + float(each.detach().sum()), count + len(each)
         optimizer.signal_skip_step(do_skip=i + 1 < len(groups))
         optimizer.step()
+        norms.append(optimizer.norms.float().cpu())
         optimizer.zero_grad(set_to_none=True)
     if not groups:
         for p in parameters:
@@ -94,9 +118,3 @@ def dp_step(
         optimizer.zero_grad(set_to_none=True)
     mean = total / count if count else float("nan")
     return StepReport(count, mean, torch.cat(norms) if norms else torch.zeros(0))
-
-
-def _norms(grad_samples: Sequence[Tensor]) -> Tensor:
-    """Return the norm (n,) of each example's gradient over all parameters."""
-    each = torch.stack([g.flatten(start_dim=1).norm(dim=1) for g in grad_samples])
-    return each.norm(dim=0)

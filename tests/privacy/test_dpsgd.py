@@ -32,7 +32,7 @@ def brute_force(model, inputs, labels, clip):
         size = math.sqrt(sum(float(g.pow(2).sum()) for g in grads))
         norms.append(size)
         for name, g in zip(names, grads, strict=True):
-            total[name] += g * min(1.0, clip / (size + 1e-6))
+            total[name] += g * min(1.0, clip / size)
     return total, norms
 
 
