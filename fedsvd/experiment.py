@@ -1,21 +1,24 @@
 """A run as a reader would tell it: build the parts, loop over rounds, finish."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
+from torch import Tensor
 
 from fedsvd import records
 from fedsvd.client.app import make_client_app
 from fedsvd.client.worker import Worker, get_worker
-from fedsvd.engines.inline import InlineGrid
+from fedsvd.engines.inline import SERVER_NODE, InlineGrid
 from fedsvd.lowrank import AdapterState, singular_values
 from fedsvd.participation import participants
+from fedsvd.privacy.client_level import ClientMechanism, make_mechanism, release
 from fedsvd.privacy.ledger import Ledger
+from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.results.recorder import Recorder
 from fedsvd.settings import Settings
 from fedsvd.strategies.base import Strategy
@@ -31,6 +34,7 @@ class Run:
     grid: InlineGrid
     ledger: Ledger
     state: AdapterState
+    client_level: ClientMechanism | None = None
     rounds_taken: list[int] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
@@ -43,59 +47,107 @@ def prepare(settings: Settings, strategy: FlowerStrategy) -> Run:
     grid = InlineGrid(make_client_app(settings), settings.clients.number)
     if isinstance(strategy, Strategy):
         strategy.device = worker.device
-    taken = [0] * settings.clients.number
-    return Run(settings, worker, strategy, grid, Ledger(worker.plan), worker.initial, taken)
+    run = Run(settings, worker, strategy, grid, Ledger(worker.plan), worker.initial)
+    run.rounds_taken = [0] * settings.clients.number
+    if worker.plan.unit == "client":
+        run.client_level = make_mechanism(settings, worker.plan.clients[0].noise_multiplier)
+    return run
 
 
 def train(run: Run, recorder: Recorder) -> dict[str, Any]:
-    """Run all rounds and return the summary."""
+    """Run all rounds, or until no client may take part any more, and return the summary."""
     started = time.perf_counter()
     recorder.start(run)
     evaluate_round(run, recorder, {"round": 0, "clients": []}, started)
     for number in range(run.state.round + 1, run.settings.rounds + 1):
         metrics = one_round(run, number)
+        if all_spent(run) and number < run.settings.rounds:
+            metrics["ended"] = "no client may take part in another round"
         evaluate_round(run, recorder, metrics, started)
+        if "ended" in metrics:
+            break
     return finish(run, recorder, started)
 
 
+def may_take_part(run: Run, client: int) -> bool:
+    """Return whether the client is below the bound on its rounds and within its budget."""
+    below = run.rounds_taken[client] < run.worker.plan.rounds_bound
+    return below and not run.ledger.would_exceed(client)
+
+
+def all_spent(run: Run) -> bool:
+    """Return whether no client may take part in another round."""
+    return not any(may_take_part(run, k) for k in range(run.settings.clients.number))
+
+
 def one_round(run: Run, number: int) -> dict[str, Any]:
-    """Draw the clients, let them train, aggregate, account; return the round's metrics."""
-    settings, began = run.settings, time.perf_counter()
-    drawn = participants(settings.clients, settings.rounds, settings.seed, number, run.rounds_taken)
-    steps = settings.training.local_steps
-    spent_out = [k for k in drawn if run.ledger.would_exceed(k, steps)]
-    drawn = [k for k in drawn if k not in spent_out]
-    metrics: dict[str, Any] = {"round": number, "clients": drawn, "sat_out": spent_out}
-    if not drawn:
+    """Draw the clients, let them train, account, aggregate; return the round's metrics."""
+    settings, plan, began = run.settings, run.worker.plan, time.perf_counter()
+    draw = participants(
+        settings.clients, plan.rounds_bound, settings.seed, number, run.rounds_taken
+    )
+    spent = [k for k in draw.clients if run.ledger.would_exceed(k)]
+    drawn = [k for k in draw.clients if k not in spent]
+    sat_out = sorted({*draw.at_bound, *spent})
+    metrics: dict[str, Any] = {"round": number, "clients": drawn, "sat_out": sat_out}
+    # Where a trusted server hides who takes part, a round of nobody is a release like any other.
+    hidden = plan.threat_model == "trusted_server"
+    if not drawn and not hidden:
         run.state = replace(run.state, round=number)
         return metrics
 
     run.grid.invite(drawn)
-    messages = list(
-        run.strategy.configure_train(number, _global_arrays(run), ConfigRecord(), run.grid)
-    )
+    messages: list[Message] = []
+    if drawn or isinstance(run.strategy, Strategy):
+        config = ConfigRecord()
+        arrays = _global_arrays(run)
+        messages = list(run.strategy.configure_train(number, arrays, config, run.grid))
+    asked = sorted(m.metadata.dst_node_id for m in messages)
     down = sum(records.record_bytes(records.arrays_of(m)) for m in messages)
     replies = sorted(run.grid.send_and_receive(messages), key=lambda r: r.metadata.src_node_id)
-    asked = {m.metadata.dst_node_id for m in messages}
-    sent = {n: t for n, t in run.state.tensors().items() if n in run.worker.model.trainable()}
-    faults = {r.metadata.src_node_id: records.fault(r, sent) for r in replies}
+    faults = {r.metadata.src_node_id: records.fault(r, _asked_for(run)) for r in replies}
+    faults.update({k: "did not answer" for k in asked if k not in faults})
     good = [r for r in replies if faults[r.metadata.src_node_id] is None]
-    for client in sorted(asked):
-        # A client that failed may have stepped: without its word, the whole round is charged.
-        reply = next((r for r in replies if r.metadata.src_node_id == client), None)
-        told = records.report_of(reply).get("steps") if reply and not reply.has_error() else None
-        run.ledger.record(client, number, int(told) if told is not None else steps)
+    reports = {r.metadata.src_node_id: records.report_of(r) for r in replies}
+    steps = {k: int(report["steps"]) for k, report in reports.items() if "steps" in report}
+    run.ledger.record_round(number, asked, steps)
+    for client in asked:
         run.rounds_taken[client] += 1
     up = sum(records.record_bytes(records.arrays_of(r)) for r in good)
-    arrays = run.strategy.aggregate_train(number, good)[0] if good else None
-    state = run.state if arrays is None else run.state.update(_tensors(run, arrays))
+    metrics.update(_train_metrics(run, {k: reports[k] for k in asked if faults[k] is None}))
+    if run.client_level is not None:
+        good = [_noised(run, good, number, metrics)]
+    result = run.strategy.aggregate_train(number, good)[0] if good else None
+    state = run.state if result is None else run.state.update(_tensors(run, result))
     run.state = replace(state, round=number)
     run.bytes_up, run.bytes_down = run.bytes_up + up, run.bytes_down + down
-    metrics.update(_train_metrics(run, good, [k for k in asked if faults.get(k, "") is not None]))
     failed = {str(k): why for k, why in faults.items() if why is not None}
     metrics.update({"failed": failed, "bytes_up": up, "bytes_down": down})
     metrics["train_seconds"] = time.perf_counter() - began
     return metrics
+
+
+def _asked_for(run: Run) -> dict[str, Tensor]:
+    """Return the tensors that a client must send back, with the values it started from."""
+    trained = run.worker.model.trainable()
+    return {name: t for name, t in run.state.tensors().items() if name in trained}
+
+
+def _noised(run: Run, good: Sequence[Message], number: int, metrics: dict[str, Any]) -> Message:
+    """Return one reply that holds the noised mean of the clients', and note the clip used."""
+    settings, device = run.settings, run.worker.device
+    assert run.client_level is not None
+    generator = None
+    if not run.worker.plan.secure_noise:
+        generator = torch_stream(settings.seed, Purpose.NOISE, number, "server", device=device)
+    updates = [records.from_record(records.arrays_of(r), device) for r in good]
+    metrics["clip_norm"] = run.client_level.clip_norm
+    mean, run.client_level, norms = release(updates, _asked_for(run), run.client_level, generator)
+    if settings.privacy.diagnostics and len(norms):
+        metrics["update_norms"] = norms.tolist()
+    metrics_record = MetricRecord({records.WEIGHT: 1.0})
+    content = RecordDict({records.ARRAYS: records.to_record(mean), records.METRICS: metrics_record})
+    return Message(content, dst_node_id=SERVER_NODE, message_type=MessageType.TRAIN)
 
 
 def _global_arrays(run: Run) -> ArrayRecord:
@@ -113,13 +165,12 @@ def _tensors(run: Run, arrays: ArrayRecord) -> dict[str, Any]:
     return {n: t.to(like[n].dtype).reshape(like[n].shape) for n, t in found.items()}
 
 
-def _train_metrics(run: Run, good: Sequence[Message], failed: Sequence[int]) -> dict[str, Any]:
+def _train_metrics(run: Run, reports: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
     """Return means over clients of what they reported, and what the clients have spent."""
-    reports = {str(r.metadata.src_node_id): records.report_of(r) for r in good}
     losses = [r["loss"] for r in reports.values() if "loss" in r]
     return {
         "train_loss": float(np.mean(losses)) if losses else None,
-        "reports": reports,
+        "reports": {str(k): report for k, report in reports.items()},
         "epsilon": {str(c.client): run.ledger.epsilon(c.client) for c in run.ledger.plan.clients},
         "epsilon_max": run.ledger.epsilon_max(),
     }
@@ -128,7 +179,7 @@ def _train_metrics(run: Run, good: Sequence[Message], failed: Sequence[int]) -> 
 def evaluate_round(run: Run, recorder: Recorder, metrics: dict[str, Any], started: float) -> None:
     """Evaluate the global state on the validation part if the round is due, and record the round."""
     number, every = metrics["round"], run.settings.recorder.evaluate_every
-    if number % every == 0 or number == run.settings.rounds:
+    if number % every == 0 or number == run.settings.rounds or "ended" in metrics:
         metrics.update(run.worker.evaluate(run.state, run.worker.task.validation))
     metrics["seconds"] = time.perf_counter() - started
     run.history.append(metrics)
@@ -155,11 +206,13 @@ def finish(run: Run, recorder: Recorder, started: float) -> dict[str, Any]:
         "loss": scored[-1]["loss"],
         "test_accuracy": test.get("accuracy"),
         "test_loss": test.get("loss"),
-        "epsilon_target": settings.privacy.epsilon if run.ledger.plan.private else None,
+        "unit": run.ledger.plan.unit,
+        "epsilon_target": run.ledger.plan.epsilon,
         "epsilon_max": run.ledger.epsilon_max(),
-        "delta": settings.privacy.delta if run.ledger.plan.private else None,
+        "delta": run.ledger.plan.delta,
         "bytes_up": run.bytes_up,
         "bytes_down": run.bytes_down,
+        "ended": run.history[-1].get("ended"),
         "failures": sum(len(m.get("failed", {})) for m in run.history),
         "precision": run.worker.precision,
         "device": str(run.worker.device),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fedsvd.randomness import Purpose, numpy_stream
 from fedsvd.settings import ClientSettings
@@ -10,7 +11,7 @@ from fedsvd.settings import ClientSettings
 def rounds_bound(clients: ClientSettings, rounds: int) -> int:
     """Return the largest number of rounds that any client can take part in.
 
-    It is enforced by `participants`, so noise calibrated for it holds for whoever is drawn most.
+    `participants` enforces it, so noise calibrated for it holds for whoever is drawn most.
     balanced: ceil(rounds m / K), m clients a round of K. all: every round. uniform, poisson:
     `clients.max_rounds`, by default two standard deviations above the mean number of draws.
     """
@@ -25,29 +26,38 @@ def rounds_bound(clients: ClientSettings, rounds: int) -> int:
     return bound if clients.max_rounds is None else min(bound, clients.max_rounds)
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Who takes part in a round, and who was drawn but has reached the bound on its rounds."""
+
+    clients: list[int]
+    at_bound: list[int]
+
+
 def participants(
-    clients: ClientSettings, rounds: int, seed: int, round: int, taken: Sequence[int]
-) -> list[int]:
+    clients: ClientSettings, bound: int, seed: int, round: int, taken: Sequence[int]
+) -> Draw:
     """Return the sorted ids of the clients of `round` (1-based).
 
-    `taken[k]` is the number of rounds that client k has taken part in; one at its bound is left
-    out. balanced: the m clients with the fewest rounds so far, ties in random order. uniform: m of
-    the rest without replacement. poisson: each with probability m / K. all: everyone. The draw is
-    from the stream (seed, "participation", round) and looks at no data.
+    `taken[k]` is the number of rounds that client k has taken part in; one that has reached `bound`
+    sits out. balanced: the m clients with the fewest rounds so far, ties in random order. uniform:
+    m of all without replacement. poisson: each with probability m / K. all: everyone. The draw is
+    from the stream (seed, "participation", round) and looks at no data; under uniform and poisson
+    it does not depend on who is at the bound either, whose place stays empty.
     """
-    bound = rounds_bound(clients, rounds)
     rng = numpy_stream(seed, Purpose.PARTICIPATION, round)
     order = [int(k) for k in rng.permutation(clients.number)]
     coins = rng.random(clients.number)
-    able = [k for k in order if taken[k] < bound]
+    m = clients.per_round
     if clients.participation == "all":
-        chosen = able
+        drawn = order
     elif clients.participation == "balanced":
-        chosen = sorted(able, key=lambda k: taken[k])[: clients.per_round]
+        drawn = sorted(order, key=lambda k: taken[k])[:m]
     elif clients.participation == "uniform":
-        # Drawn among all, so that a client at its bound leaves its place empty: the draw itself
-        # never depends on who is spent.
-        chosen = [k for k in order[: clients.per_round] if taken[k] < bound]
+        drawn = order[:m]
     else:
-        chosen = [k for k in able if coins[k] < clients.per_round / clients.number]
-    return sorted(chosen)
+        drawn = [k for k in order if coins[k] < m / clients.number]
+    return Draw(
+        sorted(k for k in drawn if taken[k] < bound),
+        sorted(k for k in drawn if taken[k] >= bound),
+    )

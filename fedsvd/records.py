@@ -12,6 +12,7 @@ from torch import Tensor
 
 ARRAYS, METRICS, CONFIG, REPORT = "arrays", "metrics", "config", "report"
 WEIGHT = "num-examples"  # Flower's name for a reply's weight; see clients.weighting
+FAILED = "failed"  # why a client could not finish
 SEPARATOR = ","
 STYPE = "numpy.ndarray"  # Flower's name for arrays in NumPy's file format
 
@@ -105,7 +106,9 @@ def metrics_of(message: Message) -> MetricRecord:
 
 
 def report_of(message: Message) -> dict[str, Any]:
-    """Return the client's report beside arrays and metrics (steps taken, diagnostics)."""
+    """Return the client's report beside arrays and metrics: steps taken, diagnostics, a failure."""
+    if message.has_error():
+        return {}
     found: ConfigRecord | None = message.content.config_records.get(REPORT)
     return dict(found) if found else {}
 
@@ -118,6 +121,8 @@ def fault(message: Message, sent: Mapping[str, Tensor]) -> str | None:
     """
     if message.has_error():
         return f"failed: {message.error.reason or 'no reason given'}"
+    if FAILED in report_of(message):
+        return f"failed: {report_of(message)[FAILED]}"
     if ARRAYS not in message.content.array_records:
         return "sent no arrays"
     try:

@@ -36,6 +36,7 @@ class DataSettings:
     validation: float = 0.1
     test: float = 0.1
     limit: int | None = None  # keep at most this many examples of each split
+    public_size: int | None = None  # about how many examples all clients hold, as publicly known
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.text) <= 2:
@@ -48,6 +49,8 @@ class DataSettings:
             raise wrong("data.test", self.test, "such that validation + test < 1")
         if self.limit is not None:
             _at_least("data.limit", self.limit, 1)
+        if self.public_size is not None:
+            _at_least("data.public_size", self.public_size, 1)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class ClientSettings:
     per_round: int
     participation: str = "balanced"
     max_rounds: int | None = None
-    weighting: str = "examples"
+    weighting: str = "auto"
 
     def __post_init__(self) -> None:
         _at_least("clients.number", self.number, 1)
@@ -84,7 +87,7 @@ class ClientSettings:
                 "clients.per_round", self.per_round, f"at most clients.number = {self.number}"
             )
         _choice("clients.participation", self.participation, PARTICIPATION)
-        _choice("clients.weighting", self.weighting, ("examples", "uniform"))
+        _choice("clients.weighting", self.weighting, ("auto", "examples", "uniform"))
         if self.max_rounds is not None:
             _at_least("clients.max_rounds", self.max_rounds, 1)
 
@@ -201,22 +204,67 @@ class PrivacySettings:
 
     unit: str
     epsilon: float | None = None
+    noise_multiplier: float | None = None  # given instead of epsilon, which then follows
     delta: float = 1e-5
     clip_norm: float = 1.0
+    clipping: str = "flat"
     accountant: str = "prv"
+    public_counts: bool = False  # whether the numbers of examples may show in rates and weights
+    threat_model: str = "server_sees_participants"
+    secure_noise: bool = False
     diagnostics: bool = True
+    clip_quantile: float | None = None  # unit=client: adapt the clip to this quantile of norms
+    clip_rate: float = 0.2
+    clip_noise: float | None = None  # standard deviation on the count of clients below the clip
 
     def __post_init__(self) -> None:
-        _choice("privacy.unit", self.unit, ("example", "none"))
-        _choice("privacy.accountant", self.accountant, ("prv", "rdp"))
+        _choice("privacy.unit", self.unit, UNITS)
+        _choice("privacy.accountant", self.accountant, ("pld", "prv", "rdp"))
+        _choice("privacy.clipping", self.clipping, ("automatic", "flat", "per_layer"))
+        _choice("privacy.threat_model", self.threat_model, THREAT_MODELS)
         if self.unit == "none":
             return
-        if self.epsilon is None:
-            raise wrong("privacy.epsilon", None, "a number above 0")
-        _positive("privacy.epsilon", self.epsilon)
+        if self.noise_multiplier is not None:
+            _positive("privacy.noise_multiplier", self.noise_multiplier)
+            if self.epsilon is not None:
+                raise wrong(
+                    "privacy.noise_multiplier", self.noise_multiplier,
+                    f"null while privacy.epsilon={self.epsilon:g} is set: one follows from the "
+                    "other; add privacy.epsilon=null",
+                )  # fmt: skip
+        elif self.epsilon is None:
+            raise wrong(
+                "privacy.epsilon", None, "a number above 0, or set privacy.noise_multiplier"
+            )
+        else:
+            _positive("privacy.epsilon", self.epsilon)
         if not 0 < self.delta < 1:
             raise wrong("privacy.delta", self.delta, "between 0 and 1/n of every client")
         _positive("privacy.clip_norm", self.clip_norm)
+        self._check_unit()
+
+    def _check_unit(self) -> None:
+        if self.unit == "example" and self.threat_model == "trusted_server":
+            raise wrong(
+                "privacy.threat_model", self.threat_model,
+                "'server_sees_participants' with privacy.unit=example; sampling of clients "
+                "amplifies only privacy.unit=client",
+            )  # fmt: skip
+        if self.clip_quantile is not None:
+            if self.unit != "client" or self.clipping != "flat":
+                raise wrong(
+                    "privacy.clip_quantile", self.clip_quantile,
+                    "null, unless privacy.unit=client and privacy.clipping=flat",
+                )  # fmt: skip
+            if not 0 < self.clip_quantile < 1:
+                raise wrong("privacy.clip_quantile", self.clip_quantile, "between 0 and 1")
+        _positive("privacy.clip_rate", self.clip_rate)
+        if self.clip_noise is not None:
+            _positive("privacy.clip_noise", self.clip_noise)
+
+
+UNITS = ("client", "example", "none")
+THREAT_MODELS = ("server_sees_participants", "trusted_server")
 
 
 @dataclass(frozen=True)
@@ -272,6 +320,27 @@ class Settings:
                 f"adapter: with 'none' and model.head={self.model.head!r} nothing would train; "
                 "set model.head=trained or adapter=lora"
             )
+
+        self._check_privacy()
+
+    def _check_privacy(self) -> None:
+        privacy, clients = self.privacy, self.clients
+        if privacy.unit == "none":
+            return
+        if clients.weighting == "examples" and not privacy.public_counts:
+            raise wrong(
+                "clients.weighting", "examples",
+                "'uniform' or 'auto' under privacy, unless privacy.public_counts=true states that "
+                "the numbers of examples are public",
+            )  # fmt: skip
+        if privacy.threat_model == "trusted_server" and (
+            clients.participation != "poisson" or clients.max_rounds is not None
+        ):
+            raise wrong(
+                "privacy.threat_model", "trusted_server",
+                "used with clients.participation=poisson and clients.max_rounds=null, for which "
+                "the amplification by sampling clients holds",
+            )  # fmt: skip
 
     def key(self) -> str:
         """Return a text that is equal for equal settings."""

@@ -1,6 +1,7 @@
 """The Flower ClientApp: one training message in, one reply out."""
 
 import math
+import traceback
 from statistics import fmean
 from typing import Any
 
@@ -10,9 +11,13 @@ from flwr.clientapp import ClientApp
 
 from fedsvd.client.training import LocalResult, train_locally
 from fedsvd.client.worker import Worker, get_worker
+from fedsvd.errors import InputError
+from fedsvd.privacy.dpsgd import StepReport
+from fedsvd.privacy.plan import weighting
 from fedsvd.records import (
     ARRAYS,
     CONFIG,
+    FAILED,
     METRICS,
     REPORT,
     WEIGHT,
@@ -27,7 +32,8 @@ def make_client_app(settings: Settings) -> ClientApp:
     """Return the ClientApp of a run; its process builds the worker when the first message comes.
 
     A training message carries the tensors that the client cannot derive and the round's number; the
-    reply carries what trained, the client's weight and the number of steps taken. Losses, gradient
+    reply carries what trained, the client's weight and the number of steps taken; a client that fails
+    says why and how many steps it took. Losses, gradient
     norms and clip fractions are computed on private data outside the mechanism; they are sent only
     with `privacy.diagnostics`, for the eyes of whoever simulates.
     """
@@ -39,7 +45,15 @@ def make_client_app(settings: Settings) -> ClientApp:
         client = int(context.node_config["partition-id"])
         round = int(message.content.config_records[CONFIG]["server-round"])  # type: ignore[arg-type]
         received = from_record(arrays_of(message), worker.device)
-        result = train_locally(worker, worker.initial.update(received), client, round)
+        steps: list[StepReport] = []
+        try:
+            result = train_locally(worker, worker.initial.update(received), client, round, steps)
+        except InputError:
+            raise
+        except Exception as error:  # the steps that were taken count, whatever ended them
+            reason = "".join(traceback.format_exception_only(error)).strip()
+            report = ConfigRecord({"steps": len(steps), FAILED: reason})
+            return Message(RecordDict({REPORT: report}), reply_to=message)
         sent = {name: result.state.tensors()[name] for name in worker.model.trainable()}
         content = RecordDict(
             {
@@ -55,7 +69,7 @@ def make_client_app(settings: Settings) -> ClientApp:
 
 def _weight(worker: Worker, client: int) -> float:
     """Return the client's weight in averages: its number of examples, or 1."""
-    if worker.settings.clients.weighting == "examples":
+    if weighting(worker.settings) == "examples":
         return float(len(worker.parts[client]))
     return 1.0
 
@@ -72,6 +86,7 @@ def _report(worker: Worker, client: int, result: LocalResult) -> dict[str, Any]:
     if len(norms):
         quantiles = torch.quantile(norms[:100_000], torch.tensor([0.1, 0.5, 0.9]))
         report["grad_norm_quantiles"] = quantiles.tolist()
-        if worker.plan.clip_norm is not None:
+        if worker.plan.per_example:
+            assert worker.plan.clip_norm is not None
             report["clip_fraction"] = float((norms > worker.plan.clip_norm).float().mean())
     return report

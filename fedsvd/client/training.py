@@ -19,32 +19,43 @@ class LocalResult:
     steps: list[StepReport]
 
 
-def train_locally(worker: Worker, state: AdapterState, client: int, round: int) -> LocalResult:
+def train_locally(
+    worker: Worker,
+    state: AdapterState,
+    client: int,
+    round: int,
+    reports: list[StepReport] | None = None,
+) -> LocalResult:
     """Run `training.local_steps` steps of (DP-)SGD from `state` on one client's examples.
 
     Every step draws a Poisson batch at the client's planned rate from the stream (seed, "sampling",
     round, client), computes gradients in micro-batches of `training.microbatch_tokens`, and updates
     what trains; under privacy each example's gradient is clipped and noise from the stream (seed,
-    "noise", round, client) is added. The optimiser is made anew, so nothing but `state` is carried
-    from round to round.
+    "noise", round, client) is added; with `privacy.secure_noise` both come from the operating
+    system. The optimiser is made anew, so nothing but `state` is carried from round to round.
+    `reports` receives each step as it is taken, so that a caller knows them after a failure.
     """
     settings, plan = worker.settings, worker.plan.clients[client]
     training, rows = settings.training, worker.parts[client]
     worker.model.write(state)
     parameters = list(worker.model.trainable().values())
     optimizer = _optimizer(parameters, training, learning_rate(training, round, settings.rounds))
-    sampler = torch_stream(settings.seed, Purpose.SAMPLING, round, client)
-    noise = torch_stream(settings.seed, Purpose.NOISE, round, client, device=worker.device)
+    sampler: torch.Generator | None = None
+    noise: torch.Generator | None = None
+    if not worker.plan.secure_noise:
+        sampler = torch_stream(settings.seed, Purpose.SAMPLING, round, client)
+        noise = torch_stream(settings.seed, Purpose.NOISE, round, client, device=worker.device)
     private = None
-    if worker.plan.private:
+    if worker.plan.per_example:
         private = make_optimizer(
             optimizer,
             noise_multiplier=plan.noise_multiplier,
             clip_norm=settings.privacy.clip_norm,
             expected_batch=plan.expected_batch,
             generator=noise,
+            clipping=settings.privacy.clipping,
         )
-    reports = []
+    reports = [] if reports is None else reports
     worker.model.set_dropout(settings.model.dropout > 0 or settings.adapter.dropout > 0)
     with scoped_dropout(settings.seed, round, client, worker.device):
         for _ in range(training.local_steps):

@@ -115,7 +115,7 @@ def build_worker(settings: Settings) -> Worker:
     attached = lora.attach(backbone, settings.adapter, settings.seed, trains)
     model = _classifier(settings, attached, head, precision)
     _check_trainable(model, trains)
-    hooks = attach_hooks(model) if plan.private else None
+    hooks = attach_hooks(model) if plan.per_example else None
     return Worker(
         settings, task, tokens, parts, plan, device, precision, tokenizer, model, hooks,
         locate(settings.model).origin,

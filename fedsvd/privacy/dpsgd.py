@@ -10,6 +10,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Generator, Tensor, nn
 
 from fedsvd.privacy.clipping import clipped_sums
+from fedsvd.privacy.noise import gaussian, uniforms
 
 T = TypeVar("T")
 
@@ -35,17 +36,21 @@ def attach_hooks(model: nn.Module) -> GradSampleHooks:
     return GradSampleHooks(model, loss_reduction="sum", strict=False)
 
 
-def poisson_sample(examples: int, rate: float, generator: Generator) -> list[int]:
-    """Return the positions drawn when each of `examples` is taken with probability `rate`."""
-    drawn = torch.rand(examples, generator=generator, dtype=torch.float64) < rate
+def poisson_sample(examples: int, rate: float, generator: Generator | None) -> list[int]:
+    """Return the positions drawn when each of `examples` is taken with probability `rate`.
+
+    Without a generator the draw is the operating system's.
+    """
+    drawn = uniforms(examples, generator) < rate
     return drawn.nonzero().flatten().tolist()
 
 
 @final
 class ClippingOptimizer(DPOptimizer):
-    """Opacus's optimiser with a choice of clipping, whose norms are taken once and kept.
+    """Opacus's optimiser with a choice of clipping and of the noise's source.
 
-    `norms` (n,) are those of the last micro-batch's per-example gradients before clipping.
+    `generator` may be None: the noise is then the operating system's. `norms` (n,) are those of the
+    last micro-batch's per-example gradients before clipping.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, clipping: str, **kwargs: Any) -> None:
@@ -59,6 +64,12 @@ class ClippingOptimizer(DPOptimizer):
         for p, value in zip(self.params, sums, strict=True):
             p.summed_grad = value if p.summed_grad is None else p.summed_grad + value
 
+    def add_noise(self) -> None:
+        """Put the noised sum into every parameter's `grad`."""
+        for p in self.params:
+            std = self.noise_multiplier * self.max_grad_norm
+            p.grad = (p.summed_grad + gaussian(p.summed_grad, std, self.generator)).view_as(p)
+
 
 def make_optimizer(
     optimizer: torch.optim.Optimizer,
@@ -66,15 +77,15 @@ def make_optimizer(
     noise_multiplier: float,
     clip_norm: float,
     expected_batch: float,
-    generator: Generator,
+    generator: Generator | None,
     clipping: str = "flat",
 ) -> ClippingOptimizer:
     """Return Opacus's optimiser around `optimizer`.
 
     A step applies (sum of clipped per-example gradients + N(0, (noise_multiplier * clip_norm)^2))
-    / expected_batch. `expected_batch` is rate * n and never the size drawn. `generator`, on the
-    parameters' device, draws the noise and nothing else. `clipping` is a name in
-    `fedsvd.privacy.clipping.CLIPPING`.
+    / expected_batch. `expected_batch` is public and never the size drawn. `generator`, on the
+    parameters' device, draws the noise and nothing else; None takes it from the operating system.
+    `clipping` is a name in `fedsvd.privacy.clipping.CLIPPING`.
     """
     return ClippingOptimizer(
         optimizer,

@@ -1,11 +1,11 @@
 """What every client has really spent."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fedsvd.privacy.accounting import epsilon
+from fedsvd.privacy.accounting import Cost, Event, cost
 from fedsvd.privacy.plan import PrivacyPlan
 
 
@@ -14,14 +14,20 @@ class Spent:
     """The steps of one client in one round, each a Poisson-subsampled Gaussian mechanism."""
 
     round: int
-    steps: int
+    mechanism: str
     noise_multiplier: float
     sample_rate: float
+    steps: int
 
 
 @dataclass
 class Ledger:
-    """Every client's events, and the epsilon that they compose to."""
+    """Every client's events, and the epsilon that they compose to.
+
+    With unit "example" a client is charged the steps of DP-SGD that it took. With unit "client" it
+    is charged one step for each round it took part in, or, if a trusted server hides who did, for
+    each round of the run.
+    """
 
     plan: PrivacyPlan
     events: dict[int, list[Spent]] = field(default_factory=dict)
@@ -29,34 +35,60 @@ class Ledger:
     def record(self, client: int, round: int, steps: int) -> None:
         """Enter `steps` steps that client took in `round` with its planned rate and noise."""
         planned = self.plan.clients[client]
-        spent = Spent(round, steps, planned.noise_multiplier, planned.sample_rate)
+        spent = Spent(
+            round, self.plan.mechanism, planned.noise_multiplier, planned.accounted_rate, steps
+        )
         self.events.setdefault(client, []).append(spent)
 
-    def rounds(self, client: int) -> int:
-        """Return the number of rounds that the client has taken part in."""
-        return len(self.events.get(client, []))
+    def record_round(self, round: int, asked: Sequence[int], taken: Mapping[int, int]) -> None:
+        """Enter a round: `asked` took part; `taken` holds the steps that they report.
 
-    def epsilon(self, client: int, further_steps: int = 0) -> float | None:
-        """Return the epsilon spent, or after `further_steps` more steps; None without privacy."""
+        One that does not say how far it came, as its process died, is charged the whole round.
+        """
+        if self.plan.unit != "client":
+            for client in asked:
+                self.record(client, round, taken.get(client, self.plan.steps_per_round))
+            return
+        hidden = self.plan.threat_model == "trusted_server"
+        for client in range(len(self.plan.clients)) if hidden else asked:
+            self.record(client, round, 1)
+
+    def steps(self, client: int) -> int:
+        """Return the number of steps that the client has been charged."""
+        return sum(e.steps for e in self.events.get(client, []))
+
+    def cost(self, client: int, further_steps: int = 0) -> Cost | None:
+        """Return what was spent, or will be after `further_steps` more; None without privacy."""
         if not self.plan.private:
             return None
         assert self.plan.delta is not None
         assert self.plan.accountant is not None
         planned = self.plan.clients[client]
-        events = [(e.noise_multiplier, e.sample_rate, e.steps) for e in self.events.get(client, [])]
-        events.append((planned.noise_multiplier, planned.sample_rate, further_steps))
-        return epsilon(events, self.plan.delta, self.plan.accountant)
+        events: list[Event] = [
+            (e.noise_multiplier, e.sample_rate, e.steps) for e in self.events.get(client, [])
+        ]
+        events.append((planned.noise_multiplier, planned.accounted_rate, further_steps))
+        return cost(events, self.plan.delta, self.plan.accountant)
 
-    def would_exceed(self, client: int, steps: int) -> bool:
-        """Return whether `steps` more steps would take the client above its target."""
+    def epsilon(self, client: int) -> float | None:
+        """Return the epsilon that the client has spent; None without privacy."""
+        spent = self.cost(client)
+        return None if spent is None else spent.epsilon
+
+    def would_exceed(self, client: int) -> bool:
+        """Return whether another round would take the client above its target.
+
+        Without a target (the noise was given instead) the limit is what the plan stated.
+        """
         if not self.plan.private:
             return False
-        planned = self.plan.clients[client]
-        taken = sum(e.steps for e in self.events.get(client, []))
-        if taken + steps <= planned.steps_bound:
+        planned, further = self.plan.clients[client], self.plan.steps_per_round
+        if self.steps(client) + further <= planned.steps_bound:
             return False  # within what the noise was calibrated for
-        cost = self.epsilon(client, steps)
-        return cost is not None and cost > (self.plan.epsilon or math.inf)
+        if self.plan.epsilon is None:
+            return True
+        after = self.cost(client, further)
+        return after is not None and after.epsilon > self.plan.epsilon
 
     def epsilon_max(self) -> float | None:
         """Return the largest epsilon that any client has spent; None without privacy."""
@@ -66,19 +98,33 @@ class Ledger:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plan, events and epsilon of every client as JSON-ready values."""
-        clients = []
+        clients, notes = [], []
         for planned in self.plan.clients:
-            events = self.events.get(planned.client, [])
+            spent = self.cost(planned.client)
             clients.append(
                 {
                     **asdict(planned),
-                    "rounds": len(events),
-                    "steps": sum(e.steps for e in events),
-                    "epsilon": self.epsilon(planned.client),
-                    "events": [asdict(e) for e in events],
+                    "rounds": len(self.events.get(planned.client, [])),
+                    "steps": self.steps(planned.client),
+                    "epsilon": None if spent is None else spent.epsilon,
+                    "events": [asdict(e) for e in self.events.get(planned.client, [])],
                 }
             )
-        return {**self.plan.as_dict(), "epsilon_max": self.epsilon_max(), "clients": clients}
+            for what, by in (("bound", planned.accountant), ("spent", spent and spent.accountant)):
+                if by is not None and by != self.plan.accountant:
+                    notes.append(
+                        f"client {planned.client}: the {self.plan.accountant} accountant failed on "
+                        f"the epsilon {what}; {by} answered, which is an upper bound"
+                    )
+        largest = self.epsilon_max()
+        if largest is not None and not math.isfinite(largest):
+            notes.append("an infinite epsilon: no accountant could bound it")
+        return {
+            **self.plan.as_dict(),
+            "epsilon_max": largest,
+            "notes": notes,
+            "clients": clients,
+        }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over the events of `as_dict`."""

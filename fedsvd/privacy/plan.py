@@ -1,81 +1,176 @@
 """The privacy plan: what every client will do and how much noise that takes, before any step."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedsvd.errors import wrong
+from fedsvd.errors import InputError, wrong
 from fedsvd.participation import rounds_bound
-from fedsvd.privacy.accounting import epsilon, noise_multiplier
+from fedsvd.privacy.accounting import Cost, cost
+from fedsvd.privacy.calibration import noise_multipliers
 from fedsvd.settings import Settings
 
 
 @dataclass(frozen=True)
 class ClientPlan:
-    """One client's mechanism: Poisson sampling at `sample_rate`, noise sigma * clip on the sum."""
+    """What one client will do, and the mechanism that protects it.
+
+    Local batches are Poisson at `sample_rate`; their sums are divided by `expected_batch`. The
+    mechanism is at most `steps_bound` Gaussian steps (of DP-SGD with unit "example", of rounds with
+    unit "client"), each with the protected unit included at `accounted_rate`.
+    """
 
     client: int
     examples: int
     sample_rate: float
     expected_batch: float
     rounds_bound: int
+    accounted_rate: float
     steps_bound: int
     noise_multiplier: float  # 0 without privacy
     epsilon_bound: float | None  # what steps_bound steps cost; None without privacy
+    accountant: str | None  # that gave epsilon_bound: the chosen one, or RDP where it failed
 
 
 @dataclass(frozen=True)
 class PrivacyPlan:
-    """The plan of all clients."""
+    """The plan of all clients; `epsilon` is the target, None if the noise was given instead."""
 
     unit: str
+    mechanism: str  # "dp_sgd", "client_gaussian" or "none"
     epsilon: float | None
     delta: float | None
     clip_norm: float | None
+    clipping: str | None
     accountant: str | None
+    threat_model: str | None
+    public_counts: bool
+    secure_noise: bool
+    steps_per_round: int
     clients: tuple[ClientPlan, ...]
 
     @property
     def private(self) -> bool:
-        """Whether gradients are clipped per example and noised."""
+        """Whether anything is protected."""
         return self.unit != "none"
+
+    @property
+    def per_example(self) -> bool:
+        """Whether clients run DP-SGD: gradients clipped per example and noised."""
+        return self.unit == "example"
+
+    @property
+    def rounds_bound(self) -> int:
+        """The most rounds of any client."""
+        return max(c.rounds_bound for c in self.clients)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready values."""
         return asdict(self)
 
 
-def make_plan(settings: Settings, sizes: Sequence[int]) -> PrivacyPlan:
-    """Calibrate every client's noise for the most steps that it can be asked for.
+MECHANISMS = {"example": "dp_sgd", "client": "client_gaussian", "none": "none"}
 
-    `sizes[k]` is client k's number of examples n_k; its sample rate is min(1, batch_size / n_k) and
-    its bound on steps is the bound on its rounds times `training.local_steps`. Raises InputError if
-    delta is not below 1 / n_k for every client, or a budget cannot be met.
+
+def make_plan(settings: Settings, sizes: Sequence[int]) -> PrivacyPlan:
+    """Calibrate every client's noise for the most that it can be asked for.
+
+    `sizes[k]` is client k's number of examples n_k. Sample rates are batch_size / n with n = n_k if
+    `privacy.public_counts`, otherwise with the public `data.public_size` / `clients.number` for
+    all, so that nothing the server sees depends on n_k. The bound on a client's steps is the bound
+    on its rounds times the steps it takes in one. Raises InputError if delta is not below 1 / n_k
+    for every client, a count is needed and not public, or a budget cannot be met.
     """
-    privacy, training = settings.privacy, settings.training
-    most = rounds_bound(settings.clients, settings.rounds)
-    steps = most * training.local_steps
+    privacy, clients = settings.privacy, settings.clients
+    _check_delta(settings, sizes)
+    counts = _counts(settings, sizes)
+    rates = [min(1.0, settings.training.batch_size / n) for n in counts]
+    trusted = privacy.unit == "client" and privacy.threat_model == "trusted_server"
+    # A trusted server hides who took part, so every round counts for everybody, at the rate of
+    # being drawn; otherwise only the rounds that a client takes part in do, at rate 1.
+    most = settings.rounds if trusted else rounds_bound(clients, settings.rounds)
+    per_round = settings.training.local_steps if privacy.unit != "client" else 1
+    if privacy.unit == "client":
+        accounted = [clients.per_round / clients.number if trusted else 1.0] * len(sizes)
+    else:
+        accounted = rates
+    noise, costs = _noise(settings, accounted, most * per_round)
+    planned = tuple(
+        ClientPlan(
+            k, n, rates[k], rates[k] * counts[k], most, accounted[k], most * per_round,
+            noise[k], costs[k].epsilon if costs else None, costs[k].accountant if costs else None,
+        )
+        for k, n in enumerate(sizes)
+    )  # fmt: skip
     private = privacy.unit != "none"
-    if private and privacy.delta * max(sizes) >= 1:
+    return PrivacyPlan(
+        unit=privacy.unit,
+        mechanism=MECHANISMS[privacy.unit],
+        epsilon=privacy.epsilon if private else None,
+        delta=privacy.delta if private else None,
+        clip_norm=privacy.clip_norm if private else None,
+        clipping=privacy.clipping if private else None,
+        accountant=privacy.accountant if private else None,
+        threat_model=privacy.threat_model if private else None,
+        public_counts=privacy.public_counts,
+        secure_noise=privacy.secure_noise and private,
+        steps_per_round=per_round,
+        clients=planned,
+    )
+
+
+def _noise(
+    settings: Settings, rates: Sequence[float], steps: int
+) -> tuple[list[float], list[Cost]]:
+    """Return noise multipliers and what they cost, a client each; ([0, ...], []) without privacy."""
+    privacy = settings.privacy
+    if privacy.unit == "none":
+        return [0.0] * len(rates), []
+    if privacy.noise_multiplier is not None:
+        noise = [privacy.noise_multiplier] * len(rates)
+    else:
+        assert privacy.epsilon is not None
+        noise = noise_multipliers(privacy.epsilon, privacy.delta, rates, steps, privacy.accountant)
+    events = zip(noise, rates, strict=True)
+    return noise, [cost([(s, q, steps)], privacy.delta, privacy.accountant) for s, q in events]
+
+
+def _check_delta(settings: Settings, sizes: Sequence[int]) -> None:
+    privacy = settings.privacy
+    if privacy.unit == "example" and privacy.delta * max(sizes) >= 1:
         k = max(range(len(sizes)), key=lambda i: sizes[i])
         raise wrong("privacy.delta", privacy.delta, f"below 1/n = {1 / sizes[k]:.3g} (client {k})")
-    clients = []
-    for k, n in enumerate(sizes):
-        rate = min(1.0, training.batch_size / n)
-        sigma, cost = 0.0, None
-        if private:
-            assert privacy.epsilon is not None
-            args = (privacy.delta, privacy.accountant)
-            sigma = noise_multiplier(privacy.epsilon, args[0], rate, steps, args[1])
-            cost = epsilon([(sigma, rate, steps)], *args)
-        clients.append(ClientPlan(k, n, rate, rate * n, most, steps, sigma, cost))
-    if not private:
-        return PrivacyPlan("none", None, None, None, None, tuple(clients))
-    return PrivacyPlan(
-        privacy.unit,
-        privacy.epsilon,
-        privacy.delta,
-        privacy.clip_norm,
-        privacy.accountant,
-        tuple(clients),
-    )
+    if privacy.unit == "client" and privacy.delta * len(sizes) >= 1:
+        raise wrong(
+            "privacy.delta", privacy.delta, f"below 1/clients.number = {1 / len(sizes):.3g}"
+        )
+
+
+def _counts(settings: Settings, sizes: Sequence[int]) -> list[float]:
+    """Return the number of examples that each client's sample rate is made from."""
+    if settings.privacy.public_counts:
+        return [float(n) for n in sizes]
+    size = settings.data.public_size
+    if size is None:
+        if settings.privacy.unit != "example":
+            return [float(n) for n in sizes]  # rates stay inside the client
+        raise InputError(
+            "data.public_size: needed under privacy, as sample rates must not depend on how many "
+            "examples a client holds; give about how many examples all clients hold together, or "
+            "set privacy.public_counts=true to state that the counts are public"
+        )
+    size = min(size, settings.data.limit or math.inf)  # type: ignore[assignment]
+    return [max(1.0, size / settings.clients.number)] * len(sizes)
+
+
+def weighting(settings: Settings) -> str:
+    """Return how clients are weighted: "examples" or "uniform"; "auto" is decided here.
+
+    Where rates are equal for all, a client's sum already grows with what it holds.
+    """
+    if settings.clients.weighting != "auto":
+        return settings.clients.weighting
+    equal_rates = settings.data.public_size is not None and not settings.privacy.public_counts
+    private = settings.privacy.unit != "none" and not settings.privacy.public_counts
+    return "uniform" if private or equal_rates else "examples"

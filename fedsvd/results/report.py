@@ -61,7 +61,8 @@ def _epsilon(run: "Run") -> dict[str, str] | None:
         points = [(m["round"], m["epsilon"][str(client)]) for m in run.history if "epsilon" in m]
         if points:
             axis.step(*zip(*points, strict=True), where="post", lw=1.2, label=f"client {client}")
-    axis.axhline(run.ledger.plan.epsilon, color=INK, lw=1, ls="--", label="target")
+    if run.ledger.plan.epsilon is not None:
+        axis.axhline(run.ledger.plan.epsilon, color=INK, lw=1, ls="--", label="target")
     _label(axis, "round", "epsilon spent")
     axis.legend(frameon=False, fontsize=8, ncols=2)
     note = f"Composed from the steps that ran, at delta {run.ledger.plan.delta:g}."
@@ -77,7 +78,7 @@ def _norms(run: "Run") -> dict[str, str] | None:
                 rows.append((metrics["round"], quantiles, report.get("clip_fraction")))
     if not rows:
         return None
-    clipped = run.ledger.plan.private
+    clipped = run.ledger.plan.per_example
     figure, axes = _canvas(2 if clipped else 1)
     rounds = [r for r, _, _ in rows]
     axes[0].vlines(rounds, [q[0] for _, q, _ in rows], [q[2] for _, q, _ in rows], color=GREY, lw=1)

@@ -52,13 +52,13 @@ class Screen(Recorder):
         number, total = metrics["round"], run.settings.rounds
         if self._progress is not None:
             self._progress.update(self._task, completed=number, description=text)
-            if metrics.get("failed") or metrics.get("sat_out"):
+            if _trouble(metrics):
                 self._console.print(_trouble(metrics), style="yellow")
             return
         left = (time.perf_counter() - self._began) / max(number, 1) * (total - number)
         clock = f"  left {_clock(left)}" if 0 < number < total else ""
         self._console.print(f"round {number:>{len(str(total))}}/{total}  {text}{clock}")
-        if metrics.get("failed") or metrics.get("sat_out"):
+        if _trouble(metrics):
             self._console.print(_trouble(metrics))
 
     def finish(self, run: "Run", summary: Mapping[str, Any]) -> None:
@@ -112,15 +112,15 @@ def _header(console: Console, run: "Run") -> None:
         grid.add_row(*fact)
     console.print(grid)
     clients = Table(box=None, padding=(0, 2), header_style="bold")
-    for name in ("client", "examples", "labels", "rate", "rounds <=", "noise", "epsilon <="):
+    for name in ("client", "examples", "labels", "rate", "steps <=", "noise", "epsilon <="):
         clients.add_column(name, justify="left" if name == "labels" else "right")
     for planned in plan.clients:
         labels = task.labels[worker.parts[planned.client]]
         mix = np.bincount(labels, minlength=task.classes) / len(labels)
         shown = "  ".join(f"{n} {m:.0%}" for n, m in zip(task.label_names, mix, strict=True))
         clients.add_row(
-            str(planned.client), f"{planned.examples:,}", shown, f"{planned.sample_rate:.3f}",
-            str(planned.rounds_bound), _number(planned.noise_multiplier or None, ".3f"),
+            str(planned.client), f"{planned.examples:,}", shown, f"{planned.accounted_rate:.3f}",
+            str(planned.steps_bound), _number(planned.noise_multiplier or None, ".3f"),
             _number(planned.epsilon_bound, ".3f"),
         )  # fmt: skip
     console.print()
@@ -129,6 +129,13 @@ def _header(console: Console, run: "Run") -> None:
     else:
         sizes = [c.examples for c in plan.clients]
         console.print(f"{len(sizes)} clients of {min(sizes):,} to {max(sizes):,} examples")
+        if plan.private:
+            noise = [c.noise_multiplier for c in plan.clients]
+            console.print(
+                f"noise multiplier {min(noise):.3f} to {max(noise):.3f}, at most "
+                f"{max(c.steps_bound for c in plan.clients)} steps a client, epsilon at most "
+                f"{max(c.epsilon_bound or 0 for c in plan.clients):.3f}"
+            )
     console.print()
 
 
@@ -145,9 +152,17 @@ def _adapter(settings: Any) -> str:
 def _budget(plan: Any) -> str:
     if not plan.private:
         return "none"
+    what = {"dp_sgd": "DP-SGD at the clients", "client_gaussian": "noise at the server"}
+    if plan.epsilon is None:
+        most = max(c.epsilon_bound or 0 for c in plan.clients)
+        budget = f"noise multiplier {plan.clients[0].noise_multiplier:g}, costs epsilon {most:.4g}"
+    else:
+        budget = f"epsilon {plan.epsilon:g}"
     return (
-        f"DP-SGD, unit: one {plan.unit}; epsilon {plan.epsilon:g} at delta {plan.delta:g} "
-        f"({plan.accountant.upper()}), clip {plan.clip_norm:g}"
+        f"{what[plan.mechanism]}, unit: one {plan.unit}; {budget} at delta {plan.delta:g} "
+        f"({plan.accountant.upper()}), {plan.clipping.replace('_', ' ')} clip {plan.clip_norm:g}; "
+        f"counts {'public' if plan.public_counts else 'private'}, "
+        f"{plan.threat_model.replace('_', ' ')}"
     )
 
 
@@ -166,6 +181,8 @@ def _round_line(metrics: Mapping[str, Any]) -> str:
 def _trouble(metrics: Mapping[str, Any]) -> str:
     lines = [f"  client {k} {why}; left out" for k, why in metrics.get("failed", {}).items()]
     lines += [f"  client {k} has spent its budget; sits out" for k in metrics.get("sat_out", [])]
+    if metrics.get("ended"):
+        lines.append(f"  the run ends here: {metrics['ended']}")
     return "\n".join(lines)
 
 
@@ -176,10 +193,9 @@ def _number(value: float | None, form: str) -> str:
 def _spent(summary: Mapping[str, Any]) -> str:
     if summary["epsilon_max"] is None:
         return "no privacy"
-    return (
-        f"{summary['epsilon_max']:.4f} of {summary['epsilon_target']:g} "
-        f"at delta {summary['delta']:g} (largest of any client)"
-    )
+    target = f" of {summary['epsilon_target']:g}" if summary["epsilon_target"] is not None else ""
+    spent = f"{summary['epsilon_max']:.4f}{target}"
+    return f"{spent} at delta {summary['delta']:g} (largest of any client)"
 
 
 def _size(count: int) -> str:

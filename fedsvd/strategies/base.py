@@ -76,7 +76,8 @@ class Strategy(FlowerStrategy, ABC):
         assert self._state is not None
         state = self._state
         valid = sorted(
-            (r for r in replies if not r.has_error()), key=lambda r: r.metadata.src_node_id
+            (r for r in replies if not r.has_error() and ARRAYS in r.content.array_records),
+            key=lambda r: r.metadata.src_node_id,
         )
         if not valid:
             return None, None

@@ -1,0 +1,92 @@
+"""Epsilon of a noise multiplier, or the noise multiplier for an epsilon, without a run.
+
+    python -m fedsvd.privacy --sample-rate 0.1125 --steps 50 --delta 1e-5 --epsilon 1
+    python -m fedsvd.privacy --examples 1137 --batch-size 128 --steps 50 --noise-multiplier 1.6
+
+Every accountant is asked, side by side. For Gaussian noise without sampling (client-level privacy
+where it is known who takes part) give --sample-rate 1 and the number of rounds as --steps.
+"""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+
+from fedsvd.errors import InputError, one_of, wrong
+from fedsvd.privacy.accounting import ACCOUNTANTS, cost
+from fedsvd.privacy.calibration import noise_multiplier
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Answer on standard output; return 0, or 2 after one line about what is wrong."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        _check(given)
+        print(answer(given))
+    except InputError as error:
+        print(f"fedsvd.privacy: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def answer(given: argparse.Namespace) -> str:
+    """Return the table for checked arguments."""
+    rate = given.sample_rate
+    if rate is None:
+        rate = min(1.0, given.batch_size / given.examples)
+    names = list(ACCOUNTANTS) if given.accountant is None else [given.accountant]
+    lines = [f"{given.steps} steps at sample rate {rate:.6g}, delta {given.delta:g}", ""]
+    lines.append(f"{'accountant':<12}{'noise multiplier':>18}{'epsilon':>12}")
+    for name in names:
+        sigma = given.noise_multiplier
+        if sigma is None:
+            sigma = noise_multiplier(given.epsilon, given.delta, rate, given.steps, name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the row says which accountant answered
+            spent = cost([(sigma, rate, given.steps)], given.delta, name)
+        by = "" if spent.accountant == name else f"  ({name} failed; {spent.accountant}'s bound)"
+        lines.append(f"{name:<12}{sigma:>18.6g}{spent.epsilon:>12.6g}{by}")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m fedsvd.privacy",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--sample-rate", type=float, help="probability that an example is in a step's batch")
+    add("--examples", type=int, help="n; with --batch-size in place of --sample-rate")
+    add("--batch-size", type=float, help="expected batch; the rate is batch size / examples")
+    add("--steps", type=int, required=True, help="most steps of one client (rounds x local steps)")
+    add("--delta", type=float, default=1e-5, help="default: 1e-5")
+    add("--epsilon", type=float, help="target: the least noise multiplier is found")
+    add("--noise-multiplier", type=float, help="given: its epsilon is found")
+    add("--accountant", help=f"one of {', '.join(ACCOUNTANTS)}; default: all")
+    return parser
+
+
+def _check(given: argparse.Namespace) -> None:
+    by_counts = given.examples is not None or given.batch_size is not None
+    if (given.sample_rate is None) != by_counts:
+        raise InputError("--sample-rate: give either it, or --examples and --batch-size")
+    if by_counts and (given.examples is None or given.batch_size is None):
+        raise InputError("--examples, --batch-size: both are needed for a rate")
+    if (given.epsilon is None) == (given.noise_multiplier is None):
+        raise InputError("--epsilon, --noise-multiplier: give one of the two")
+    if given.sample_rate is not None and not 0 < given.sample_rate <= 1:
+        raise wrong("--sample-rate", given.sample_rate, "above 0 and at most 1")
+    if not 0 < given.delta < 1:
+        raise wrong("--delta", given.delta, "between 0 and 1")
+    if given.accountant is not None and given.accountant not in ACCOUNTANTS:
+        raise one_of("--accountant", given.accountant, ACCOUNTANTS)
+    for name in ("steps", "examples", "batch_size", "epsilon", "noise_multiplier"):
+        value = getattr(given, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise wrong(f"--{name.replace('_', '-')}", value, "a number above 0")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
