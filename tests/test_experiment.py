@@ -104,6 +104,17 @@ def test_bytes_are_those_of_what_the_strategy_sends(done, tmp_path):
         ["model.head=frozen_random"],
         ["strategy._target_=flwr.serverapp.strategy.FedTrimmedAvg"],
         ["clients.participation=poisson", "rounds=3"],
+        ["privacy=client_level"],
+        ["privacy=client_level", "strategy=ffa", "privacy.clip_quantile=0.5"],
+        [
+            "privacy=client_level",
+            "strategy=fedavg",
+            "privacy.threat_model=trusted_server",
+            "clients.participation=poisson",
+            "rounds=3",
+        ],
+        ["privacy.public_counts=true", "privacy.clipping=per_layer"],
+        ["privacy.clipping=automatic", "privacy.secure_noise=true"],
     ],
     ids=lambda o: " ".join(o),
 )
@@ -148,23 +159,46 @@ def test_adapter_and_classifier_give_the_runs_outputs(init, tmp_path):
     ]
 
 
+def test_a_run_ends_when_no_client_may_take_part(tmp_path):
+    summary = run(tmp_path / "x", "rounds=6", "clients.max_rounds=1", "recorder.evaluate_every=9")
+    assert summary["rounds_completed"] == 2
+    assert summary["ended"] == "no client may take part in another round"
+    assert np.isfinite(summary["loss"])
+    assert summary["epsilon_max"] <= 1
+
+
+def test_given_noise_states_its_cost_and_is_not_exceeded(tmp_path):
+    summary = run(
+        tmp_path / "x", "privacy.noise_multiplier=0.9", "privacy.epsilon=null", "rounds=3",
+        "clients.participation=uniform",
+    )  # fmt: skip
+    ledger = json.loads((tmp_path / "x" / "privacy.json").read_text())
+    assert {c["noise_multiplier"] for c in ledger["clients"]} == {0.9}
+    assert 0 < summary["epsilon_max"] <= max(c["epsilon_bound"] for c in ledger["clients"])
+    assert summary["epsilon_target"] is None
+
+
 def test_tensorboard_writes_events(tmp_path):
     run(tmp_path / "x", "recorder=tensorboard", "rounds=1")
     assert list((tmp_path / "x" / "tensorboard").glob("events*"))
 
 
-def test_a_client_that_fails_is_left_out_and_charged(tmp_path, monkeypatch):
+def test_a_client_that_fails_is_left_out_and_charged_what_it_took(tmp_path, monkeypatch):
     from fedsvd.client import app
 
     real = app.train_locally
 
-    def sometimes(worker, state, client, round):
+    def sometimes(worker, state, client, round, steps):
+        result = real(worker, state, client, round, steps)
         if client == 2:
+            del steps[1:]  # as if it had failed in its second step
             raise RuntimeError("out of memory")
-        return real(worker, state, client, round)
+        return result
 
     monkeypatch.setattr(app, "train_locally", sometimes)
     summary = run(tmp_path / "x")
     assert summary["failures"] == 1
     ledger = json.loads((tmp_path / "x" / "privacy.json").read_text())
-    assert ledger["clients"][2]["steps"] == 2
+    assert ledger["clients"][2]["steps"] == 1
+    lines = [json.loads(x) for x in (tmp_path / "x" / "metrics.jsonl").read_text().splitlines()]
+    assert {"2": "failed: RuntimeError: out of memory"} in [x.get("failed") for x in lines]

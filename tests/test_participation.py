@@ -10,7 +10,7 @@ def schedule(clients, rounds, seed):
     taken = [0] * clients.number
     drawn = []
     for round in range(1, rounds + 1):
-        chosen = participants(clients, rounds, seed, round, taken)
+        chosen = participants(clients, rounds_bound(clients, rounds), seed, round, taken).clients
         for k in chosen:
             taken[k] += 1
         drawn.append(chosen)
@@ -48,6 +48,13 @@ def test_draws_are_uniform_over_clients(kind):
     counts = [0] * 6
     clients = ClientSettings(6, 3, kind)
     for seed in range(600):
-        for k in participants(clients, 1000, seed, 1, [0] * 6):
+        for k in participants(clients, 1000, seed, 1, [0] * 6).clients:
             counts[k] += 1
     assert all(abs(c / 600 - 0.5) < 0.1 for c in counts)
+
+
+def test_who_is_at_the_bound_is_named_and_its_place_stays_empty():
+    clients = ClientSettings(6, 6, "uniform")
+    draw = participants(clients, 2, 0, 1, [0, 1, 2, 3, 0, 2])
+    assert draw.clients == [0, 1, 4]
+    assert draw.at_bound == [2, 3, 5]

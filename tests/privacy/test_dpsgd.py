@@ -36,7 +36,9 @@ def brute_force(model, inputs, labels, clip):
     return total, norms
 
 
-def one_step(model, inputs, labels, groups, *, clip, sigma=0.0, lr=1.0, expected=1.0, seed=0):
+def one_step(
+    model, inputs, labels, groups, *, clip, sigma=0.0, lr=1.0, expected=1.0, seed=0, clipping="flat"
+):
     hooks = attach_hooks(model)
     optimizer = make_optimizer(
         torch.optim.SGD(model.trainable().values(), lr=lr),
@@ -44,6 +46,7 @@ def one_step(model, inputs, labels, groups, *, clip, sigma=0.0, lr=1.0, expected
         clip_norm=clip,
         expected_batch=expected,
         generator=torch.Generator().manual_seed(seed),
+        clipping=clipping,
     )
     before = {n: p.detach().clone() for n, p in model.trainable().items()}
     report = dp_step(optimizer, groups, losses_of(model, inputs, labels))
