@@ -51,7 +51,9 @@ def make_client_app(settings: Settings) -> ClientApp:
         except InputError:
             raise
         except Exception as error:  # the steps that were taken count, whatever ended them
-            reason = "".join(traceback.format_exception_only(error)).strip()
+            reason = type(error).__name__  # its message can quote data
+            if settings.privacy.diagnostics:
+                reason = "".join(traceback.format_exception_only(error)).strip()
             report = ConfigRecord({"steps": len(steps), FAILED: reason})
             return Message(RecordDict({REPORT: report}), reply_to=message)
         sent = {name: result.state.tensors()[name] for name in worker.model.trainable()}

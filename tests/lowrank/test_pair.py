@@ -48,3 +48,12 @@ def test_inner_norm_and_singular_values_match_the_dense_product():
     assert float(norm(x)) == pytest.approx(float(dense_x.norm()), rel=1e-6)
     expected = torch.linalg.svdvals(dense_x)[:2]
     assert torch.allclose(singular_values(x), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("clients", [1, 3])
+def test_equal_clients_that_differ_from_the_start_are_taken_over(clients):
+    start = AdapterState({"q": LowRank(torch.randn(2, 5), torch.zeros(4, 2))})
+    one = start.update({"q.B": torch.randn(4, 2)})
+    mean = average([one] * clients, [1.0] * clients, into=start)
+    torch.testing.assert_close(mean.factors["q"].B, one.factors["q"].B)
+    assert mean.factors["q"].A is start.factors["q"].A  # nobody trained it
