@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch import Tensor
 from fedsvd import records
 from fedsvd.client.app import make_client_app
 from fedsvd.client.worker import Worker, get_worker
-from fedsvd.engines.inline import SERVER_NODE, InlineGrid
+from fedsvd.engines.base import SERVER_NODE, Engine
+from fedsvd.engines.inline import InlineGrid
 from fedsvd.lowrank import AdapterState, singular_values
 from fedsvd.participation import participants
 from fedsvd.privacy.client_level import ClientMechanism, make_mechanism, release
@@ -22,6 +24,7 @@ from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.results.recorder import Recorder
 from fedsvd.settings import Settings
 from fedsvd.strategies.base import Strategy
+from fedsvd.strategies.build import factors_of
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Run:
     settings: Settings
     worker: Worker
     strategy: FlowerStrategy
-    grid: InlineGrid
+    grid: Engine
     ledger: Ledger
     state: AdapterState
     client_level: ClientMechanism | None = None
@@ -44,7 +47,7 @@ class Run:
 def prepare(settings: Settings, strategy: FlowerStrategy) -> Run:
     """Build data, plan, model, grid and ledger; everything that can be refused is refused here."""
     worker = get_worker(settings)
-    grid = InlineGrid(make_client_app(settings), settings.clients.number)
+    grid = make_grid(settings, worker)
     if isinstance(strategy, Strategy):
         strategy.device = worker.device
     run = Run(settings, worker, strategy, grid, Ledger(worker.plan), worker.initial)
@@ -52,6 +55,17 @@ def prepare(settings: Settings, strategy: FlowerStrategy) -> Run:
     if worker.plan.unit == "client":
         run.client_level = make_mechanism(settings, worker.plan.clients[0].noise_multiplier)
     return run
+
+
+def make_grid(settings: Settings, worker: Worker) -> Engine:
+    """Return the configured engine for a run's clients."""
+    if settings.engine.name == "inline":
+        return InlineGrid(make_client_app(settings), settings.clients.number)
+    from fedsvd.engines.ray import RayGrid, worker_settings  # Ray is slow to import
+
+    told = worker_settings(settings, factors_of(settings))
+    costs = [c.sample_rate * c.examples for c in worker.plan.clients]
+    return RayGrid(partial(make_client_app, told), settings.clients.number, settings.engine, costs)
 
 
 def train(run: Run, recorder: Recorder) -> dict[str, Any]:

@@ -121,6 +121,7 @@ def execute(config: Any, folder: Path, overrides: list[str]) -> dict[str, Any]:
         return train(run, recorder)
     finally:
         screen.close()
+        run.grid.close()
 
 
 def _quiet() -> None:

@@ -273,9 +273,18 @@ class EngineSettings:
 
     name: str
     threads: int | None = None
+    workers: int | None = None  # of engine=ray; null: as many as fit
+    num_cpus: float = 1.0  # of a worker
+    num_gpus: float = 0.0
+    address: str | None = None  # of a running cluster; null: RAY_ADDRESS, or one is started
 
     def __post_init__(self) -> None:
-        _choice("engine.name", self.name, ("inline",))
+        _choice("engine.name", self.name, ("inline", "ray"))
+        if self.workers is not None:
+            _at_least("engine.workers", self.workers, 1)
+        for key in ("num_cpus", "num_gpus"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise wrong(f"engine.{key}", getattr(self, key), "0 or more")
         if self.threads is not None:
             _at_least("engine.threads", self.threads, 1)
 

@@ -2,29 +2,11 @@
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fedsvd.engines.inline import InlineGrid
-
-
-def adding_app(fail=None):
-    app = ClientApp()
-
-    @app.train()
-    def train(message, context):
-        k = context.node_config["partition-id"]
-        if k == fail:
-            raise RuntimeError("no")
-        x = message.content["arrays"]["x"].numpy()
-        seen = context.state.get("seen", MetricRecord({"n": 0}))
-        context.state["seen"] = MetricRecord({"n": seen["n"] + 1})
-        arrays = ArrayRecord({"x": Array(x + k)})
-        metrics = MetricRecord({"num-examples": 1, "seen": context.state["seen"]["n"]})
-        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
-
-    return app
+from tests.engines.apps import adding_app
 
 
 @pytest.mark.filterwarnings("ignore")

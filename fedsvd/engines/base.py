@@ -1,0 +1,102 @@
+"""What an engine is: a Flower grid whose nodes are a run's clients."""
+
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.user_config import UserConfig
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+RUN_ID, SERVER_NODE = 1, 1
+
+
+class Engine(Grid, ABC):
+    """Clients 0..n-1 as nodes of the same ids; an engine decides where they execute.
+
+    Unmodified ServerApps, ClientApps and strategies run on it. `invite` sets the nodes that
+    `get_node_ids` shows, which is how a round's participants reach any strategy. Each client's
+    context, and in it its state, lives as long as the grid. A client that raises is answered for by
+    a message with an error, as Flower does. An engine never changes a result.
+    """
+
+    def __init__(self, clients: int) -> None:
+        claim_identity()
+        self._contexts = [new_context(k, clients) for k in range(clients)]
+        self._invited: Sequence[int] = range(clients)
+        self._replies: dict[str, Message] = {}
+        self._run = Run.create_empty(RUN_ID)
+
+    @abstractmethod
+    def execute(self, messages: Sequence[Message]) -> list[Message]:
+        """Run every message's client and return the replies, in the order of the messages."""
+
+    def close(self) -> None:
+        """Give back what the engine holds outside this process; the default holds nothing."""
+
+    def invite(self, clients: Sequence[int]) -> None:
+        """Show only these clients to the strategy, until the next call."""
+        self._invited = list(clients)
+
+    def set_run(self, run: Run) -> None:
+        """Take the run that this grid serves."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run that this grid serves."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Return a new message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of the invited nodes."""
+        return list(self._invited)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Execute the messages and keep the replies; return the messages' ids."""
+        given = list(messages)
+        for message in given:
+            message.metadata.__dict__["_message_id"] = uuid.uuid4().hex
+        ids = [message.metadata.message_id for message in given]
+        self._replies.update(zip(ids, self.execute(given), strict=True))
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return, once, the replies to the messages of these ids."""
+        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Execute the messages and return their replies, in the same order."""
+        return self.pull_messages(self.push_messages(messages))
+
+
+def claim_identity() -> None:
+    """Let messages be made in this process: Flower asks who the task is that makes them."""
+    TaskIdentity.task_id = RUN_ID
+    TaskIdentity.run_id = RUN_ID
+    TaskIdentity.node_id = SERVER_NODE
+
+
+def new_context(client: int, clients: int) -> Context:
+    """Return the context that a client starts with."""
+    config: UserConfig = {"partition-id": client, "num-partitions": clients}
+    return Context(RUN_ID, client, config, RecordDict(), {})
+
+
+def error_reply(message: Message, reason: str) -> Message:
+    """Return the answer for a client that could not give one."""
+    return Message(Error(code=1, reason=reason), reply_to=message)

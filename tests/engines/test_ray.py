@@ -1,0 +1,127 @@
+"""The Ray engine on real clusters of this machine: one started here, and one of two nodes joined."""
+
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+import ray
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+
+from fedsvd.engines.ray import RayGrid, room_for
+from fedsvd.errors import InputError
+from fedsvd.experiment import make_grid, one_round, prepare
+from fedsvd.settings import EngineSettings
+from fedsvd.strategies.build import build_strategy
+from tests.conftest import SMALL, compose_settings
+from tests.engines.apps import adding_app
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of one CPU each, that the engine joins and must leave running."""
+    from ray.cluster_utils import Cluster
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own advice
+        nodes = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        )
+        nodes.add_node(num_cpus=1)
+        ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def messages(clients):
+    content = RecordDict({"arrays": ArrayRecord({"x": Array(np.zeros(3))})})
+    return [Message(content, k, "train") for k in clients]
+
+
+def test_clients_answer_in_order_from_workers_on_both_nodes(cluster):
+    settings = EngineSettings("ray")
+    assert room_for(settings) == 2
+    grid = RayGrid(partial(adding_app, fail=2), 6, settings, [1.0] * 6)
+    for round in (1, 2):
+        replies = list(grid.send_and_receive(messages([0, 2, 5])))
+        assert [r.metadata.src_node_id for r in replies] == [0, 2, 5]
+        assert replies[1].has_error()
+        assert "RuntimeError: no" in replies[1].error.reason
+        for k, reply in ((0, replies[0]), (5, replies[2])):
+            np.testing.assert_allclose(reply.content["arrays"]["x"].numpy(), k)
+            assert reply.content["metrics"]["seen"] == round  # state lives across rounds
+    processes = {
+        r.content["metrics"]["process"] for r in grid.send_and_receive(messages([0, 1, 3, 4, 5]))
+    }
+    assert len(processes) == 2
+    again = {r.content["metrics"]["process"] for r in grid.send_and_receive(messages([0, 1, 3]))}
+    assert again <= processes  # workers are kept
+    grid.close()
+    assert ray.is_initialized()  # not ours, so it goes on
+    assert ray.cluster_resources()["CPU"] == 2
+
+
+def test_a_dead_worker_is_replaced_and_its_client_answers(cluster, tmp_path):
+    make = partial(adding_app, die=1, marks=str(tmp_path))
+    grid = RayGrid(make, 4, EngineSettings("ray"), [1.0] * 4)
+    replies = list(grid.send_and_receive(messages([0, 1, 2, 3])))
+    assert (tmp_path / "died").exists()
+    for k, reply in enumerate(replies):
+        np.testing.assert_allclose(reply.content["arrays"]["x"].numpy(), k)
+    grid.close()
+
+
+def test_a_cluster_too_small_for_a_worker_is_refused_at_once(cluster):
+    with pytest.raises(InputError, match=r"a worker needs 3 CPUs.*engine\.num_cpus"):
+        RayGrid(adding_app, 2, EngineSettings("ray", num_cpus=3), [1.0] * 2)
+    with pytest.raises(InputError, match=r"1 GPUs"):
+        RayGrid(adding_app, 2, EngineSettings("ray", num_gpus=1), [1.0] * 2)
+    assert room_for(EngineSettings("ray", workers=1)) == 1
+
+
+def test_the_longest_go_first(cluster):
+    grid = RayGrid(adding_app, 4, EngineSettings("ray", workers=1), [3.0, 1.0, 7.0, 2.0])
+    sent = []
+    real = grid._send
+
+    def record(message, content, position):
+        sent.append(message.metadata.dst_node_id)
+        real(message, content, position)
+
+    grid._send = record
+    list(grid.send_and_receive(messages([0, 1, 2, 3])))
+    assert sent == [2, 0, 3, 1]
+    grid.close()
+
+
+def digest(*overrides, kill=False):
+    settings = compose_settings(*SMALL, *overrides)
+    run = prepare(settings, build_strategy(settings.strategy))
+    for number in (1, 2):
+        if kill and number == 2:
+            ray.kill(run.grid._idle[0])
+        one_round(run, number)
+    run.grid.close()
+    return run.state.digest(), run.ledger.as_dict()
+
+
+def test_the_same_bits_as_inline_also_after_a_worker_was_killed(cluster):
+    expected = digest("engine.threads=1")
+    assert digest("engine=ray", "engine.workers=1") == expected
+    assert digest("engine=ray", "engine.workers=2", kill=True) == expected
+
+
+def test_a_local_ray_is_started_and_stopped(cluster):
+    # Last in the module: the fixture's connection is given up for it.
+    ray.shutdown()
+    settings = compose_settings(*SMALL, "engine=ray")
+    worker = prepare(compose_settings(*SMALL), build_strategy(settings.strategy)).worker
+    grid = make_grid(settings, worker)
+    assert ray.is_initialized()
+    grid.close()
+    assert not ray.is_initialized()
+    with pytest.raises(InputError, match=r"engine\.address: '127\.0\.0\.1:1'"):
+        RayGrid(adding_app, 2, EngineSettings("ray", address="127.0.0.1:1"), [1.0] * 2)
