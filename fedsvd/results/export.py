@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fedsvd.adapters.initial import ABSORBED
-from fedsvd.lowrank import AdapterState, LowRank
+from fedsvd.lowrank import AdapterState, difference
 
 if TYPE_CHECKING:
     from fedsvd.client.worker import Worker
@@ -50,11 +49,6 @@ def export_adapter(worker: "Worker", state: AdapterState, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def difference(x: LowRank, y: LowRank) -> LowRank:
-    """Return a pair whose product is B_x A_x - B_y A_y, of the sum of the ranks."""
-    return LowRank(torch.cat([x.A, y.A]), torch.cat([x.B, -y.B], dim=1))
 
 
 def export_classifier(worker: "Worker", state: AdapterState, folder: Path) -> None:
