@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from flwr.supercore import log
 
-from fedsvd.lowrank import AdapterState
+from fedsvd.lowrank import AdapterState, average
 from fedsvd.records import ARRAYS, CONFIG, WEIGHT, arrays_of, from_record, metrics_of, to_record
 
 
@@ -28,12 +28,21 @@ class Update:
     state: AdapterState
 
 
+def weighted_mean(state: AdapterState, updates: Sequence[Update]) -> AdapterState:
+    """Return `state` with every trained tensor replaced by its mean sum p_k x_k over the clients."""
+    return average([u.state for u in updates], [u.weight for u in updates], into=state)
+
+
 class Strategy(FlowerStrategy, ABC):
     """A server-side aggregation rule.
 
     An author writes `aggregate` and, if the defaults do not fit, says which factors the clients
     train and send (`trains`) and which they must be sent because they cannot derive them
-    (`broadcasts`): subsets of "A" and "B". A head that trains travels both ways.
+    (`broadcasts`): subsets of "A", "B" and "W", the update of a layer's frozen weight. A head that
+    trains travels both ways.
+
+    What `aggregate` claims of itself is declared below and measured by
+    `fedsvd.testing.check_strategy`. A constructor may set a claim that depends on its options.
 
     It is a Flower strategy whose arrays are the whole state, so it works in Flower's own loop too.
     All nodes of the grid take part; an engine's grid shows those of the round.
@@ -41,6 +50,16 @@ class Strategy(FlowerStrategy, ABC):
 
     trains: ClassVar[tuple[str, ...]] = ("B",)
     broadcasts: ClassVar[tuple[str, ...]] = ("A", "B")
+    # Whether it uses only what clients released, the state and public data. One that does not is
+    # refused under privacy.
+    post_processing: ClassVar[bool] = True
+    # Whether it relies on all clients holding the A that they were sent.
+    needs_equal_A: ClassVar[bool] = False
+
+    exact: bool = False  # the new W + B A is the old W plus the weighted mean of the B_k A_k
+    weighted: bool = True  # a client is worth as much as two alike it of half its weight
+    idempotent: bool = True  # where all clients send the same, the new W + B A is theirs
+    fixed_point: bool = True  # where no client changed anything, W + B A stays
 
     device: torch.device | str = "cpu"  # where `aggregate` sees its tensors
     _state: AdapterState | None = None  # of the round that is under way

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar, final
 
-from fedsvd.lowrank import AdapterState, average
-from fedsvd.strategies.base import Strategy, Update
+from fedsvd.lowrank import AdapterState
+from fedsvd.strategies.base import Strategy, Update, weighted_mean
 
 
 @final
@@ -19,4 +19,4 @@ class FedAvg(Strategy):
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
         """Return the weighted mean of both factors."""
-        return average([u.state for u in updates], [u.weight for u in updates], into=state)
+        return weighted_mean(state, updates)
