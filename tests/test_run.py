@@ -43,6 +43,7 @@ BAD = [
     (["strategy._target_=fedsvd.strategies.Strategy"], "lacks the method aggregate"),
     (["strategy.period=0"], "strategy.period: 0 is not allowed"),
     (["strategy=ffa", "+strategy.period=2"], "strategy.period: 'period' is not allowed"),
+    (["strategy=geometric_median", "training.factors=AB"], "training.factors: 'AB' is not allowed"),
     (["rounds=2=3"], ""),
 ]
 

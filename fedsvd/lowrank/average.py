@@ -27,10 +27,15 @@ def average(
     total = float(sum(weights))
     if min(weights) < 0 or not 0 < total < float("inf"):
         raise ValueError(f"weights must be >= 0 with a positive finite sum; got {list(weights)}")
-    named = [state.tensors() for state in states]
+    base = into or states[0]
+    named, start = [state.tensors() for state in states], base.tensors()
     means: dict[str, Tensor] = {}
     for dtype in {t.dtype for t in named[0].values()}:
-        like = {n: t for n, t in named[0].items() if t.dtype == dtype and not _same(n, named)}
+        like = {
+            n: t
+            for n, t in named[0].items()
+            if t.dtype == dtype and not _untouched(n, start, named)
+        }
         if not like:
             continue
         # One long vector a state: many small sums would cost more than their bytes.
@@ -40,9 +45,11 @@ def average(
             mean.add_(torch.cat([tensors[n].reshape(-1) for n in like]), alpha=weight / total)
         split = mean.to(dtype).split([len(p) for p in parts])
         means.update({n: p.view(like[n].shape) for n, p in zip(like, split, strict=True)})
-    return (into or states[0]).update(means)
+    return base.update(means)
 
 
-def _same(name: str, named: Sequence[Mapping[str, Tensor]]) -> bool:
-    """Return whether a tensor is one object in all states: nobody trained it, so it stays."""
-    return all(tensors[name] is named[0][name] for tensors in named)
+def _untouched(
+    name: str, start: Mapping[str, Tensor], named: Sequence[Mapping[str, Tensor]]
+) -> bool:
+    """Return whether all states hold the very tensor of the start: nobody trained it."""
+    return all(tensors[name] is start[name] for tensors in named)

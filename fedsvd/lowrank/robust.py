@@ -37,8 +37,9 @@ def geometric_median(gram: Tensor, weights: Tensor, tolerance: float, steps: int
 def weighted_median(x: Tensor, weights: Tensor) -> Tensor:
     """Return, along the last axis, the smallest entry with half of the weight at or below it."""
     order = x.argsort(dim=-1)
+    # Sums of equal weights differ in their last digits; a tie at one half must stay one.
     below = weights.expand_as(x).gather(-1, order).cumsum(-1)
-    first = (below < 0.5 * below[..., -1:] * (1 - 1e-12)).sum(-1, keepdim=True)
+    first = (below < 0.5 * below[..., -1:] * (1 - 1e-9)).sum(-1, keepdim=True)
     return x.gather(-1, order).gather(-1, first).squeeze(-1)
 
 
@@ -60,7 +61,7 @@ def rank_one(
     residual = X - a[:, None]
     every = p.expand_as(X).reshape(-1)
     sigma2 = (1.4826 * weighted_median(residual.abs().reshape(-1), every)) ** 2
-    floor = 1e-24 * X.square().mean()
+    floor = 1e-24 * (p * X.square()).sum() / len(a)
     correction = alpha / (1 + alpha) ** 1.5
     for _ in range(steps):
         sigma2 = sigma2.clamp_min(floor)
@@ -72,8 +73,9 @@ def rank_one(
         w = p * torch.exp(-alpha * error / (2 * sigma2))
         left = w.sum() - len(a) * correction
         sigma2 = (w * error).sum() / left if left > 0 else sigma2
-        change = (a[:, None] * b - before).norm()
-        if change <= tolerance * before.norm():
+        # Weighted too, so that a client in two halves ends the iteration at the same step.
+        change = (p * (a[:, None] * b - before).square()).sum()
+        if change <= tolerance**2 * (p * before.square()).sum():
             break
     return a, b
 

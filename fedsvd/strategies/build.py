@@ -7,7 +7,7 @@ from typing import Any
 
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
-from fedsvd.errors import InputError, nearest, one_of
+from fedsvd.errors import InputError, nearest, one_of, wrong
 from fedsvd.settings import Settings, StrategySettings
 from fedsvd.strategies.base import Strategy
 
@@ -57,6 +57,29 @@ def factors_of(settings: Settings) -> tuple[str, ...]:
         return tuple(settings.training.factors)
     found = find_class(settings.strategy.target)
     return found.trains if issubclass(found, Strategy) else ("B",)
+
+
+def check_use(settings: Settings) -> None:
+    """Raise InputError if the strategy cannot be used under these settings.
+
+    Under privacy a server step must be post-processing of what clients released; and one that relies
+    on equal A cannot have clients train A.
+    """
+    found = find_class(settings.strategy.target)
+    if not issubclass(found, Strategy):
+        return
+    if settings.privacy.unit != "none" and not found.post_processing:
+        raise InputError(
+            f"strategy: the server step of {settings.strategy.target} uses more than what clients "
+            f"released (post_processing is False), so privacy.unit={settings.privacy.unit} would not "
+            "hold; use privacy=none or another strategy"
+        )
+    if found.needs_equal_A and "A" in factors_of(settings):
+        raise wrong(
+            "training.factors",
+            settings.training.factors,
+            f"'auto' or 'B' with {settings.strategy.target}, whose clients must hold one A",
+        )
 
 
 def build_strategy(settings: StrategySettings, given: Collection[str] = ()) -> FlowerStrategy:
