@@ -14,7 +14,7 @@ from fedsvd import records
 from fedsvd.client.app import make_client_app
 from fedsvd.client.worker import Worker, get_worker
 from fedsvd.engines.inline import SERVER_NODE, InlineGrid
-from fedsvd.lowrank import AdapterState, singular_values
+from fedsvd.lowrank import AdapterState, spectra
 from fedsvd.participation import participants
 from fedsvd.privacy.client_level import ClientMechanism, make_mechanism, release
 from fedsvd.privacy.ledger import Ledger
@@ -159,10 +159,15 @@ def _global_arrays(run: Run) -> ArrayRecord:
 
 
 def _tensors(run: Run, arrays: ArrayRecord) -> dict[str, Any]:
-    """Return aggregated arrays as tensors in the dtypes and on the device of the state."""
+    """Return aggregated arrays as tensors in the dtypes and on the device of the state.
+
+    A strategy may add tensors that the state did not have (see `AdapterState.update`).
+    """
     like = run.state.tensors()
     found = records.from_record(arrays, run.worker.device)
-    return {n: t.to(like[n].dtype).reshape(like[n].shape) for n, t in found.items()}
+    return {
+        n: t.to(like[n].dtype).reshape(like[n].shape) if n in like else t for n, t in found.items()
+    }
 
 
 def _train_metrics(run: Run, reports: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
@@ -191,7 +196,6 @@ def finish(run: Run, recorder: Recorder, started: float) -> dict[str, Any]:
     settings, task = run.settings, run.worker.task
     test = run.worker.evaluate(run.state, task.test) if len(task.test) else {}
     scored = [m for m in run.history if "accuracy" in m]
-    spectra = {k: singular_values(p).tolist() for k, p in run.state.factors.items()}
     summary = {
         "strategy": settings.strategy.target,
         "adapter": settings.adapter.name if settings.adapter.name == "none" else
@@ -217,7 +221,7 @@ def finish(run: Run, recorder: Recorder, started: float) -> dict[str, Any]:
         "precision": run.worker.precision,
         "device": str(run.worker.device),
         "state_digest": run.state.digest(),
-        "singular_values": spectra,
+        "singular_values": spectra(run.state),
         "seconds": time.perf_counter() - started,
     }  # fmt: skip
     recorder.finish(run, summary)
