@@ -45,8 +45,11 @@ def check_strategy(cls: type[Strategy], **options: Any) -> None:
         check(name, cls, options)
 
 
-def make_state(seed: int = 0, dtype: torch.dtype = torch.float64, round: int = 2) -> AdapterState:
-    """Return a state of random factors of rank 3 and a head, in the middle of a run."""
+def make_state(seed: int = 0, dtype: torch.dtype = torch.float64, round: int = 12) -> AdapterState:
+    """Return a state of random factors of rank 3 and a head, in the middle of a run.
+
+    What happens every 2, 3, 4 or 6 rounds happens in round 12.
+    """
     g = torch.Generator().manual_seed(seed)
     factors = {
         layer: LowRank(_draw((RANK, d_in), g).to(dtype), _draw((d_out, RANK), g).to(dtype))
@@ -57,13 +60,13 @@ def make_state(seed: int = 0, dtype: torch.dtype = torch.float64, round: int = 2
 
 
 def make_updates(
-    cls: type[Strategy], state: AdapterState, weights: Sequence[float] = WEIGHTS, seed: int = 1
+    rule: Strategy, state: AdapterState, weights: Sequence[float] = WEIGHTS, seed: int = 1
 ) -> list[Update]:
-    """Return updates of clients that each moved what `cls` has them send in the state's round."""
+    """Return updates of clients that each moved what `rule` has them send in the state's round."""
     g = torch.Generator().manual_seed(seed)
     updates = []
     for k, weight in enumerate(weights):
-        moved = {n: t + 0.5 * _draw(t.shape, g).to(t.dtype) for n, t in _sent(cls, state).items()}
+        moved = {n: t + 0.5 * _draw(t.shape, g).to(t.dtype) for n, t in _sent(rule, state).items()}
         updates.append(Update(k, weight, state.update(moved)))
     return updates
 
@@ -86,14 +89,15 @@ def _draw(shape: Sequence[int], generator: Generator) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def _sent(cls: type[Strategy], state: AdapterState) -> dict[str, Tensor]:
-    return state.select((*cls.trains, "extra"))
+def _sent(rule: Strategy, state: AdapterState) -> dict[str, Tensor]:
+    kinds = [kind for kind in rule.trains_in(state.round) if kind not in rule.keeps]
+    return state.select((*kinds, "extra"))
 
 
 def _form(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
     for dtype in (torch.float64, torch.float32):
-        state = make_state(dtype=dtype)
-        new = cls(**options).aggregate(state, make_updates(cls, state))
+        rule, state = cls(**options), make_state(dtype=dtype)
+        new = rule.aggregate(state, make_updates(rule, state))
         assert isinstance(new, AdapterState), f"{name} returns no AdapterState."
         assert list(new.factors) == list(state.factors), f"{name} loses or reorders layers."
         assert set(new.extra) == set(state.extra), f"{name} loses or adds tensors of the head."
@@ -113,11 +117,11 @@ def _form(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 
 def _arguments(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    state = make_state()
-    updates = make_updates(cls, state)
+    rule, state = cls(**options), make_state()
+    updates = make_updates(rule, state)
     given = [state, *(u.state for u in updates)]
     before, randomness = [s.digest() for s in given], torch.random.get_rng_state()
-    first = cls(**options).aggregate(state, updates)
+    first = rule.aggregate(state, updates)
     assert [s.digest() for s in given] == before, f"{name} changes tensors that it was given."
     untouched = torch.equal(torch.random.get_rng_state(), randomness)
     again = cls(**options).aggregate(state, updates)
@@ -126,9 +130,9 @@ def _arguments(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 
 def _order(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    state = make_state()
-    updates = make_updates(cls, state)
-    there = cls(**options).aggregate(state, updates)
+    rule, state = cls(**options), make_state()
+    updates = make_updates(rule, state)
+    there = rule.aggregate(state, updates)
     turned = [updates[i] for i in (2, 0, 3, 1)]
     back = cls(**options).aggregate(state, [replace(u, client=k) for k, u in enumerate(turned)])
     assert distance(back, there) < TOLERANCE, f"{name} depends on the order of the clients."
@@ -136,7 +140,7 @@ def _order(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 def _weights(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
     rule, state = cls(**options), make_state()
-    updates = make_updates(cls, state)
+    updates = make_updates(rule, state)
     last = updates[-1]
     halves = [Update(k, last.weight / 2, last.state) for k in (3, 4)]
     whole = rule.aggregate(state, updates)
@@ -147,7 +151,7 @@ def _weights(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 def _equal(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
     rule, state = cls(**options), make_state()
-    one = make_updates(cls, state)[0]
+    one = make_updates(rule, state)[0]
     new = rule.aggregate(state, [Update(k, w, one.state) for k, w in enumerate(WEIGHTS)])
     found = distance(new, one.state)
     _measured(name, "idempotent", rule.idempotent, found < TOLERANCE,
@@ -164,7 +168,7 @@ def _unchanged(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 def _exactness(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
     rule, state = cls(**options), make_state()
-    updates = make_updates(cls, state)
+    updates = make_updates(rule, state)
     new = rule.aggregate(state, updates)
     worst = 0.0
     for layer in state.factors:
@@ -185,8 +189,8 @@ def _measured(name: str, claim: str, declared: bool, found: bool, sentence: str)
 
 
 def _nan(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    state = make_state()
-    sent = _sent(cls, state)
+    rule, state = cls(**options), make_state()
+    sent = _sent(rule, state)
     assert sent, f"{name} has clients send nothing."
     app = ClientApp()
 
@@ -199,7 +203,7 @@ def _nan(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
     grid = InlineGrid(app, len(sent))
     arrays = to_record(state.tensors())
-    messages = cls(**options).configure_train(state.round, arrays, ConfigRecord(), grid)
+    messages = rule.configure_train(state.round, arrays, ConfigRecord(), grid)
     for key, reply in zip(sent, grid.send_and_receive(messages), strict=True):
         why = fault(reply, sent)
         assert why == f"{key!r} is not finite", f"{name} would be given a client with NaN in {key}."
@@ -207,14 +211,14 @@ def _nan(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 def _resumes(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
     rule, state = cls(**options), make_state()
-    first = rule.aggregate(state, make_updates(cls, state))
+    first = rule.aggregate(state, make_updates(rule, state))
     straight = _next_round(first)
     assert straight.digest() == first.digest(), f"{name} returns a state that records do not carry."
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder) / "state.safetensors", first)
         resumed = _next_round(read_checkpoint(Path(folder) / "state.safetensors"))
-    one = rule.aggregate(straight, make_updates(cls, straight, seed=2))
-    two = cls(**options).aggregate(resumed, make_updates(cls, resumed, seed=2))
+    one = rule.aggregate(straight, make_updates(rule, straight, seed=2))
+    two = cls(**options).aggregate(resumed, make_updates(rule, resumed, seed=2))
     assert one.digest() == two.digest(), (
         f"{name} remembers something beside the state: resumed, it goes on otherwise."
     )

@@ -13,7 +13,7 @@ from fedsvd.testing import check_strategy
 OURS = [
     getattr(strategies, name)
     for name in strategies.__all__
-    if name not in ("Strategy", "Update", "weighted_mean")
+    if name not in ("ServerOptimizer", "Strategy", "Update", "weighted_mean")
 ]
 OPTIONS = [
     ("FedSVD", {"split": "balanced"}),

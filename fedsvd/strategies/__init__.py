@@ -8,6 +8,7 @@ from fedsvd.strategies.fedex import FedEx
 from fedsvd.strategies.fedgsa import FedGsa
 from fedsvd.strategies.fedrot import FedRot
 from fedsvd.strategies.fedrpca import FedRpca
+from fedsvd.strategies.fedsa import FedSa
 from fedsvd.strategies.fedsvd import FedSVD
 from fedsvd.strategies.fedsvd_dct import FedSvdDct
 from fedsvd.strategies.fedsvd_refresh import FedSvdRefresh
@@ -16,7 +17,9 @@ from fedsvd.strategies.flexlora import FlexLora
 from fedsvd.strategies.flora import Flora
 from fedsvd.strategies.geometric_median import GeometricMedian
 from fedsvd.strategies.lora_fair import LoraFair
+from fedsvd.strategies.rolora import RoLora
 from fedsvd.strategies.rsvd_dpd import RsvdDpd
+from fedsvd.strategies.server import ServerOptimizer
 
 __all__ = [
     "FFA",
@@ -28,13 +31,16 @@ __all__ = [
     "FedRot",
     "FedRpca",
     "FedSVD",
+    "FedSa",
     "FedSvdDct",
     "FedSvdRefresh",
     "FlexLora",
     "Flora",
     "GeometricMedian",
     "LoraFair",
+    "RoLora",
     "RsvdDpd",
+    "ServerOptimizer",
     "Strategy",
     "Update",
     "weighted_mean",

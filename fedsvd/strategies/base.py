@@ -13,7 +13,18 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from flwr.supercore import log
 
 from fedsvd.lowrank import AdapterState, average
-from fedsvd.records import ARRAYS, CONFIG, WEIGHT, arrays_of, from_record, metrics_of, to_record
+from fedsvd.records import (
+    ARRAYS,
+    CONFIG,
+    KEEPS,
+    TRAINS,
+    WEIGHT,
+    arrays_of,
+    from_record,
+    metrics_of,
+    to_record,
+)
+from fedsvd.strategies.server import ServerOptimizer
 
 
 @dataclass(frozen=True)
@@ -50,9 +61,12 @@ class Strategy(FlowerStrategy, ABC):
 
     trains: ClassVar[tuple[str, ...]] = ("B",)
     broadcasts: ClassVar[tuple[str, ...]] = ("A", "B")
+    keeps: ClassVar[tuple[str, ...]] = ()  # of what trains, what stays at each client: personal
     # Whether it uses only what clients released, the state and public data. One that does not is
     # refused under privacy.
     post_processing: ClassVar[bool] = True
+    # Whether the new factors are the clients' means, so that a server optimiser can follow them.
+    averages: ClassVar[bool] = False
     # Whether it relies on all clients holding the A that they were sent.
     needs_equal_A: ClassVar[bool] = False
 
@@ -62,7 +76,12 @@ class Strategy(FlowerStrategy, ABC):
     fixed_point: bool = True  # where no client changed anything, W + B A stays
 
     device: torch.device | str = "cpu"  # where `aggregate` sees its tensors
+    server: ServerOptimizer | None = None  # that follows the means; None takes them as they are
     _state: AdapterState | None = None  # of the round that is under way
+
+    def trains_in(self, round: int) -> tuple[str, ...]:
+        """Return which of what `trains` do so in a round (from 1); all of them by default."""
+        return self.trains
 
     @abstractmethod
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
@@ -80,6 +99,7 @@ class Strategy(FlowerStrategy, ABC):
         state = AdapterState.from_tensors(from_record(arrays, self.device), server_round)
         self._state = state
         config["server-round"] = server_round
+        config[TRAINS], config[KEEPS] = list(self.trains_in(server_round)), list(self.keeps)
         wire = to_record(state.select((*self.broadcasts, "extra")))
         content = RecordDict({ARRAYS: wire, CONFIG: config})
         return [
@@ -110,7 +130,8 @@ class Strategy(FlowerStrategy, ABC):
             )
             for r, weight in zip(valid, weights, strict=True)
         ]
-        self._state = self.aggregate(state, updates)
+        new = self.aggregate(state, updates)
+        self._state = new if self.server is None else self.server.step(state, new)
         return to_record(self._state.tensors()), MetricRecord()
 
     @final

@@ -1,5 +1,6 @@
 """From `strategy._target_` to a strategy, ours or any of Flower's."""
 
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Collection, Mapping
@@ -10,6 +11,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from fedsvd.errors import InputError, nearest, one_of, wrong
 from fedsvd.settings import Settings, StrategySettings
 from fedsvd.strategies.base import Strategy
+from fedsvd.strategies.server import ServerOptimizer
 
 # What a stock Flower strategy needs to take all nodes that the grid shows and to leave evaluation
 # to the server; each is passed only if its constructor has it and the user has not set it.
@@ -20,6 +22,9 @@ STOCK: Mapping[str, Any] = {
     "min_evaluate_nodes": 0,
     "min_available_nodes": 1,
 }
+
+
+SERVER = "server"  # the option that any averaging strategy takes
 
 
 def find_class(target: str) -> type[FlowerStrategy]:
@@ -82,6 +87,27 @@ def check_use(settings: Settings) -> None:
         )
 
 
+def options_of_server(
+    settings: StrategySettings, found: type[FlowerStrategy]
+) -> dict[str, Any] | None:
+    """Return the settings of the server optimiser, or None if the strategy of ours has none."""
+    server = settings.options.get(SERVER)
+    if server is None or not issubclass(found, Strategy):
+        return None
+    names = [f.name for f in dataclasses.fields(ServerOptimizer)]
+    if not isinstance(server, Mapping):
+        raise wrong(f"strategy.{SERVER}", server, f"null or settings of {', '.join(names)}")
+    for name in server:
+        if name not in names:
+            raise one_of(f"strategy.{SERVER}.{name}", name, names)
+    if not found.averages:
+        raise InputError(
+            f"strategy.{SERVER}: {settings.target} does not average factors, so no server optimiser "
+            "can follow them; leave it out or choose fedavg, ffa, fedsa or rolora"
+        )
+    return dict(server)
+
+
 def build_strategy(settings: StrategySettings, given: Collection[str] = ()) -> FlowerStrategy:
     """Return the configured strategy.
 
@@ -91,8 +117,9 @@ def build_strategy(settings: StrategySettings, given: Collection[str] = ()) -> F
     """
     found = find_class(settings.target)
     parameters = inspect.signature(found).parameters
+    server = options_of_server(settings, found)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    options = dict(settings.options)
+    options = {k: v for k, v in settings.options.items() if k != SERVER or server is None}
     for name in list(options):
         if name not in parameters and not takes_any:
             if name in given:
@@ -103,6 +130,9 @@ def build_strategy(settings: StrategySettings, given: Collection[str] = ()) -> F
             if name in parameters:
                 options.setdefault(name, value)
     try:
-        return found(**options)
+        built = found(**options)
+        if server is not None:
+            built.server = ServerOptimizer(**server)  # type: ignore[attr-defined]
+        return built
     except (TypeError, ValueError) as error:
         raise InputError(f"strategy: {settings.target} refused {options}: {error}") from error

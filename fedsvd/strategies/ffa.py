@@ -15,6 +15,7 @@ class FFA(Strategy):
     """
 
     broadcasts: ClassVar[tuple[str, ...]] = ("B",)
+    averages: ClassVar[bool] = True
     exact = True
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:

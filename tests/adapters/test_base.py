@@ -45,7 +45,7 @@ def test_flora_and_fedex_compute_what_the_mean_of_the_clients_updates_does():
     state, (inputs, _) = replace(started(model), round=1), tiny_batch(5)
     results = []
     for rule in (Flora(), FedEx()):
-        updates = make_updates(type(rule), state)
+        updates = make_updates(rule, state)
         new = rule.aggregate(state, updates)
         model.write(new)
         results.append(model(inputs).detach())
