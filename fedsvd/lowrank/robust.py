@@ -80,26 +80,38 @@ def rank_one(
     return a, b
 
 
-def robust_pca(M: Tensor, tolerance: float = 1e-7, steps: int = 500) -> tuple[Tensor, Tensor]:
-    """Return L of low rank and sparse S with L + S = M, for (P, K) matrices.
+def robust_pca(M: Tensor, tolerance: float = 1e-7, steps: int = 1000) -> tuple[Tensor, Tensor]:
+    """Return L of low rank and sparse S with L + S = M, for (P, K) matrices of few columns.
 
-    Principal component pursuit, min ||L||_* + ||S||_1 / sqrt(max(P, K)), by alternating directions
-    (Candes, Li, Ma, Wright, J. ACM 2011, algorithm 1), until ||M - L - S|| <= tolerance ||M||; S is
-    then what L leaves of M.
+    Principal component pursuit, min ||L||_* + ||S||_1 / sqrt(max(P, K)) (Candes, Li, Ma, Wright, JACM
+    2011), by the augmented Lagrangian method of Lin, Chen, Ma (arXiv 1009.5055), until neither
+    M - L - S nor the change of L exceeds tolerance ||M||; S is then what L leaves of M. The penalty
+    grows by 3 % a step: their 50 % is faster, but ends far from the minimum for dense updates.
     """
     size = M.norm()
     if size == 0:
         return M.clone(), torch.zeros_like(M)
-    mu = M.numel() / (4 * M.abs().sum())
-    shrink = 1 / math.sqrt(max(M.shape))
+    weight = 1 / math.sqrt(max(M.shape))
+    mu = 1.25 / torch.linalg.matrix_norm(M.mT @ M, 2).sqrt()
     L, S, Y = torch.zeros_like(M), torch.zeros_like(M), torch.zeros_like(M)
     for _ in range(steps):
-        U, s, Vh = torch.linalg.svd(M - S + Y / mu, full_matrices=False)
-        L = (U * (s - 1 / mu).clamp_min(0)) @ Vh
+        before = L
+        L = _shrink_singular(M - S + Y / mu, 1 / mu)
         rest = M - L + Y / mu
-        S = rest.sign() * (rest.abs() - shrink / mu).clamp_min(0)
+        S = rest.sign() * (rest.abs() - weight / mu).clamp_min(0)
         gap = M - L - S
         Y = Y + mu * gap
-        if gap.norm() <= tolerance * size:
+        mu = mu * 1.03
+        if torch.maximum(gap.norm(), (L - before).norm()) <= tolerance * size:
             break
     return L, M - L
+
+
+def _shrink_singular(X: Tensor, by: Tensor) -> Tensor:
+    """Return X with its singular values reduced by `by`, at least to 0, by its K x K Gram matrix.
+
+    With few columns that takes a fraction of the time of an SVD of X.
+    """
+    e, V = torch.linalg.eigh(X.mT @ X)
+    s = e.clamp_min(0).sqrt()
+    return X @ ((V * ((s - by).clamp_min(0) / s.clamp_min(1e-300))) @ V.mT)

@@ -111,3 +111,12 @@ def test_every_group_builds(settings):
         chosen = settings(f"strategy={path.stem}", "seed=7")
         built = build_strategy(chosen.strategy, list(chosen.strategy.options))
         assert getattr(built, "seed", 7) == 7
+
+
+def test_every_group_has_its_page():
+    docs = config_folder().parent / "docs" / "strategies"
+    index = (docs / "README.md").read_text()
+    for path in (config_folder() / "strategy").glob("*.yaml"):
+        page = "server_optimizers" if path.stem in ("fedadam", "fedavgm", "fedyogi") else path.stem
+        assert (docs / f"{page}.md").is_file(), page
+        assert f"({page}.md)" in index

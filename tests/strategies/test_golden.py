@@ -197,6 +197,21 @@ def test_robust_pca_recovers_a_low_rank_and_a_sparse_part():
     np.testing.assert_allclose(found_S.numpy(), Sp, atol=1e-3)
 
 
+def test_robust_pca_is_at_the_minimum_of_its_objective():
+    rng = np.random.default_rng(1)
+    M = rng.normal(size=(30, 1)) + 0.3 * rng.normal(size=(30, 5))
+
+    def cost(L):
+        return np.linalg.svd(L)[1].sum() + np.abs(M - L).sum() / np.sqrt(30)
+
+    L = robust_pca(torch.tensor(M))[0].numpy()
+    for size in (1.0, 1e-1, 1e-2, 1e-3):
+        for _ in range(200):
+            assert cost(L + size * rng.normal(size=M.shape)) > cost(L) * (1 - 1e-5)
+    # Convex, so no better elsewhere: neither all of M nor nothing of it.
+    assert cost(L) < min(cost(M), cost(0 * M))
+
+
 def test_fedrpca_is_the_mean_plus_what_the_sparse_part_is_scaled_by():
     A, B, As, Bs, state, sent = case(shared_A=False)
     new_A, new_B, _ = run(S.FedRpca(scale=3.0), state, sent)
