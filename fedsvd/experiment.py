@@ -12,11 +12,11 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from torch import Tensor
 
 from fedsvd import records
-from fedsvd.client.app import make_client_app
+from fedsvd.client.app import PART, make_client_app
 from fedsvd.client.worker import Worker, get_worker
 from fedsvd.engines.base import SERVER_NODE, Engine
 from fedsvd.engines.inline import InlineGrid
-from fedsvd.lowrank import AdapterState, singular_values
+from fedsvd.lowrank import AdapterState, spectra
 from fedsvd.participation import participants
 from fedsvd.privacy.client_level import ClientMechanism, make_mechanism, release
 from fedsvd.privacy.ledger import Ledger
@@ -112,14 +112,15 @@ def one_round(run: Run, number: int) -> dict[str, Any]:
 
     run.grid.invite(drawn)
     messages: list[Message] = []
+    config = ConfigRecord()
     if drawn or isinstance(run.strategy, Strategy):
-        config = ConfigRecord()
         arrays = _global_arrays(run)
         messages = list(run.strategy.configure_train(number, arrays, config, run.grid))
     asked = sorted(m.metadata.dst_node_id for m in messages)
     down = sum(records.record_bytes(records.arrays_of(m)) for m in messages)
     replies = sorted(run.grid.send_and_receive(messages), key=lambda r: r.metadata.src_node_id)
-    faults = {r.metadata.src_node_id: records.fault(r, _asked_for(run)) for r in replies}
+    wanted = _asked_for(run, config)
+    faults = {r.metadata.src_node_id: records.fault(r, wanted) for r in replies}
     faults.update({k: "did not answer" for k in asked if k not in faults})
     good = [r for r in replies if faults[r.metadata.src_node_id] is None]
     reports = {r.metadata.src_node_id: records.report_of(r) for r in replies}
@@ -130,7 +131,7 @@ def one_round(run: Run, number: int) -> dict[str, Any]:
     up = sum(records.record_bytes(records.arrays_of(r)) for r in good)
     metrics.update(_train_metrics(run, {k: reports[k] for k in asked if faults[k] is None}))
     if run.client_level is not None:
-        good = [_noised(run, good, number, metrics)]
+        good = [_noised(run, good, wanted, number, metrics)]
     result = run.strategy.aggregate_train(number, good)[0] if good else None
     state = run.state if result is None else run.state.update(_tensors(run, result))
     run.state = replace(state, round=number)
@@ -141,13 +142,16 @@ def one_round(run: Run, number: int) -> dict[str, Any]:
     return metrics
 
 
-def _asked_for(run: Run) -> dict[str, Tensor]:
+def _asked_for(run: Run, config: ConfigRecord) -> dict[str, Tensor]:
     """Return the tensors that a client must send back, with the values it started from."""
-    trained = run.worker.model.trainable()
-    return {name: t for name, t in run.state.tensors().items() if name in trained}
+    trains, keeps = records.in_round(config, factors_of(run.settings))
+    return run.state.select((*(kind for kind in trains if kind not in keeps), "extra"))
 
 
-def _noised(run: Run, good: Sequence[Message], number: int, metrics: dict[str, Any]) -> Message:
+def _noised(
+    run: Run, good: Sequence[Message], wanted: Mapping[str, Tensor], number: int,
+    metrics: dict[str, Any],
+) -> Message:  # fmt: skip
     """Return one reply that holds the noised mean of the clients', and note the clip used."""
     settings, device = run.settings, run.worker.device
     assert run.client_level is not None
@@ -156,7 +160,7 @@ def _noised(run: Run, good: Sequence[Message], number: int, metrics: dict[str, A
         generator = torch_stream(settings.seed, Purpose.NOISE, number, "server", device=device)
     updates = [records.from_record(records.arrays_of(r), device) for r in good]
     metrics["clip_norm"] = run.client_level.clip_norm
-    mean, run.client_level, norms = release(updates, _asked_for(run), run.client_level, generator)
+    mean, run.client_level, norms = release(updates, wanted, run.client_level, generator)
     if settings.privacy.diagnostics and len(norms):
         metrics["update_norms"] = norms.tolist()
     metrics_record = MetricRecord({records.WEIGHT: 1.0})
@@ -173,10 +177,15 @@ def _global_arrays(run: Run) -> ArrayRecord:
 
 
 def _tensors(run: Run, arrays: ArrayRecord) -> dict[str, Any]:
-    """Return aggregated arrays as tensors in the dtypes and on the device of the state."""
+    """Return aggregated arrays as tensors in the dtypes and on the device of the state.
+
+    A strategy may add tensors that the state did not have (see `AdapterState.update`).
+    """
     like = run.state.tensors()
     found = records.from_record(arrays, run.worker.device)
-    return {n: t.to(like[n].dtype).reshape(like[n].shape) for n, t in found.items()}
+    return {
+        n: t.to(like[n].dtype).reshape(like[n].shape) if n in like else t for n, t in found.items()
+    }
 
 
 def _train_metrics(run: Run, reports: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
@@ -190,11 +199,36 @@ def _train_metrics(run: Run, reports: Mapping[int, dict[str, Any]]) -> dict[str,
     }
 
 
+def evaluate(run: Run, part: str) -> dict[str, float]:
+    """Return accuracy and loss on a part of the task, "validation" or "test".
+
+    They are the global model's, or, where clients keep factors of their own, the mean of all clients'
+    models. What those tell of private data is outside any guarantee, as diagnostics are.
+    """
+    strategy, worker = run.strategy, run.worker
+    keeps = isinstance(strategy, Strategy) and set(strategy.keeps) & set(factors_of(run.settings))
+    if not keeps or (worker.plan.private and not run.settings.privacy.diagnostics):
+        rows = worker.task.test if part == "test" else worker.task.validation
+        return worker.evaluate(run.state, rows)
+    run.grid.invite(range(run.settings.clients.number))
+    content = RecordDict(
+        {
+            records.ARRAYS: records.to_record(run.state.tensors()),
+            records.CONFIG: ConfigRecord({PART: part}),
+        }
+    )
+    replies = run.grid.send_and_receive(
+        [Message(content, node, MessageType.EVALUATE) for node in run.grid.get_node_ids()]
+    )
+    found = [records.metrics_of(r) for r in replies if not r.has_error()]
+    return {key: float(np.mean([m[key] for m in found])) for key in ("accuracy", "loss")}
+
+
 def evaluate_round(run: Run, recorder: Recorder, metrics: dict[str, Any], started: float) -> None:
     """Evaluate the global state on the validation part if the round is due, and record the round."""
     number, every = metrics["round"], run.settings.recorder.evaluate_every
     if number % every == 0 or number == run.settings.rounds or "ended" in metrics:
-        metrics.update(run.worker.evaluate(run.state, run.worker.task.validation))
+        metrics.update(evaluate(run, "validation"))
     metrics["seconds"] = time.perf_counter() - started
     run.history.append(metrics)
     recorder.round(run, metrics)
@@ -203,9 +237,8 @@ def evaluate_round(run: Run, recorder: Recorder, metrics: dict[str, Any], starte
 def finish(run: Run, recorder: Recorder, started: float) -> dict[str, Any]:
     """Evaluate on the test part, once, and return and record the summary."""
     settings, task = run.settings, run.worker.task
-    test = run.worker.evaluate(run.state, task.test) if len(task.test) else {}
+    test = evaluate(run, "test") if len(task.test) else {}
     scored = [m for m in run.history if "accuracy" in m]
-    spectra = {k: singular_values(p).tolist() for k, p in run.state.factors.items()}
     summary = {
         "strategy": settings.strategy.target,
         "adapter": settings.adapter.name if settings.adapter.name == "none" else
@@ -231,7 +264,7 @@ def finish(run: Run, recorder: Recorder, started: float) -> dict[str, Any]:
         "precision": run.worker.precision,
         "device": str(run.worker.device),
         "state_digest": run.state.digest(),
-        "singular_values": spectra,
+        "singular_values": spectra(run.state),
         "seconds": time.perf_counter() - started,
     }  # fmt: skip
     recorder.finish(run, summary)

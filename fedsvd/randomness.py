@@ -26,6 +26,8 @@ class Purpose(StrEnum):
     DROPOUT = "dropout"
     ADAPTER = "adapter"
     HEAD = "head"
+    SKETCH = "sketch"
+    SUBSPACE = "subspace"
 
 
 def stream_seed(seed: int, purpose: Purpose, *keys: int | str) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 ARRAYS, METRICS, CONFIG, REPORT = "arrays", "metrics", "config", "report"
 WEIGHT = "num-examples"  # Flower's name for a reply's weight; see clients.weighting
 FAILED = "failed"  # why a client could not finish
+TRAINS, KEEPS = "trains", "keeps"  # kinds that train in a round, and those that stay at clients
 SEPARATOR = ","
 STYPE = "numpy.ndarray"  # Flower's name for arrays in NumPy's file format
 
@@ -103,6 +104,20 @@ def arrays_of(message: Message) -> ArrayRecord:
 def metrics_of(message: Message) -> MetricRecord:
     """Return the one metric record of a message."""
     return message.content.metric_records[METRICS]
+
+
+def in_round(
+    config: Mapping[str, Any], factors: Iterable[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return which kinds of `factors` train in a round, and which of those stay at the client.
+
+    `config` is that of the round's message. A strategy that says nothing, or nothing that this run
+    trains (as training.factors can make it), has all of them train.
+    """
+    all_kinds = tuple(factors)
+    told = config.get(TRAINS, all_kinds)
+    trains = tuple(kind for kind in all_kinds if kind in told) or all_kinds
+    return trains, tuple(kind for kind in trains if kind in config.get(KEEPS, ()))
 
 
 def report_of(message: Message) -> dict[str, Any]:

@@ -104,10 +104,11 @@ def execute(config: Any, folder: Path, overrides: list[str]) -> dict[str, Any]:
         from fedsvd.experiment import prepare, train
         from fedsvd.results.recorder import make_recorder
         from fedsvd.results.screen import Screen
-        from fedsvd.strategies.build import build_strategy
+        from fedsvd.strategies.build import build_strategy, check_use
 
         given = [m[1] for o in overrides if (m := re.match(r"\+*strategy\.(\w+)=", o))]
         strategy = build_strategy(settings.strategy, given)
+        check_use(settings)
         run = prepare(settings, strategy)
         screen = Screen(folder)
         recorder = make_recorder(

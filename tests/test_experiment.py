@@ -126,13 +126,22 @@ def test_variants_train(overrides, tmp_path):
     assert summary["failures"] == 0
 
 
-@pytest.mark.parametrize("init", ["kaiming", "pissa"])
-def test_adapter_and_classifier_give_the_runs_outputs(init, tmp_path):
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ["adapter.init=kaiming"],
+        ["adapter.init=pissa"],
+        ["strategy=fedex"],
+        ["strategy=flora", "adapter.init=pissa", "rounds=3"],
+    ],
+    ids=" ".join,
+)
+def test_adapter_and_classifier_give_the_runs_outputs(chosen, tmp_path):
     from peft import PeftModel
 
     from fedsvd.models.backbone import load_backbone
 
-    overrides = [f"adapter.init={init}", "training.lr=5", "privacy=none"]
+    overrides = [*chosen, "training.lr=5", "privacy=none"]
     run(tmp_path / "x", *overrides)
     settings = compose_settings(*SMALL, *overrides)
     worker = get_worker(settings)

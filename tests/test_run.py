@@ -43,6 +43,7 @@ BAD = [
     (["strategy._target_=fedsvd.strategies.Strategy"], "lacks the method aggregate"),
     (["strategy.period=0"], "strategy.period: 0 is not allowed"),
     (["strategy=ffa", "+strategy.period=2"], "strategy.period: 'period' is not allowed"),
+    (["strategy=geometric_median", "training.factors=AB"], "training.factors: 'AB' is not allowed"),
     (["rounds=2=3"], ""),
 ]
 
@@ -83,7 +84,7 @@ def test_help_names_groups_and_keys(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0
     assert "+experiment=NAME" in done.stdout
-    assert "strategy: fedavg, fedsvd, ffa" in done.stdout
+    assert "fedsvd, fedsvd_dct, fedsvd_refresh, ffa" in done.stdout
     assert "clip_norm" in done.stdout
 
 

@@ -15,6 +15,7 @@ from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.settings import AdapterSettings
 
 NAME = "default"  # PEFT's name for the one adapter
+ORIGINAL = "fedsvd_original_weight"  # buffer of a layer whose frozen weight a method changes
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,33 @@ def set_trainable(layers: dict[str, nn.Module], trains: Iterable[str]) -> None:
 
 @torch.no_grad()
 def write_state(layers: dict[str, nn.Module], state: AdapterState) -> None:
-    """Copy a state's factors into the model, in place; raises KeyError for a missing layer."""
+    """Copy a state's factors into the model, in place; raises KeyError for a missing layer.
+
+    A layer with a dense update W gets the frozen weight W0 + s W. Its W0 is kept aside, on the device
+    and only for such layers, from the first time on, and comes back with a state that has no W.
+    """
     for layer, module in layers.items():
         pair = state.factors[layer]
         module.lora_A[NAME].weight.copy_(pair.A)  # type: ignore[index,union-attr]
         module.lora_B[NAME].weight.copy_(pair.B)  # type: ignore[index,union-attr]
+        _write_base(module, state.base.get(layer))
+
+
+def _write_base(module: nn.Module, W: torch.Tensor | None) -> None:
+    """Set the frozen weight of a LoRA layer to W0 + s W, or back to W0 without a W."""
+    kept = dict(module.named_buffers(recurse=False)).get(ORIGINAL)
+    if W is None and kept is None:
+        return
+    weight: torch.Tensor = module.get_base_layer().weight  # type: ignore[operator]
+    if kept is None:
+        kept = weight.detach().clone()
+        module.register_buffer(ORIGINAL, kept, persistent=False)
+    if W is None:
+        weight.copy_(kept)
+        return
+    scale = module.scaling[NAME]  # type: ignore[index]
+    # Summed in W's precision: the frozen weight may be of a lower one.
+    weight.copy_(kept.to(W.dtype) + scale * W)
 
 
 def read_state(layers: dict[str, nn.Module]) -> dict[str, LowRank]:

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from torch import Tensor
 
 from fedsvd.client.training import LocalResult, train_locally
 from fedsvd.client.worker import Worker, get_worker
 from fedsvd.errors import InputError
+from fedsvd.lowrank.pair import kind_of
 from fedsvd.privacy.dpsgd import StepReport
 from fedsvd.privacy.plan import weighting
 from fedsvd.records import (
@@ -23,9 +25,14 @@ from fedsvd.records import (
     WEIGHT,
     arrays_of,
     from_record,
+    in_round,
     to_record,
 )
 from fedsvd.settings import Settings
+from fedsvd.strategies.build import factors_of
+
+PERSONAL = "personal"  # the record of a client's state that holds what it keeps
+PART = "part"  # which part of the task an evaluation is on
 
 
 def make_client_app(settings: Settings) -> ClientApp:
@@ -33,9 +40,11 @@ def make_client_app(settings: Settings) -> ClientApp:
 
     A training message carries the tensors that the client cannot derive and the round's number; the
     reply carries what trained, the client's weight and the number of steps taken; a client that fails
-    says why and how many steps it took. Losses, gradient
-    norms and clip fractions are computed on private data outside the mechanism; they are sent only
-    with `privacy.diagnostics`, for the eyes of whoever simulates.
+    says why and how many steps it took. What the strategy leaves with the clients (`keeps`) is put
+    into the client's state instead of the reply, and taken from there in its next round.
+    Losses, gradient norms and clip fractions are computed on private data outside the mechanism;
+    they are sent only with `privacy.diagnostics`, for the eyes of whoever simulates.
+    An evaluation message is answered with accuracy and loss of the client's own model.
     """
     app = ClientApp()
 
@@ -43,8 +52,12 @@ def make_client_app(settings: Settings) -> ClientApp:
     def train(message: Message, context: Context) -> Message:
         worker = get_worker(settings)
         client = int(context.node_config["partition-id"])
-        round = int(message.content.config_records[CONFIG]["server-round"])  # type: ignore[arg-type]
+        config = message.content.config_records[CONFIG]
+        round = int(config["server-round"])  # type: ignore[arg-type]
+        trains, keeps = in_round(config, factors_of(settings))
+        worker.let_train(trains)
         received = from_record(arrays_of(message), worker.device)
+        received.update(personal(context, worker.device))
         steps: list[StepReport] = []
         try:
             result = train_locally(worker, worker.initial.update(received), client, round, steps)
@@ -56,7 +69,11 @@ def make_client_app(settings: Settings) -> ClientApp:
                 reason = "".join(traceback.format_exception_only(error)).strip()
             report = ConfigRecord({"steps": len(steps), FAILED: reason})
             return Message(RecordDict({REPORT: report}), reply_to=message)
-        sent = {name: result.state.tensors()[name] for name in worker.model.trainable()}
+        trained = {name: result.state.tensors()[name] for name in worker.model.trainable()}
+        own = {name: t for name, t in trained.items() if kind_of(name) in keeps}
+        sent = {name: t for name, t in trained.items() if name not in own}
+        if own:
+            context.state.array_records[PERSONAL] = to_record(own)
         content = RecordDict(
             {
                 ARRAYS: to_record(sent),
@@ -66,7 +83,24 @@ def make_client_app(settings: Settings) -> ClientApp:
         )
         return Message(content, reply_to=message)
 
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        worker = get_worker(settings)
+        received = from_record(arrays_of(message), worker.device)
+        received.update(personal(context, worker.device))
+        part = str(message.content.config_records[CONFIG][PART])
+        rows = worker.task.test if part == "test" else worker.task.validation
+        found = worker.evaluate(worker.initial.update(received), rows)
+        metrics = MetricRecord({**found, WEIGHT: float(len(rows))})
+        return Message(RecordDict({METRICS: metrics}), reply_to=message)
+
     return app
+
+
+def personal(context: Context, device: torch.device) -> dict[str, Tensor]:
+    """Return what the client has kept from its last round, by name; nothing before the first."""
+    kept = context.state.array_records.get(PERSONAL)
+    return from_record(kept, device) if kept is not None else {}
 
 
 def _weight(worker: Worker, client: int) -> float:

@@ -16,6 +16,7 @@ from fedsvd.data.task import Task, load_task
 from fedsvd.data.tokens import Tokens, tokenise
 from fedsvd.errors import InputError, wrong
 from fedsvd.lowrank import AdapterState
+from fedsvd.lowrank.pair import kind_of
 from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
 from fedsvd.models.classifier import Classifier
 from fedsvd.privacy.dpsgd import attach_hooks
@@ -48,6 +49,21 @@ class Worker:
     def initial(self) -> AdapterState:
         """The global state before the first round."""
         return self.model.initial
+
+    def let_train(self, kinds: Sequence[str]) -> None:
+        """Let exactly these kinds of factors train from now on, and the head as before.
+
+        Opacus's hooks look for what trains when they are attached, so they are attached anew, but
+        only when something changes: in the rounds of a strategy that alternates.
+        """
+        named = self.model.trainable()
+        if set(kinds) == {kind_of(n) for n in named} - {"extra"} or not self.model.layers:
+            return
+        if self.hooks is not None:
+            self.hooks.cleanup()
+        lora.set_trainable(self.model.layers, kinds)
+        if self.hooks is not None:
+            self.hooks = attach_hooks(self.model)
 
     def losses(self, rows: Sequence[int]) -> Tensor:
         """Return the cross-entropy (n,) of each of the given rows of the task."""

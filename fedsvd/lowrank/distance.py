@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fedsvd.lowrank.pair import LowRank
+from fedsvd.lowrank.pair import AdapterState, LowRank
 
 
 def inner(x: LowRank, y: LowRank) -> Tensor:
@@ -30,3 +30,15 @@ def singular_values(x: LowRank) -> Tensor:
     Rb = torch.linalg.qr(x.B.double(), mode="r").R
     Ra = torch.linalg.qr(x.A.double().mT, mode="r").R
     return torch.linalg.svdvals(Rb @ Ra.mT)
+
+
+def spectra(state: AdapterState) -> dict[str, list[float]]:
+    """Return each layer's singular values of B A, or of W + B A where there is a W, descending."""
+    found = {}
+    for layer, pair in state.factors.items():
+        if layer in state.base:
+            dense = state.base[layer].double() + pair.B.double() @ pair.A.double()
+            found[layer] = torch.linalg.svdvals(dense).tolist()
+        else:
+            found[layer] = singular_values(pair).tolist()
+    return found

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -42,49 +42,60 @@ class AdapterState:
 
     `extra` holds what trains beside them (the classification head's "head.weight", "head.bias").
     `round` counts the aggregations that led to this state; 0 is the initial one.
+    `base` holds, for layers whose frozen weight a method has changed, a dense (d_out, d_in) update
+    W: such a layer computes with W0 + s (W + B A), s = alpha / r.
+    `memory` holds what a server optimiser remembers; it stays at the server.
     It is what travels, what strategies transform, what is checkpointed and exported.
     """
 
     factors: Mapping[str, LowRank]
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     round: int = 0
+    base: Mapping[str, Tensor] = field(default_factory=dict)
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def from_tensors(tensors: Mapping[str, Tensor], round: int = 0) -> "AdapterState":
         """Return the state whose `tensors()` are these, in their order."""
-        layers = [name[:-2] for name in tensors if name.endswith(".A")]
-        factors = {k: LowRank(tensors[f"{k}.A"], tensors[f"{k}.B"]) for k in layers}
-        extra = {name: t for name, t in tensors.items() if kind_of(name) == "extra"}
-        return AdapterState(factors, extra, round)
+        of: dict[str, dict[str, Tensor]] = {kind: {} for kind in KINDS}
+        for name, tensor in tensors.items():
+            of[kind_of(name)][name] = tensor
+        factors = {name[:-2]: LowRank(A, of["B"][f"{name[:-2]}.B"]) for name, A in of["A"].items()}
+        base = {name[:-2]: W for name, W in of["W"].items()}
+        memory = {name.removeprefix(MEMORY): t for name, t in of["memory"].items()}
+        return AdapterState(factors, of["extra"], round, base, memory)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor by name: "<layer>.A", "<layer>.B" and the names in `extra`."""
+        """Return every tensor by name: "<layer>.A", "<layer>.B", the names in `extra`, and, where
+        there are any, "<layer>.W" and "memory.<name>".
+        """
         named: dict[str, Tensor] = {}
         for layer, pair in self.factors.items():
             named[f"{layer}.A"] = pair.A
             named[f"{layer}.B"] = pair.B
         named.update(self.extra)
+        named.update({f"{layer}.W": W for layer, W in self.base.items()})
+        named.update({f"{MEMORY}{name}": t for name, t in self.memory.items()})
         return named
 
     def select(self, kinds: Iterable[str]) -> dict[str, Tensor]:
-        """Return the tensors of the given kinds, a subset of {"A", "B", "extra"}, by name."""
+        """Return the tensors of the given kinds, a subset of `KINDS`, by name."""
         wanted = set(kinds)
         return {name: t for name, t in self.tensors().items() if kind_of(name) in wanted}
 
     def update(self, tensors: Mapping[str, Tensor]) -> "AdapterState":
         """Return this state with the named tensors replaced.
 
-        Raises KeyError for a name that the state does not have.
+        A layer's W and memory may be new; raises KeyError for any other name it does not have.
         """
-        unknown = set(tensors) - set(self.tensors())
-        if unknown:
-            raise KeyError(f"no tensor named {sorted(unknown)[0]!r} in this state")
-        factors = {
-            layer: LowRank(tensors.get(f"{layer}.A", pair.A), tensors.get(f"{layer}.B", pair.B))
-            for layer, pair in self.factors.items()
-        }
-        extra = {name: tensors.get(name, value) for name, value in self.extra.items()}
-        return replace(self, factors=factors, extra=extra)
+        had = self.tensors()
+        for name in tensors:
+            added = kind_of(name) == "memory" or (
+                kind_of(name) == "W" and name[:-2] in self.factors
+            )
+            if name not in had and not added:
+                raise KeyError(f"no tensor named {name!r} in this state")
+        return AdapterState.from_tensors({**had, **tensors}, self.round)
 
     def to(self, device: torch.device | str) -> "AdapterState":
         """Return this state with every tensor on `device`."""
@@ -100,7 +111,13 @@ class AdapterState:
         return sha.hexdigest()
 
 
+MEMORY = "memory."
+KINDS = ("A", "B", "extra", "W", "memory")
+
+
 def kind_of(name: str) -> str:
-    """Return "A" or "B" for the name of a factor, "extra" for any other tensor's."""
+    """Return which of `KINDS` a tensor is, by its name."""
+    if name.startswith(MEMORY):
+        return "memory"
     suffix = name[-2:]
-    return suffix[1] if suffix in (".A", ".B") else "extra"
+    return suffix[1] if suffix in (".A", ".B", ".W") else "extra"

@@ -100,18 +100,18 @@ def _norms(run: "Run") -> dict[str, str] | None:
 
 
 def _spectra(run: "Run") -> dict[str, str] | None:
-    from fedsvd.lowrank import singular_values
+    from fedsvd.lowrank import spectra
 
-    if not run.state.factors:
+    lines = list(spectra(run.state).values())
+    if not any(value > 0 for values in lines for value in values):
         return None
     figure, (axis,) = _canvas(1)
-    for i, pair in enumerate(run.state.factors.values()):
-        values = singular_values(pair).tolist()
+    for i, values in enumerate(lines):
         axis.plot(
             range(1, len(values) + 1), values, lw=1, color=BLUE if i % 2 else ORANGE, alpha=0.7
         )
     axis.set_yscale("log")
-    _label(axis, "index", "singular value of B A")
+    _label(axis, "index", "singular value of the update")
     return {"title": "Singular values", "svg": _svg(figure), "note": "A line for every layer."}
 
 

@@ -1,8 +1,47 @@
 """Aggregation rules, one a file, over `fedsvd.lowrank`."""
 
-from fedsvd.strategies.base import Strategy, Update
+from fedsvd.strategies.align import Align
+from fedsvd.strategies.base import Strategy, Update, weighted_mean
+from fedsvd.strategies.fedask import FedAsk
 from fedsvd.strategies.fedavg import FedAvg
+from fedsvd.strategies.fedex import FedEx
+from fedsvd.strategies.fedgsa import FedGsa
+from fedsvd.strategies.fedrot import FedRot
+from fedsvd.strategies.fedrpca import FedRpca
+from fedsvd.strategies.fedsa import FedSa
 from fedsvd.strategies.fedsvd import FedSVD
+from fedsvd.strategies.fedsvd_dct import FedSvdDct
+from fedsvd.strategies.fedsvd_refresh import FedSvdRefresh
 from fedsvd.strategies.ffa import FFA
+from fedsvd.strategies.flexlora import FlexLora
+from fedsvd.strategies.flora import Flora
+from fedsvd.strategies.geometric_median import GeometricMedian
+from fedsvd.strategies.lora_fair import LoraFair
+from fedsvd.strategies.rolora import RoLora
+from fedsvd.strategies.rsvd_dpd import RsvdDpd
+from fedsvd.strategies.server import ServerOptimizer
 
-__all__ = ["FFA", "FedAvg", "FedSVD", "Strategy", "Update"]
+__all__ = [
+    "FFA",
+    "Align",
+    "FedAsk",
+    "FedAvg",
+    "FedEx",
+    "FedGsa",
+    "FedRot",
+    "FedRpca",
+    "FedSVD",
+    "FedSa",
+    "FedSvdDct",
+    "FedSvdRefresh",
+    "FlexLora",
+    "Flora",
+    "GeometricMedian",
+    "LoraFair",
+    "RoLora",
+    "RsvdDpd",
+    "ServerOptimizer",
+    "Strategy",
+    "Update",
+    "weighted_mean",
+]

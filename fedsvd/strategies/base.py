@@ -12,8 +12,19 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from flwr.supercore import log
 
-from fedsvd.lowrank import AdapterState
-from fedsvd.records import ARRAYS, CONFIG, WEIGHT, arrays_of, from_record, metrics_of, to_record
+from fedsvd.lowrank import AdapterState, average
+from fedsvd.records import (
+    ARRAYS,
+    CONFIG,
+    KEEPS,
+    TRAINS,
+    WEIGHT,
+    arrays_of,
+    from_record,
+    metrics_of,
+    to_record,
+)
+from fedsvd.strategies.server import ServerOptimizer
 
 
 @dataclass(frozen=True)
@@ -28,12 +39,21 @@ class Update:
     state: AdapterState
 
 
+def weighted_mean(state: AdapterState, updates: Sequence[Update]) -> AdapterState:
+    """Return `state` with every trained tensor replaced by its mean sum p_k x_k over the clients."""
+    return average([u.state for u in updates], [u.weight for u in updates], into=state)
+
+
 class Strategy(FlowerStrategy, ABC):
     """A server-side aggregation rule.
 
     An author writes `aggregate` and, if the defaults do not fit, says which factors the clients
     train and send (`trains`) and which they must be sent because they cannot derive them
-    (`broadcasts`): subsets of "A" and "B". A head that trains travels both ways.
+    (`broadcasts`): subsets of "A", "B" and "W", the update of a layer's frozen weight. A head that
+    trains travels both ways.
+
+    What `aggregate` claims of itself is declared below and measured by
+    `fedsvd.testing.check_strategy`. A constructor may set a claim that depends on its options.
 
     It is a Flower strategy whose arrays are the whole state, so it works in Flower's own loop too.
     All nodes of the grid take part; an engine's grid shows those of the round.
@@ -41,9 +61,27 @@ class Strategy(FlowerStrategy, ABC):
 
     trains: ClassVar[tuple[str, ...]] = ("B",)
     broadcasts: ClassVar[tuple[str, ...]] = ("A", "B")
+    keeps: ClassVar[tuple[str, ...]] = ()  # of what trains, what stays at each client: personal
+    # Whether it uses only what clients released, the state and public data. One that does not is
+    # refused under privacy.
+    post_processing: ClassVar[bool] = True
+    # Whether the new factors are the clients' means, so that a server optimiser can follow them.
+    averages: ClassVar[bool] = False
+    # Whether it relies on all clients holding the A that they were sent.
+    needs_equal_A: ClassVar[bool] = False
+
+    exact: bool = False  # the new W + B A is the old W plus the weighted mean of the B_k A_k
+    weighted: bool = True  # a client is worth as much as two alike it of half its weight
+    idempotent: bool = True  # where all clients send the same, the new W + B A is theirs
+    fixed_point: bool = True  # where no client changed anything, W + B A stays
 
     device: torch.device | str = "cpu"  # where `aggregate` sees its tensors
+    server: ServerOptimizer | None = None  # that follows the means; None takes them as they are
     _state: AdapterState | None = None  # of the round that is under way
+
+    def trains_in(self, round: int) -> tuple[str, ...]:
+        """Return which of what `trains` do so in a round (from 1); all of them by default."""
+        return self.trains
 
     @abstractmethod
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
@@ -61,6 +99,7 @@ class Strategy(FlowerStrategy, ABC):
         state = AdapterState.from_tensors(from_record(arrays, self.device), server_round)
         self._state = state
         config["server-round"] = server_round
+        config[TRAINS], config[KEEPS] = list(self.trains_in(server_round)), list(self.keeps)
         wire = to_record(state.select((*self.broadcasts, "extra")))
         content = RecordDict({ARRAYS: wire, CONFIG: config})
         return [
@@ -91,7 +130,8 @@ class Strategy(FlowerStrategy, ABC):
             )
             for r, weight in zip(valid, weights, strict=True)
         ]
-        self._state = self.aggregate(state, updates)
+        new = self.aggregate(state, updates)
+        self._state = new if self.server is None else self.server.step(state, new)
         return to_record(self._state.tensors()), MetricRecord()
 
     @final

@@ -1,5 +1,6 @@
 """From `strategy._target_` to a strategy, ours or any of Flower's."""
 
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Collection, Mapping
@@ -7,9 +8,10 @@ from typing import Any
 
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
-from fedsvd.errors import InputError, nearest, one_of
+from fedsvd.errors import InputError, nearest, one_of, wrong
 from fedsvd.settings import Settings, StrategySettings
 from fedsvd.strategies.base import Strategy
+from fedsvd.strategies.server import ServerOptimizer
 
 # What a stock Flower strategy needs to take all nodes that the grid shows and to leave evaluation
 # to the server; each is passed only if its constructor has it and the user has not set it.
@@ -20,6 +22,9 @@ STOCK: Mapping[str, Any] = {
     "min_evaluate_nodes": 0,
     "min_available_nodes": 1,
 }
+
+
+SERVER = "server"  # the option that any averaging strategy takes
 
 
 def find_class(target: str) -> type[FlowerStrategy]:
@@ -59,6 +64,50 @@ def factors_of(settings: Settings) -> tuple[str, ...]:
     return found.trains if issubclass(found, Strategy) else ("B",)
 
 
+def check_use(settings: Settings) -> None:
+    """Raise InputError if the strategy cannot be used under these settings.
+
+    Under privacy a server step must be post-processing of what clients released; and one that relies
+    on equal A cannot have clients train A.
+    """
+    found = find_class(settings.strategy.target)
+    if not issubclass(found, Strategy):
+        return
+    if settings.privacy.unit != "none" and not found.post_processing:
+        raise InputError(
+            f"strategy: the server step of {settings.strategy.target} uses more than what clients "
+            f"released (post_processing is False), so privacy.unit={settings.privacy.unit} would not "
+            "hold; use privacy=none or another strategy"
+        )
+    if found.needs_equal_A and "A" in factors_of(settings):
+        raise wrong(
+            "training.factors",
+            settings.training.factors,
+            f"'auto' or 'B' with {settings.strategy.target}, whose clients must hold one A",
+        )
+
+
+def options_of_server(
+    settings: StrategySettings, found: type[FlowerStrategy]
+) -> dict[str, Any] | None:
+    """Return the settings of the server optimiser, or None if the strategy of ours has none."""
+    server = settings.options.get(SERVER)
+    if server is None or not issubclass(found, Strategy):
+        return None
+    names = [f.name for f in dataclasses.fields(ServerOptimizer)]
+    if not isinstance(server, Mapping):
+        raise wrong(f"strategy.{SERVER}", server, f"null or settings of {', '.join(names)}")
+    for name in server:
+        if name not in names:
+            raise one_of(f"strategy.{SERVER}.{name}", name, names)
+    if not found.averages:
+        raise InputError(
+            f"strategy.{SERVER}: {settings.target} does not average factors, so no server optimiser "
+            "can follow them; leave it out or choose fedavg, ffa, fedsa or rolora"
+        )
+    return dict(server)
+
+
 def build_strategy(settings: StrategySettings, given: Collection[str] = ()) -> FlowerStrategy:
     """Return the configured strategy.
 
@@ -68,8 +117,9 @@ def build_strategy(settings: StrategySettings, given: Collection[str] = ()) -> F
     """
     found = find_class(settings.target)
     parameters = inspect.signature(found).parameters
+    server = options_of_server(settings, found)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    options = dict(settings.options)
+    options = {k: v for k, v in settings.options.items() if k != SERVER or server is None}
     for name in list(options):
         if name not in parameters and not takes_any:
             if name in given:
@@ -80,6 +130,9 @@ def build_strategy(settings: StrategySettings, given: Collection[str] = ()) -> F
             if name in parameters:
                 options.setdefault(name, value)
     try:
-        return found(**options)
+        built = found(**options)
+        if server is not None:
+            built.server = ServerOptimizer(**server)  # type: ignore[attr-defined]
+        return built
     except (TypeError, ValueError) as error:
         raise InputError(f"strategy: {settings.target} refused {options}: {error}") from error

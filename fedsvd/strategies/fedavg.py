@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar, final
 
-from fedsvd.lowrank import AdapterState, average
-from fedsvd.strategies.base import Strategy, Update
+from fedsvd.lowrank import AdapterState
+from fedsvd.strategies.base import Strategy, Update, weighted_mean
 
 
 @final
@@ -16,7 +16,8 @@ class FedAvg(Strategy):
     """
 
     trains: ClassVar[tuple[str, ...]] = ("A", "B")
+    averages: ClassVar[bool] = True
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
         """Return the weighted mean of both factors."""
-        return average([u.state for u in updates], [u.weight for u in updates], into=state)
+        return weighted_mean(state, updates)

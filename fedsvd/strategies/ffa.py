@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import ClassVar, final
 
-from fedsvd.lowrank import AdapterState, average
-from fedsvd.strategies.base import Strategy, Update
+from fedsvd.lowrank import AdapterState
+from fedsvd.strategies.base import Strategy, Update, weighted_mean
 
 
 @final
@@ -15,7 +15,9 @@ class FFA(Strategy):
     """
 
     broadcasts: ClassVar[tuple[str, ...]] = ("B",)
+    averages: ClassVar[bool] = True
+    exact = True
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
         """Return the weighted mean of B, with A as it was."""
-        return average([u.state for u in updates], [u.weight for u in updates], into=state)
+        return weighted_mean(state, updates)

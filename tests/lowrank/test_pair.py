@@ -41,6 +41,12 @@ def test_average_by_hand():
         average([x], [1.0, 2.0])
 
 
+@pytest.mark.parametrize("clients", [1, 3])
+def test_the_mean_of_one_state_is_that_state_whatever_it_goes_into(clients):
+    x, y = state(1), state(2)
+    assert average([y] * clients, [1.0] * clients, into=x).digest() == y.digest()
+
+
 def test_inner_norm_and_singular_values_match_the_dense_product():
     x, y = state(1).factors["q"], state(2).factors["q"]
     dense_x, dense_y = x.product().double(), y.product().double()

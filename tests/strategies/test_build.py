@@ -5,9 +5,10 @@ import flwr.serverapp.strategy as stock
 import pytest
 
 from fedsvd.errors import InputError
+from fedsvd.run import config_folder
 from fedsvd.settings import StrategySettings
 from fedsvd.strategies import FedSVD
-from fedsvd.strategies.build import build_strategy
+from fedsvd.strategies.build import build_strategy, check_use
 
 
 @pytest.fixture
@@ -79,3 +80,43 @@ def test_own_strategy(lab):
     built = build_strategy(StrategySettings("my_lab.Mine", {"period": 1}))
     assert not isinstance(built, FedSVD)
     assert built.trains == ("B",)
+
+
+def test_what_is_not_post_processing_is_refused_under_privacy(lab, settings):
+    lab(
+        """
+        from fedsvd.strategies import Strategy, weighted_mean
+        class Peeks(Strategy):
+            post_processing = False
+            def aggregate(self, state, updates):
+                return weighted_mean(state, updates)
+        """
+    )
+    target = "strategy._target_=my_lab.Peeks"
+    for privacy in ("dp_sgd", "client_level"):
+        with pytest.raises(InputError, match=r"strategy: the server step of my_lab\.Peeks uses"):
+            check_use(settings(target, f"privacy={privacy}"))
+    check_use(settings(target, "privacy=none"))
+    check_use(settings("strategy=fedavg"))
+
+
+def test_training_a_is_refused_where_clients_must_hold_one(settings):
+    with pytest.raises(InputError, match=r"training\.factors: 'AB' is not allowed"):
+        check_use(settings("strategy=geometric_median", "training.factors=AB"))
+    check_use(settings("strategy=geometric_median"))
+
+
+def test_every_group_builds(settings):
+    for path in sorted((config_folder() / "strategy").glob("*.yaml")):
+        chosen = settings(f"strategy={path.stem}", "seed=7")
+        built = build_strategy(chosen.strategy, list(chosen.strategy.options))
+        assert getattr(built, "seed", 7) == 7
+
+
+def test_every_group_has_its_page():
+    docs = config_folder().parent / "docs" / "strategies"
+    index = (docs / "README.md").read_text()
+    for path in (config_folder() / "strategy").glob("*.yaml"):
+        page = "server_optimizers" if path.stem in ("fedadam", "fedavgm", "fedyogi") else path.stem
+        assert (docs / f"{page}.md").is_file(), page
+        assert f"({page}.md)" in index

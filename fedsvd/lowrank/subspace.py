@@ -1,0 +1,56 @@
+"""New rows for A: random orthonormal ones, and rows of the discrete cosine transform."""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+
+def fresh_rows(kept: Tensor, count: int, generator: Generator) -> Tensor:
+    """Return `count` orthonormal rows, orthogonal to the orthonormal rows `kept` (k, d), float64.
+
+    They are uniform on what `kept` leaves. `generator` is on the CPU, the result where `kept` is.
+    Raises ValueError if k + count exceeds d.
+    """
+    k, d = kept.shape
+    if k + count > d:
+        raise ValueError(f"{k} + {count} orthonormal rows do not exist in {d} dimensions")
+    G = torch.randn(count, d, generator=generator, dtype=torch.float64).to(kept.device)
+    base = kept.double()
+    for _ in range(2):  # the second pass removes what rounding left of the first
+        G = torch.linalg.qr((G - (G @ base.mT) @ base).mT)[0].mT
+    return G
+
+
+def leading(S: Tensor, energy: float) -> int:
+    """Return the smallest k with sum of the k largest S^2 >= energy * sum of all, at least 1.
+
+    S (r,) holds singular values in descending order; of zeros, k is 1.
+    """
+    share = S.double().square().cumsum(0)
+    # Rounding may leave the last partial sum a digit below the total that it is compared with.
+    return min(int((share < energy * share[-1] * (1 - 1e-12)).sum()) + 1, len(S))
+
+
+def dct(x: Tensor) -> Tensor:
+    """Return x Q for (..., d) rows and the orthogonal DCT-II matrix Q (d, d), in float64.
+
+    Q_nj = c_j cos(pi (2n + 1) j / 2d), c_0 = sqrt(1/d), c_j = sqrt(2/d). By a fast Fourier transform
+    of the rows' even, then reversed odd entries (Makhoul, IEEE TASSP 1980), in O(d log d) a row.
+    """
+    d = x.shape[-1]
+    x = x.double()
+    v = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], dim=-1)
+    j = torch.arange(d, dtype=torch.float64, device=x.device)
+    turned = torch.fft.fft(v) * torch.exp(-0.5j * math.pi * j / d)
+    scale = torch.full((d,), math.sqrt(2 / d), dtype=torch.float64, device=x.device)
+    scale[0] = math.sqrt(1 / d)
+    return turned.real * scale
+
+
+def dct_rows(index: Tensor, d: int) -> Tensor:
+    """Return columns `index` (r,) of the orthogonal DCT-II matrix as rows (r, d), in float64."""
+    n = torch.arange(d, dtype=torch.float64, device=index.device)
+    j = index.double().unsqueeze(1)
+    rows = math.sqrt(2 / d) * torch.cos(math.pi / (2 * d) * (2 * n + 1) * j)
+    return torch.where(j == 0, rows / math.sqrt(2), rows)

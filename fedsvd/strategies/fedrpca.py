@@ -1,0 +1,46 @@
+"""FedRPCA: average what clients have in common, amplify what is their own."""
+
+from collections.abc import Sequence
+from typing import ClassVar, final
+
+import torch
+
+from fedsvd.errors import wrong
+from fedsvd.lowrank import AdapterState
+from fedsvd.lowrank.robust import robust_pca
+from fedsvd.strategies.base import Strategy, Update, weighted_mean
+
+
+@final
+class FedRpca(Strategy):
+    """Split the stacked client updates into L + S; add mean(L) + scale * mean(S).
+
+    FedRPCA (Jhunjhunwala et al., arXiv 2506.01194). For each layer's A and B, the column k of M
+    (entries, K) is client k's update of it; robust PCA gives the low rank L and the sparse S. Means
+    are weighted by p_k, but the split sees every client once, so weights are only partly respected.
+    Where S is not 0, clients that send the same do not get it back: their S is scaled too.
+    """
+
+    trains: ClassVar[tuple[str, ...]] = ("A", "B")
+    weighted = False
+    idempotent = False
+
+    def __init__(self, scale: float = 2.0) -> None:
+        if not 0 <= scale < float("inf"):
+            raise wrong("strategy.scale", scale, "a number of at least 0")
+        self.scale = scale
+
+    def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
+        """Return the state moved by the recombined updates; the head is the weighted mean."""
+        mean = weighted_mean(state, updates)
+        sent = [u.state.tensors() for u in updates]
+        moved = {}
+        for name, old in state.select(("A", "B")).items():
+            if all(tensors[name] is old for tensors in sent):
+                continue
+            deltas = [(t[name].double() - old.double()).reshape(-1) for t in sent]
+            p = torch.tensor([u.weight for u in updates], dtype=torch.float64, device=old.device)
+            L, S = robust_pca(torch.stack(deltas, dim=1))
+            new = old.double() + (L @ p + self.scale * (S @ p)).view(old.shape)
+            moved[name] = new.to(old.dtype)
+        return mean.update(moved)

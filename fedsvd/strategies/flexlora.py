@@ -1,0 +1,28 @@
+"""FlexLoRA: average the products B_k A_k and keep the leading rank r of the mean."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, final
+
+from fedsvd.lowrank import AdapterState, refactorise_pairs, weighted_sum
+from fedsvd.strategies.base import Strategy, Update, weighted_mean
+
+
+@final
+class FlexLora(Strategy):
+    """B A is the best rank-r approximation of sum p_k B_k A_k; A has orthonormal rows, B = U S.
+
+    FlexLoRA (Bai et al., NeurIPS 2024, arXiv 2402.11505), for clients of one rank. The mean is kept
+    as stacked factors of rank K r, whose SVD needs QR factors and a K r x K r core only.
+    """
+
+    trains: ClassVar[tuple[str, ...]] = ("A", "B")
+
+    def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
+        """Return the truncated mean product, and the mean of the head."""
+        mean, weights, factors = weighted_mean(state, updates), [u.weight for u in updates], {}
+        for layer, pair in state.factors.items():
+            stacked = weighted_sum([u.state.factors[layer] for u in updates], weights)
+            best = refactorise_pairs({layer: stacked}, rank=pair.rank, dtype=pair.A.dtype)
+            factors.update(best)
+        return replace(mean, factors=factors)

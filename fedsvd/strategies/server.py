@@ -1,0 +1,68 @@
+"""Server optimisers: the mean of the clients as a gradient to follow, not as the next state."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from fedsvd.errors import one_of, wrong
+from fedsvd.lowrank import AdapterState
+from fedsvd.lowrank.pair import MEMORY
+
+NAMES = ("adam", "momentum", "yogi")
+
+
+@dataclass(frozen=True)
+class ServerOptimizer:
+    """A step from the old state x along the pseudo-gradient D = mean - x of every averaged tensor.
+
+    momentum (FedAvgM; Hsu, Qi, Brown, 2019, arXiv 1909.06335): m = beta1 m + D, x += lr m.
+    adam, yogi (Reddi et al., ICLR 2021, arXiv 2003.00295, algorithm 2): m = beta1 m + (1 - beta1) D;
+    v = beta2 v + (1 - beta2) D^2, or v - (1 - beta2) D^2 sign(v - D^2); x += lr m / (sqrt v + tau);
+    m starts at 0 and v at tau^2. Factors move entry by entry, so B A does not follow its mean.
+    m and v are in the state's memory: they stay at the server and are checkpointed with it.
+    """
+
+    name: str
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise one_of("strategy.server.name", self.name, NAMES)
+        for key in ("lr", "tau"):
+            value = getattr(self, key)
+            if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+                raise wrong(f"strategy.server.{key}", value, "a number above 0")
+        for key in ("beta1", "beta2"):
+            value = getattr(self, key)
+            if not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise wrong(f"strategy.server.{key}", value, "in [0, 1)")
+
+    def step(self, old: AdapterState, mean: AdapterState) -> AdapterState:
+        """Return `mean` with every tensor that it does not share with `old` replaced by the step."""
+        before, new = old.tensors(), {}
+        for name, value in mean.select(("A", "B", "extra")).items():
+            x = before[name]
+            if value is x:
+                continue
+            delta = value.double() - x.double()
+            m = old.memory[f"m.{name}"].double() if f"m.{name}" in old.memory else 0 * delta
+            if self.name == "momentum":
+                m = self.beta1 * m + delta
+                move = m
+            else:
+                m = self.beta1 * m + (1 - self.beta1) * delta
+                start = torch.full_like(delta, self.tau**2)
+                v = old.memory[f"v.{name}"].double() if f"v.{name}" in old.memory else start
+                square = delta.square()
+                if self.name == "adam":
+                    v = self.beta2 * v + (1 - self.beta2) * square
+                else:
+                    v = v - (1 - self.beta2) * square * (v - square).sign()
+                move = m / (v.sqrt() + self.tau)
+                new[f"{MEMORY}v.{name}"] = v.to(x.dtype)
+            new[f"{MEMORY}m.{name}"] = m.to(x.dtype)
+            new[name] = (x.double() + self.lr * move).to(x.dtype)
+        return replace(mean, memory=old.memory).update(new)

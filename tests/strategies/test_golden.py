@@ -1,0 +1,378 @@
+"""Every strategy on a tiny case, against the formula written out with NumPy on dense matrices."""
+
+import numpy as np
+import pytest
+import scipy.fft
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from fedsvd import strategies as S
+from fedsvd.errors import InputError
+from fedsvd.lowrank import AdapterState, LowRank
+from fedsvd.lowrank.robust import geometric_median, rank_one, robust_pca
+from fedsvd.randomness import Purpose, torch_stream
+from fedsvd.strategies.server import ServerOptimizer
+
+P = np.array([0.2, 0.3, 0.5])
+D_OUT, D_IN, R = 5, 7, 2
+
+
+def case(shared_A, seed=0, round=1):
+    """A state and three clients' factors, in NumPy; A is the state's where it is shared."""
+    rng = np.random.default_rng(seed)
+    A, B = rng.normal(size=(R, D_IN)), rng.normal(size=(D_OUT, R))
+    As = [A if shared_A else A + 0.4 * rng.normal(size=A.shape) for _ in P]
+    Bs = [B + 0.4 * rng.normal(size=B.shape) for _ in P]
+    return A, B, As, Bs, wrap(A, B, round), updates(As, Bs, round)
+
+
+def wrap(A, B, round=1):
+    return AdapterState({"l": LowRank(torch.tensor(A), torch.tensor(B))}, {}, round)
+
+
+def updates(As, Bs, round=1):
+    return [S.Update(k, float(P[k]), wrap(As[k], Bs[k], round)) for k in range(len(As))]
+
+
+def run(rule, state, sent):
+    new = rule.aggregate(state, sent)
+    pair = new.factors["l"]
+    W = new.base["l"].numpy() if new.base else 0.0
+    return pair.A.numpy(), pair.B.numpy(), W
+
+
+def mean(xs):
+    return sum(p * x for p, x in zip(P, xs, strict=True))
+
+
+def product(As, Bs):
+    return mean([b @ a for a, b in zip(As, Bs, strict=True)])
+
+
+def test_fedsvd_balanced_puts_the_root_on_both_sides():
+    A, _B, _As, Bs, state, sent = case(shared_A=True)
+    new_A, new_B, _ = run(S.FedSVD(split="balanced"), state, sent)
+    _U, s, Vh = np.linalg.svd(mean(Bs) @ A)
+    np.testing.assert_allclose(new_B @ new_A, mean(Bs) @ A, atol=1e-12)
+    np.testing.assert_allclose(new_A @ new_A.T, np.diag(s[:R]), atol=1e-12)
+    np.testing.assert_allclose(new_B.T @ new_B, np.diag(s[:R]), atol=1e-12)
+    np.testing.assert_allclose(np.abs(new_A), np.sqrt(s[:R])[:, None] * np.abs(Vh[:R]), atol=1e-12)
+    with pytest.raises(InputError, match=r"strategy\.split"):
+        S.FedSVD(split="even")
+
+
+def test_a_balanced_split_of_a_deficient_product_has_no_nan():
+    zero = wrap(np.ones((R, D_IN)), np.zeros((D_OUT, R)))
+    new_A, new_B, _ = run(S.FedSVD(split="balanced"), zero, [S.Update(0, 1.0, zero)])
+    assert (new_A == 0).all()
+    assert (new_B == 0).all()
+
+
+def test_lora_fair_is_the_ridge_correction():
+    *_, As, Bs, state, sent = case(shared_A=False)
+    new_A, new_B, _ = run(S.LoraFair(penalty=0.3), state, sent)
+    A, B = mean(As), mean(Bs)
+    # Least squares on the stacked problem [A^T; sqrt(0.3) I] dB^T = [(G - B A)^T; 0].
+    left = np.vstack([A.T, np.sqrt(0.3) * np.eye(R)])
+    right = np.vstack([(product(As, Bs) - B @ A).T, np.zeros((R, D_OUT))])
+    dB = np.linalg.lstsq(left, right, rcond=None)[0].T
+    np.testing.assert_allclose(new_A, A, atol=1e-12)
+    np.testing.assert_allclose(new_B, B + dB, atol=1e-12)
+    # It is nearer to the mean of the products than the plain means are.
+    G = product(As, Bs)
+    assert np.linalg.norm(new_B @ new_A - G) < np.linalg.norm(B @ A - G)
+
+
+def test_flexlora_is_the_best_approximation_of_the_mean_product():
+    *_, As, Bs, state, sent = case(shared_A=False)
+    new_A, new_B, _ = run(S.FlexLora(), state, sent)
+    U, s, Vh = np.linalg.svd(product(As, Bs))
+    np.testing.assert_allclose(new_B @ new_A, (U[:, :R] * s[:R]) @ Vh[:R], atol=1e-12)
+    np.testing.assert_allclose(new_A @ new_A.T, np.eye(R), atol=1e-12)
+
+
+@pytest.mark.parametrize("oversampling", [0, 4])
+def test_fedask_finds_the_mean_product_with_an_even_split(oversampling):
+    _A, _, As, Bs, state, sent = case(shared_A=True)
+    new_A, new_B, _ = run(S.FedAsk(oversampling, seed=5), state, sent)
+    s = np.linalg.svd(product(As, Bs))[1][:R]
+    np.testing.assert_allclose(new_B @ new_A, product(As, Bs), atol=1e-11)
+    np.testing.assert_allclose(new_A @ new_A.T, np.diag(s), atol=1e-11)
+    np.testing.assert_allclose(new_B.T @ new_B, np.diag(s), atol=1e-11)
+
+
+def test_fedask_follows_its_two_stages_where_the_sketch_is_not_exact():
+    *_, As, Bs, state, sent = case(shared_A=False)
+    new_A, new_B, _ = run(S.FedAsk(1, seed=5), state, sent)
+    stream = torch_stream(5, Purpose.SKETCH, 1, "l")
+    O = torch.randn(D_IN, R + 1, generator=stream, dtype=torch.float64).numpy()  # noqa: E741
+    Q = np.linalg.qr(product(As, Bs) @ O)[0]
+    U, s, Vh = np.linalg.svd(Q.T @ product(As, Bs), full_matrices=False)
+    np.testing.assert_allclose(new_B @ new_A, Q @ (U[:, :R] * s[:R]) @ Vh[:R], atol=1e-11)
+
+
+def test_fedgsa_projects_on_the_leading_eigenvectors_of_the_mean_projector():
+    A, _, As, Bs, state, sent = case(shared_A=True)
+    new_A, new_B, _ = run(S.FedGsa(), state, sent)
+    bases = [np.linalg.svd(b @ A)[0][:, :R] for b in Bs]
+    Ug = np.linalg.eigh(mean([u @ u.T for u in bases]))[1][:, -R:]
+    expected = Ug @ (Ug.T @ product(As, Bs))
+    np.testing.assert_allclose(new_B @ new_A, expected, atol=1e-11)
+    np.testing.assert_allclose(new_A @ new_A.T, np.eye(R), atol=1e-11)
+    assert np.linalg.norm(expected - product(As, Bs)) > 1e-3
+
+
+def test_fedgsa_takes_clients_that_have_learnt_nothing():
+    A, _, _, Bs, state, _ = case(shared_A=True)
+    sent = updates([A] * 3, [np.zeros_like(Bs[0]), Bs[1], np.zeros_like(Bs[0])])
+    new_A, new_B, _ = run(S.FedGsa(), state, sent)
+    np.testing.assert_allclose(new_B @ new_A, 0.3 * Bs[1] @ A, atol=1e-11)
+
+
+def test_fedrot_turns_every_client_to_the_last_global_factors():
+    A, B, As, Bs, state, sent = case(shared_A=False)
+    new_A, new_B, _ = run(S.FedRot(), state, sent)
+    turns = []
+    for a, b in zip(As, Bs, strict=True):
+        # By brute force over rotations and reflections of the plane.
+        t = np.linspace(0, 2 * np.pi, 200_001)
+        c, s = np.cos(t), np.sin(t)
+        best = None
+        for sign in (1, -1):
+            Rs = np.array([[c, -sign * s], [s, sign * c]]).transpose(2, 0, 1)
+            cost = ((b @ Rs - B) ** 2).sum((1, 2)) + ((Rs.transpose(0, 2, 1) @ a - A) ** 2).sum(
+                (1, 2)
+            )
+            i = int(cost.argmin())
+            best = (
+                min(best, (cost[i], i, Rs[i]), key=lambda x: x[0]) if best else (cost[i], i, Rs[i])
+            )
+        turns.append(best[2])
+    np.testing.assert_allclose(
+        new_A, mean([r.T @ a for r, a in zip(turns, As, strict=True)]), atol=1e-3
+    )
+    np.testing.assert_allclose(
+        new_B, mean([b @ r for r, b in zip(turns, Bs, strict=True)]), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("method", ["permutation", "rotation"])
+def test_alignment_undoes_what_clients_differ_by(method):
+    A, B, *_, state, _ = case(shared_A=False)
+    rng = np.random.default_rng(1)
+    maps = [np.eye(R), np.eye(R)[::-1], np.eye(R)]
+    if method == "rotation":
+        maps = [np.linalg.qr(rng.normal(size=(R, R)))[0] for _ in P]
+    sent = updates([m.T @ A for m in maps], [B @ m for m in maps])
+    new_A, new_B, _ = run(S.Align(method), state, sent)
+    np.testing.assert_allclose(new_A, A, atol=1e-12)
+    np.testing.assert_allclose(new_B, B, atol=1e-12)
+
+
+def test_permutation_alignment_is_the_best_assignment():
+    A, B, As, Bs, state, _sent = case(shared_A=False, seed=3)
+    swapped = [np.eye(R)[::-1] if k == 1 else np.eye(R) for k in range(3)]
+    As = [m.T @ a for m, a in zip(swapped, As, strict=True)]
+    Bs = [b @ m for m, b in zip(swapped, Bs, strict=True)]
+    new_A, new_B, _ = run(S.Align("permutation", iterations=1), state, updates(As, Bs))
+    out_A, out_B = [], []
+    for a, b in zip(As, Bs, strict=True):
+        cost = [[-(b[:, i] @ B[:, j] + a[i] @ A[j]) for j in range(R)] for i in range(R)]
+        rows, columns = linear_sum_assignment(cost)
+        order = rows[np.argsort(columns)]
+        out_A.append(a[order])
+        out_B.append(b[:, order])
+    np.testing.assert_allclose(new_A, mean(out_A), atol=1e-12)
+    np.testing.assert_allclose(new_B, mean(out_B), atol=1e-12)
+
+
+def test_robust_pca_recovers_a_low_rank_and_a_sparse_part():
+    rng = np.random.default_rng(0)
+    L = np.outer(rng.normal(size=80), rng.normal(size=40))
+    Sp = np.zeros_like(L)
+    spots = rng.random(L.shape) < 0.05
+    Sp[spots] = 10 * rng.choice([-1.0, 1.0], spots.sum())
+    found_L, found_S = robust_pca(torch.tensor(L + Sp), steps=2000)
+    np.testing.assert_allclose(found_L.numpy(), L, atol=1e-3)
+    np.testing.assert_allclose(found_S.numpy(), Sp, atol=1e-3)
+
+
+def test_robust_pca_is_at_the_minimum_of_its_objective():
+    rng = np.random.default_rng(1)
+    M = rng.normal(size=(30, 1)) + 0.3 * rng.normal(size=(30, 5))
+
+    def cost(L):
+        return np.linalg.svd(L)[1].sum() + np.abs(M - L).sum() / np.sqrt(30)
+
+    L = robust_pca(torch.tensor(M))[0].numpy()
+    for size in (1.0, 1e-1, 1e-2, 1e-3):
+        for _ in range(200):
+            assert cost(L + size * rng.normal(size=M.shape)) > cost(L) * (1 - 1e-5)
+    # Convex, so no better elsewhere: neither all of M nor nothing of it.
+    assert cost(L) < min(cost(M), cost(0 * M))
+
+
+def test_fedrpca_is_the_mean_plus_what_the_sparse_part_is_scaled_by():
+    A, B, As, Bs, state, sent = case(shared_A=False)
+    new_A, new_B, _ = run(S.FedRpca(scale=3.0), state, sent)
+    for new, old, xs in ((new_A, A, As), (new_B, B, Bs)):
+        M = np.stack([(x - old).ravel() for x in xs], axis=1)
+        L, Sp = (x.numpy() for x in robust_pca(torch.tensor(M)))
+        np.testing.assert_allclose(L + Sp, M, atol=1e-12)
+        np.testing.assert_allclose((new - old).ravel(), (L + 3 * Sp) @ P, atol=1e-12)
+    plain = run(S.FedRpca(scale=1.0), state, sent)
+    np.testing.assert_allclose(plain[0], mean(As), atol=1e-12)
+
+
+def test_geometric_median_minimises_the_sum_of_distances_of_products():
+    A, B, _As, Bs, state, sent = case(shared_A=True)
+    new_A, new_B, _ = run(S.GeometricMedian(tolerance=1e-9), state, sent)
+    assert (new_A == A).all()
+
+    def cost(x):
+        return sum(p * np.linalg.norm(x @ A - b @ A) for p, b in zip(P, Bs, strict=True))
+
+    rng, best = np.random.default_rng(0), cost(new_B)
+    for size in (1.0, 1e-1, 1e-2, 1e-3, 1e-4):
+        for _ in range(300):
+            assert cost(new_B + size * rng.normal(size=B.shape)) >= best - 1e-10
+    assert cost(mean(Bs)) > best
+
+
+@pytest.mark.parametrize("size", [1e2, 1e6, 1e10])
+def test_geometric_median_of_points_with_one_far_away_stays_near_the_others(size):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(7, 20))
+    X[3] = size * rng.normal(size=20)
+    w = geometric_median(torch.tensor(X @ X.T), torch.full((7,), 1 / 7).double(), 1e-6).numpy()
+    assert np.linalg.norm(w @ X) < 6
+
+
+def test_rsvd_dpd_fits_a_rank_one_matrix_through_gross_errors():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=60), 1 + 0.3 * rng.normal(size=9)
+    X = np.outer(a, b) + 0.01 * rng.normal(size=(60, 9))
+    bad = rng.random(X.shape) < 0.1
+    spoilt = np.where(bad, X + 30, X)
+    found_a, found_b = rank_one(torch.tensor(spoilt), torch.full((9,), 1 / 9).double(), 0.3, 1e-8)
+    fit = np.outer(found_a.numpy(), found_b.numpy())
+    U, s, Vh = np.linalg.svd(spoilt)
+    plain = s[0] * np.outer(U[:, 0], Vh[0])
+    assert np.abs(fit - np.outer(a, b)).max() < 0.06
+    assert np.abs(plain - np.outer(a, b)).max() > 3
+
+
+def test_rsvd_dpd_stays_near_honest_clients_where_the_mean_does_not():
+    rng = np.random.default_rng(2)
+    A, B, step = (
+        rng.normal(size=(R, D_IN)),
+        rng.normal(size=(D_OUT, R)),
+        rng.normal(size=(D_OUT, R)),
+    )
+    Bs = [B + step + 0.01 * rng.normal(size=B.shape) for _ in range(5)]
+    Bs[2] = B - 50 * step
+    state = wrap(A, B)
+    sent = [S.Update(k, 0.2, wrap(A, b)) for k, b in enumerate(Bs)]
+    _, robust, _ = run(S.RsvdDpd(), state, sent)
+    assert np.abs(robust - (B + step)).max() < 0.05
+    assert np.abs(run(S.FFA(), state, sent)[1] - (B + step)).max() > 1
+
+
+@pytest.mark.parametrize("tail", ["drop", "fold"])
+def test_refresh_keeps_the_leading_directions_and_brings_new_ones(tail):
+    A, _B, As, Bs, state, sent = case(shared_A=True)
+    new_A, new_B, W = run(S.FedSvdRefresh(keep=1, tail=tail, seed=4), state, sent)
+    G = product(As, Bs)
+    U, s, Vh = np.linalg.svd(G)
+    first = s[0] * np.outer(U[:, 0], Vh[0])
+    np.testing.assert_allclose(new_B @ new_A, first, atol=1e-11)
+    np.testing.assert_allclose(W, G - first if tail == "fold" else 0.0, atol=1e-11)
+    np.testing.assert_allclose(new_A @ new_A.T, np.eye(R), atol=1e-12)
+    assert (new_B[:, 1] == 0).all()
+    inside = np.linalg.qr(A.T)[0]
+    assert np.linalg.norm(new_A[1] - inside @ (inside.T @ new_A[1])) > 0.1  # a new direction
+    other = run(S.FedSvdRefresh(keep=1, seed=5), state, sent)[0]
+    assert np.abs(other[1] - new_A[1]).max() > 0.01
+
+
+def test_refresh_by_energy():
+    A = np.eye(3, D_IN)
+    B = np.zeros((D_OUT, 3))
+    B[[0, 1, 2], [0, 1, 2]] = [2.0, 1.0, 0.5]  # shares of energy: 4, 1, 0.25 of 5.25
+    state = wrap(A, B)
+    for energy, kept in ((0.7, 1), (0.8, 2), (0.95, 2), (0.96, 3), (1.0, 3)):
+        _new_A, new_B, _ = run(S.FedSvdRefresh(energy=energy), state, [S.Update(0, 1.0, state)])
+        assert (np.abs(new_B).sum(0) > 0).sum() == kept
+
+
+@pytest.mark.parametrize("tail", ["drop", "fold"])
+def test_dct_takes_the_columns_that_the_mean_aligns_with_most(tail):
+    _A, _B, As, Bs, state, sent = case(shared_A=True)
+    new_A, new_B, W = run(S.FedSvdDct(tail=tail), state, sent)
+    Q = scipy.fft.dct(np.eye(D_IN), type=2, norm="ortho", axis=1)  # rows: the transforms of e_n
+    G = product(As, Bs)
+    chosen = np.sort(np.argsort(-np.abs(G @ Q).sum(0))[:R])
+    np.testing.assert_allclose(new_A, Q[:, chosen].T, atol=1e-12)
+    np.testing.assert_allclose(new_B, G @ Q[:, chosen], atol=1e-12)
+    left = G - G @ Q[:, chosen] @ Q[:, chosen].T
+    np.testing.assert_allclose(W, left if tail == "fold" else 0.0, atol=1e-12)
+
+
+def test_flora_folds_the_mean_product_and_starts_again():
+    A, B, As, Bs, state, sent = case(shared_A=False)
+    new_A, new_B, W = run(S.Flora(seed=1), state, sent)
+    np.testing.assert_allclose(W, product(As, Bs), atol=1e-12)
+    assert (new_B == 0).all()
+    assert np.abs(new_A).max() <= 1 / np.sqrt(D_IN)
+    assert np.abs(new_A - A).max() > 0.01
+    again = run(S.Flora(seed=1), wrap(A, B, round=2), sent)[0]
+    assert np.abs(again - new_A).max() > 0.01  # another draw in another round
+
+
+def test_fedex_puts_the_residual_of_the_means_into_the_base():
+    *_, As, Bs, state, sent = case(shared_A=False)
+    new_A, new_B, W = run(S.FedEx(), state, sent)
+    np.testing.assert_allclose(new_A, mean(As), atol=1e-12)
+    np.testing.assert_allclose(new_B, mean(Bs), atol=1e-12)
+    np.testing.assert_allclose(W, product(As, Bs) - mean(Bs) @ mean(As), atol=1e-12)
+    second = S.FedEx().aggregate(S.FedEx().aggregate(state, sent), sent)
+    np.testing.assert_allclose(second.base["l"].numpy(), 2 * W, atol=1e-12)
+
+
+def test_rolora_and_fedsa_average_what_they_are_sent():
+    A, B, As, Bs, state, _ = case(shared_A=False)
+    np.testing.assert_allclose(run(S.RoLora(), state, updates([A] * 3, Bs))[1], mean(Bs))
+    assert S.RoLora().trains_in(1) == ("B",)
+    assert S.RoLora().trains_in(2) == ("A",)
+    new_A, new_B, _ = run(S.FedSa(), state, updates(As, [B] * 3))
+    np.testing.assert_allclose(new_A, mean(As))
+    np.testing.assert_allclose(new_B, B, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam", "yogi"])
+def test_server_optimisers_follow_their_recursions(name):
+    server = ServerOptimizer(name, lr=0.1, beta1=0.8, beta2=0.9, tau=0.01)
+    state, m, v = wrap(np.ones((R, D_IN)), np.ones((D_OUT, R))), 0.0, 0.01**2
+    rng, x = np.random.default_rng(0), np.ones((D_OUT, R))
+    for _ in range(3):
+        target = rng.normal(size=(D_OUT, R))
+        mean_state = state.update({"l.B": torch.tensor(target)})
+        state = server.step(state, mean_state)
+        d = target - x
+        if name == "momentum":
+            m = 0.8 * m + d
+            x = x + 0.1 * m
+        else:
+            m = 0.8 * m + 0.2 * d
+            v = 0.9 * v + 0.1 * d**2 if name == "adam" else v - 0.1 * d**2 * np.sign(v - d**2)
+            x = x + 0.1 * m / (np.sqrt(v) + 0.01)
+        np.testing.assert_allclose(state.factors["l"].B.numpy(), x, atol=1e-12)
+    assert (state.factors["l"].A == 1).all()
+    assert all(key.endswith("l.B") for key in state.memory)
+
+
+def test_momentum_without_memory_at_rate_one_is_the_mean():
+    *_, state, sent = case(shared_A=False)
+    mean_state = S.FedAvg().aggregate(state, sent)
+    new = ServerOptimizer("momentum", lr=1.0, beta1=0.0).step(state, mean_state)
+    torch.testing.assert_close(new.factors["l"].B, mean_state.factors["l"].B)

@@ -1,0 +1,98 @@
+"""Strategies that change what clients do, on the real default model, cut short."""
+
+import pytest
+import torch
+
+from fedsvd.client.app import PERSONAL
+from fedsvd.experiment import evaluate, one_round, prepare
+from fedsvd.records import from_record
+from fedsvd.strategies.build import build_strategy
+from tests.conftest import SMALL, compose_settings
+
+
+def start(*overrides):
+    settings = compose_settings(*SMALL, *overrides)
+    return prepare(settings, build_strategy(settings.strategy))
+
+
+def changed(before, after):
+    """Which kinds of tensors differ."""
+    return {
+        kind
+        for kind in ("A", "B", "W", "extra", "memory")
+        for name, t in after.select((kind,)).items()
+        if name not in before.tensors() or not torch.equal(before.tensors()[name], t)
+    }
+
+
+@pytest.mark.parametrize("privacy", ["dp_sgd", "none"])
+def test_rolora_trains_b_then_a_and_sends_nothing_else(privacy):
+    run = start("strategy=rolora", f"privacy={privacy}", "rounds=3")
+    A, B, head = 12 * 8 * 384 * 4, 12 * 384 * 8 * 4, 2 * 384 * 4
+    for number, kind in ((1, "B"), (2, "A"), (3, "B")):
+        before = run.state
+        metrics = one_round(run, number)
+        assert metrics["failed"] == {}
+        assert changed(before, run.state) == {kind, "extra"}
+        size = A if kind == "A" else B
+        assert 0 <= metrics["bytes_up"] - 3 * (size + head) < 3 * 25 * 160
+        if privacy == "dp_sgd":
+            reports = metrics["reports"].values()
+            assert all(r["steps"] == 2 and r["grad_norm_quantiles"][1] > 0 for r in reports)
+
+
+def test_fedsa_keeps_every_b_with_its_client_over_rounds():
+    run = start("strategy=fedsa", "privacy=none", "clients.participation=all", "training.lr=5")
+    start_state, kept = run.state, []
+    for number in (1, 2):
+        metrics = one_round(run, number)
+        assert metrics["failed"] == {}
+        own = [from_record(c.state.array_records[PERSONAL]) for c in run.grid._contexts]
+        kept.append(own)
+        assert all(name.endswith(".B") for name in own[0])
+    assert changed(start_state, run.state) == {"A", "extra"}
+    name = next(iter(kept[0][0]))
+    assert not torch.equal(kept[0][0][name], kept[0][1][name])  # each client its own
+    assert not torch.equal(kept[0][0][name], kept[1][0][name])  # and it goes on training
+    # Evaluated as the mean over the clients' own models.
+    worker = run.worker
+    each = [
+        worker.evaluate(run.state.update(own), worker.task.validation)["loss"] for own in kept[1]
+    ]
+    assert evaluate(run, "validation")["loss"] == pytest.approx(sum(each) / len(each), rel=1e-6)
+
+
+def test_a_client_of_fedsa_starts_from_the_b_it_kept(monkeypatch):
+    from fedsvd.client import app
+
+    run = start("strategy=fedsa", "privacy=none", "clients.participation=all")
+    one_round(run, 1)
+    own = from_record(run.grid._contexts[2].state.array_records[PERSONAL])
+    seen, real = {}, app.train_locally
+
+    def spy(worker, state, client, round, steps):
+        seen[client] = state
+        return real(worker, state, client, round, steps)
+
+    monkeypatch.setattr(app, "train_locally", spy)
+    one_round(run, 2)
+    assert all(torch.equal(seen[2].tensors()[name], t) for name, t in own.items())
+
+
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi", "fedavgm"])
+def test_server_optimisers_keep_their_memory_in_the_state(name):
+    run = start(f"strategy={name}", "strategy._target_=fedsvd.strategies.FFA", "privacy=none")
+    one_round(run, 1)
+    expected = {"fedavgm": {"m"}}.get(name, {"m", "v"})
+    assert {key[0] for key in run.state.memory} == expected
+    assert {key[2:] for key in run.state.memory} == set(run.state.select(("B", "extra")))
+    down = one_round(run, 2)["bytes_down"]
+    B, head = 12 * 384 * 8 * 4, 2 * 384 * 4
+    assert down - 3 * (B + head) < 3 * 25 * 160  # memory stays at the server
+
+
+def test_refresh_with_a_folded_tail_trains_on():
+    run = start("strategy=fedsvd_refresh", "strategy.tail=fold", "strategy.keep=3", "rounds=3")
+    for number in (1, 2):
+        assert one_round(run, number)["failed"] == {}
+    assert len(run.state.base) == 12
