@@ -26,6 +26,18 @@ def compose_settings(*overrides: str) -> Settings:
     return from_config(OmegaConf.to_container(config, resolve=True))
 
 
+# As SMALL, for tests of what travels and who keeps it: hardly any arithmetic.
+TINY = [*SMALL, "training.batch_size=4", "training.local_steps=1", "data.limit=90"]
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Leave PyTorch's threads as they were: engine.threads sets them for the process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def settings() -> Callable[..., Settings]:
     return compose_settings

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from fedsvd.testing import check_strategy
-from tests.conftest import SMALL
+from tests.conftest import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "examples"
@@ -23,7 +23,7 @@ def test_it_is_sound_and_short(monkeypatch):
 def test_it_runs_from_the_command_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "fedsvd.run", "strategy._target_=my_strategy.Median",
-         "rounds=1", f"hydra.run.dir={tmp_path / 'run'}", *(s for s in SMALL if "rounds" not in s)],
+         "rounds=1", f"hydra.run.dir={tmp_path / 'run'}", *(s for s in TINY if "rounds" not in s)],
         capture_output=True, text=True, check=False, cwd=FOLDER,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip

@@ -13,7 +13,7 @@ from fedsvd.errors import InputError
 from fedsvd.experiment import make_grid, one_round, prepare
 from fedsvd.settings import EngineSettings
 from fedsvd.strategies.build import build_strategy
-from tests.conftest import SMALL, compose_settings
+from tests.conftest import TINY, compose_settings
 from tests.engines.apps import adding_app
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
@@ -98,7 +98,7 @@ def test_the_longest_go_first(cluster):
 
 
 def digest(*overrides, kill=False):
-    settings = compose_settings(*SMALL, *overrides)
+    settings = compose_settings(*TINY, *overrides)
     run = prepare(settings, build_strategy(settings.strategy))
     for number in (1, 2):
         if kill and number == 2:
@@ -117,8 +117,8 @@ def test_the_same_bits_as_inline_also_after_a_worker_was_killed(cluster):
 def test_a_local_ray_is_started_and_stopped(cluster):
     # Last in the module: the fixture's connection is given up for it.
     ray.shutdown()
-    settings = compose_settings(*SMALL, "engine=ray")
-    worker = prepare(compose_settings(*SMALL), build_strategy(settings.strategy)).worker
+    settings = compose_settings(*TINY, "engine=ray")
+    worker = prepare(compose_settings(*TINY), build_strategy(settings.strategy)).worker
     grid = make_grid(settings, worker)
     assert ray.is_initialized()
     grid.close()
