@@ -11,7 +11,7 @@ import fedsvd
 from fedsvd.client.worker import get_worker
 from fedsvd.results.checkpoint import read_checkpoint
 from fedsvd.run import config_folder, execute
-from tests.conftest import SMALL, compose_settings
+from tests.conftest import SMALL, TINY, compose_settings
 
 
 def run(folder, *overrides):
@@ -119,8 +119,8 @@ def test_bytes_are_those_of_what_the_strategy_sends(done, tmp_path):
     ids=lambda o: " ".join(o),
 )
 def test_variants_train(overrides, tmp_path):
-    summary = run(tmp_path / "x", *overrides)
-    initial = get_worker(compose_settings(*SMALL, *overrides)).initial
+    summary = run(tmp_path / "x", *TINY[len(SMALL) :], *overrides)
+    initial = get_worker(compose_settings(*TINY, *overrides)).initial
     assert summary["state_digest"] != initial.digest()
     assert np.isfinite(summary["loss"])
     assert summary["failures"] == 0
