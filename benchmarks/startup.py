@@ -14,8 +14,8 @@ def main() -> None:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    from fedsvd.config import from_config
     from fedsvd.run import config_folder
-    from fedsvd.settings import from_config
 
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("config", ["+experiment=dp_eps1"])

@@ -89,7 +89,7 @@ def execute(config: Any, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """
     from omegaconf import OmegaConf
 
-    from fedsvd.settings import from_config
+    from fedsvd.config import from_config
 
     try:
         settings = from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]

@@ -10,9 +10,10 @@ from transformers import BertConfig, BertModel
 
 from fedsvd.adapters import lora
 from fedsvd.adapters.heads import random_head
+from fedsvd.config import from_config
 from fedsvd.models.classifier import Classifier
 from fedsvd.run import config_folder
-from fedsvd.settings import AdapterSettings, Settings, from_config
+from fedsvd.settings import AdapterSettings, Settings
 
 SMALL = [
     "data.limit=120", "rounds=2", "training.batch_size=16", "training.local_steps=2",

@@ -1,0 +1,74 @@
+"""From a composed configuration to checked settings."""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args, get_origin
+
+from fedsvd.errors import InputError, one_of, wrong
+from fedsvd.settings import Settings
+
+T = TypeVar("T")
+
+
+def from_config(config: Mapping[str, Any]) -> Settings:
+    """Return the checked settings of a composed configuration (plain dicts, lists and scalars)."""
+    sections = dict(config)
+    strategy = dict(sections.get("strategy") or {})
+    target = strategy.pop("_target_", None)
+    if not isinstance(target, str) or "." not in target:
+        raise wrong("strategy._target_", target, "the import path of a class, as package.Class")
+    sections["strategy"] = {"target": target, "options": strategy}
+    return _build(Settings, sections, "")
+
+
+def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
+    """Return dataclass `cls` from `values`, checking names and types on the way."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise one_of(f"{prefix}{key}", key, fields)
+    checked = {}
+    for name, spec in fields.items():
+        if name not in values:
+            if spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+                raise InputError(f"{prefix}{name}: missing from the configuration")
+            continue
+        value, kind = values[name], spec.type
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                raise wrong(f"{prefix}{name}", value, "a group of settings")
+            checked[name] = _build(kind, value, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            checked[name] = _convert(f"{prefix}{name}", value, kind)
+    return cls(**checked)
+
+
+def _convert(key: str, value: Any, kind: Any) -> Any:
+    """Return `value` as `kind`, or raise InputError; only lossless conversions are made."""
+    if get_origin(kind) is types.UnionType:
+        if value is None:
+            return None
+        (kind,) = [k for k in get_args(kind) if k is not type(None)]
+    origin = get_origin(kind) or kind
+    if origin is tuple:
+        if isinstance(value, str):
+            value = [value]
+        if not isinstance(value, (list, tuple)):
+            raise wrong(key, value, "a list")
+        return tuple(_convert(key, v, get_args(kind)[0]) for v in value)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise wrong(key, value, "a mapping")
+        return dict(value)
+    if origin is bool and isinstance(value, bool):
+        return value
+    if origin is int and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if int(value) == value:
+            return int(value)
+    elif origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif origin is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    raise wrong(key, value, names[origin])
