@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_origin
 
 from fedsvd.errors import InputError, one_of, wrong
-from fedsvd.settings import Settings
+from fedsvd.settings import AdapterSettings, Settings
+from fedsvd.settings.model import ADAPTERS
 
 T = TypeVar("T")
 
@@ -14,12 +15,29 @@ T = TypeVar("T")
 def from_config(config: Mapping[str, Any]) -> Settings:
     """Return the checked settings of a composed configuration (plain dicts, lists and scalars)."""
     sections = dict(config)
+    sections.pop("resume", None)  # says what to do with a run, not what it is
     strategy = dict(sections.get("strategy") or {})
     target = strategy.pop("_target_", None)
     if not isinstance(target, str) or "." not in target:
         raise wrong("strategy._target_", target, "the import path of a class, as package.Class")
     sections["strategy"] = {"target": target, "options": strategy}
+    sections["adapter"] = _adapter(sections.get("adapter"))
     return _build(Settings, sections, "")
+
+
+def _adapter(given: Any) -> Any:
+    """Return the adapter's group with what is not for every adapter as its options."""
+    if not isinstance(given, Mapping):
+        return given
+    adapter = dict(given)
+    target = adapter.pop("_target_", None)
+    common = {f.name for f in dataclasses.fields(AdapterSettings)} - {"target", "options"}
+    options = {k: adapter.pop(k) for k in list(adapter) if k not in common}
+    if target == ADAPTERS.get(str(adapter.get("name"))):
+        target = None  # the one that the name says
+    elif target is not None and (not isinstance(target, str) or "." not in target):
+        raise wrong("adapter._target_", target, "the import path of a class, as package.Class")
+    return {**adapter, "target": target, "options": options}
 
 
 def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:

@@ -12,6 +12,14 @@ class InputError(Exception):
     """
 
 
+class TrialsFailed(Exception):
+    """Trials of a sweep failed, others may be complete; `status` is the exit status to end with."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def wrong(key: str, value: object, allowed: str) -> InputError:
     """Return the error for `key` whose `value` is not `allowed` (a phrase after "must be")."""
     return InputError(f"{key}: {value!r} is not allowed; it must be {allowed}")
@@ -29,3 +37,18 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     """Return the member of `names` most like `name`, or None if none is alike."""
     found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return found[0] if found else None
+
+
+class RunError(Exception):
+    """A run cannot go on, for a reason outside its input; the message is one line.
+
+    `python -m fedsvd.run` prints it and exits with status 1.
+    """
+
+
+class StorageError(RunError):
+    """A file of the run cannot be written: a full disk, a folder that is read-only."""
+
+
+class TooFewReplies(RunError):
+    """A round had fewer valid replies than `faults.min_replies`."""

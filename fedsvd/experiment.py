@@ -1,7 +1,8 @@
 """A run as a reader would tell it: build the parts, loop over rounds, finish."""
 
+import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -11,16 +12,22 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from torch import Tensor
 
-from fedsvd import records
+from fedsvd import interrupt, records
 from fedsvd.client.app import PART, make_client_app
+from fedsvd.client.faults import on_the_way
+from fedsvd.client.public import WorkerView
 from fedsvd.client.worker import Worker, get_worker
 from fedsvd.engines.base import SERVER_NODE, Engine
 from fedsvd.engines.inline import InlineGrid
+from fedsvd.errors import TooFewReplies, wrong
 from fedsvd.lowrank import AdapterState, spectra
+from fedsvd.lowrank.ranks import truncate
 from fedsvd.participation import participants
 from fedsvd.privacy.client_level import ClientMechanism, make_mechanism, release
 from fedsvd.privacy.ledger import Ledger
-from fedsvd.randomness import Purpose, torch_stream
+from fedsvd.randomness import Purpose, attempt_key, torch_stream
+from fedsvd.replies import Received, receive
+from fedsvd.results.journal import Entry, Journal
 from fedsvd.results.recorder import Recorder
 from fedsvd.settings import Settings
 from fedsvd.strategies.base import Strategy
@@ -42,16 +49,27 @@ class Run:
     bytes_up: int = 0
     bytes_down: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    rounds: int = 0  # the round that it ends after; settings.rounds is what the plan was made for
+    attempt: int = 0  # at the coming round
+    journal: Journal = field(default_factory=Journal)
+    strategy_start: Mapping[str, Any] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+    seconds_before: float = 0.0
+
+    def seconds(self) -> float:
+        """Return the seconds that rounds have taken, also before the run was resumed."""
+        return self.seconds_before + time.perf_counter() - self.began
 
 
-def prepare(settings: Settings, strategy: FlowerStrategy) -> Run:
-    """Build data, plan, model, grid and ledger; everything that can be refused is refused here."""
+def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = None) -> Run:
+    """Build data, plan, model, ledger and, if none is given, grid; what can be refused is here."""
     worker = get_worker(settings)
-    grid = make_grid(settings, worker)
+    grid = grid or make_grid(settings, worker)
     if isinstance(strategy, Strategy):
-        strategy.device = worker.device
+        strategy.device, strategy.public = worker.device, WorkerView(worker)
     run = Run(settings, worker, strategy, grid, Ledger(worker.plan), worker.initial)
-    run.rounds_taken = [0] * settings.clients.number
+    run.rounds_taken, run.rounds = [0] * settings.clients.number, settings.rounds
+    run.strategy_start = dict(vars(strategy))
     if worker.plan.unit == "client":
         run.client_level = make_mechanism(settings, worker.plan.clients[0].noise_multiplier)
     return run
@@ -59,28 +77,55 @@ def prepare(settings: Settings, strategy: FlowerStrategy) -> Run:
 
 def make_grid(settings: Settings, worker: Worker) -> Engine:
     """Return the configured engine for a run's clients."""
+    if settings.partition.name == "own":
+        raise wrong(
+            "partition", "own", "another one here: clients' own data needs a deployment "
+            "(docs/deployment.md)",
+        )  # fmt: skip
     if settings.engine.name == "inline":
-        return InlineGrid(make_client_app(settings), settings.clients.number)
+        app, deadline = make_client_app(settings), settings.faults.deadline
+        return InlineGrid(app, settings.clients.number, deadline)
     from fedsvd.engines.ray import RayGrid, worker_settings  # Ray is slow to import
 
     told = worker_settings(settings, factors_of(settings))
     costs = [c.sample_rate * c.examples for c in worker.plan.clients]
-    return RayGrid(partial(make_client_app, told), settings.clients.number, settings.engine, costs)
+    make, deadline = partial(make_client_app, told), settings.faults.deadline
+    return RayGrid(make, settings.clients.number, settings.engine, costs, deadline)
 
 
 def train(run: Run, recorder: Recorder) -> dict[str, Any]:
-    """Run all rounds, or until no client may take part any more, and return the summary."""
-    started = time.perf_counter()
+    """Run all rounds, or until no client may take part any more, and return the summary.
+
+    A run that was restored goes on after its last round. Raises Interrupted after the round in which
+    a signal came, and RunError if it cannot go on; what is needed to resume is on the disk then.
+    """
+    run.began = time.perf_counter()
     recorder.start(run)
-    evaluate_round(run, recorder, {"round": 0, "clients": []}, started)
-    for number in range(run.state.round + 1, run.settings.rounds + 1):
-        metrics = one_round(run, number)
-        if all_spent(run) and number < run.settings.rounds:
-            metrics["ended"] = "no client may take part in another round"
-        evaluate_round(run, recorder, metrics, started)
-        if "ended" in metrics:
-            break
-    return finish(run, recorder, started)
+    interrupt.training(True)
+    try:
+        if not run.history:
+            evaluate_round(run, recorder, {"round": 0, "clients": []})
+        while run.state.round < run.rounds and "ended" not in run.history[-1]:
+            _stop_if_asked(run, recorder)
+            metrics = one_round(run, run.state.round + 1)
+            if all_spent(run) and run.state.round < run.rounds:
+                metrics["ended"] = "no client may take part in another round"
+            evaluate_round(run, recorder, metrics)
+        _stop_if_asked(run, recorder)
+    except TooFewReplies:
+        recorder.halt(run)
+        raise
+    finally:
+        interrupt.training(False)
+    _charge(run, list(run.journal.open.values()))
+    return finish(run, recorder)
+
+
+def _stop_if_asked(run: Run, recorder: Recorder) -> None:
+    signum = interrupt.requested()
+    if signum is not None:
+        recorder.halt(run)
+        raise interrupt.Interrupted(signum, f"stopped after round {run.state.round}")
 
 
 def may_take_part(run: Run, client: int) -> bool:
@@ -95,57 +140,179 @@ def all_spent(run: Run) -> bool:
 
 
 def one_round(run: Run, number: int) -> dict[str, Any]:
-    """Draw the clients, let them train, account, aggregate; return the round's metrics."""
+    """Run a round and return its metrics; repeated while too few clients reply, if so set.
+
+    Raises TooFewReplies when that is not set, or has been done `faults.repeats` times.
+    """
+    faults, earlier = run.settings.faults, []
+    while True:
+        metrics = _attempt(run, number)
+        again = metrics.pop("again", None)
+        if again is None:
+            break
+        earlier.append(metrics["failed"])
+        run.attempt += 1
+        if again == "few" and (faults.below == "stop" or len(earlier) > faults.repeats):
+            told = "; ".join(f"client {k}: {why}" for k, why in metrics["failed"].items())
+            raise TooFewReplies(
+                f"round {number}: {len(metrics['clients']) - len(metrics['failed'])} valid replies "
+                f"of {len(metrics['clients'])}, faults.min_replies={faults.min_replies} ({told})"
+            )
+    if earlier:
+        metrics["failed_attempts"] = earlier
+    run.attempt = 0
+    return metrics
+
+
+def _attempt(run: Run, number: int) -> dict[str, Any]:
+    """Draw the clients, let them train, account, aggregate; return the metrics of the attempt.
+
+    They hold "again" if it came to nothing: the state is as it was, what was spent is spent.
+    """
     settings, plan, began = run.settings, run.worker.plan, time.perf_counter()
-    draw = participants(
-        settings.clients, plan.rounds_bound, settings.seed, number, run.rounds_taken
-    )
-    spent = [k for k in draw.clients if run.ledger.would_exceed(k)]
-    drawn = [k for k in draw.clients if k not in spent]
-    sat_out = sorted({*draw.at_bound, *spent})
-    metrics: dict[str, Any] = {"round": number, "clients": drawn, "sat_out": sat_out}
-    # Where a trusted server hides who takes part, a round of nobody is a release like any other.
-    hidden = plan.threat_model == "trusted_server"
-    if not drawn and not hidden:
-        run.state = replace(run.state, round=number)
-        return metrics
+    entry = None
+    while entry is None:  # until the draw stands beside what the journal says was done before
+        drawn, sat_out = _draw(run, number)
+        metrics: dict[str, Any] = {"round": number, "clients": drawn, "sat_out": sat_out}
+        # Where a trusted server hides who takes part, a round of nobody is a release like any other.
+        hidden = plan.threat_model == "trusted_server"
+        if not drawn and not hidden:
+            run.state = replace(run.state, round=number)
+            return metrics
+        entry = _entered(run, number, drawn)
 
     run.grid.invite(drawn)
     messages: list[Message] = []
-    config = ConfigRecord()
+    config = ConfigRecord({records.ATTEMPT: run.attempt} if run.attempt else {})
     if drawn or isinstance(run.strategy, Strategy):
         arrays = _global_arrays(run)
         messages = list(run.strategy.configure_train(number, arrays, config, run.grid))
     asked = sorted(m.metadata.dst_node_id for m in messages)
     down = sum(records.record_bytes(records.arrays_of(m)) for m in messages)
-    replies = sorted(run.grid.send_and_receive(messages), key=lambda r: r.metadata.src_node_id)
     wanted = _asked_for(run, config)
-    faults = {r.metadata.src_node_id: records.fault(r, wanted) for r in replies}
-    faults.update({k: "did not answer" for k in asked if k not in faults})
-    good = [r for r in replies if faults[r.metadata.src_node_id] is None]
-    reports = {r.metadata.src_node_id: records.report_of(r) for r in replies}
-    steps = {k: int(report["steps"]) for k, report in reports.items() if "steps" in report}
-    run.ledger.record_round(number, asked, steps)
+    kept = {k: RecordDict(dict(state.items())) for k, state in run.grid.states().items()}
+    got = _ask(run, messages, partial(_of_rank, run, wanted, config), entry)
+    run.ledger.record_round(number, asked, got.steps)
+    run.journal.settle([entry])
     for client in asked:
         run.rounds_taken[client] += 1
-    up = sum(records.record_bytes(records.arrays_of(r)) for r in good)
-    metrics.update(_train_metrics(run, {k: reports[k] for k in asked if faults[k] is None}))
+    up = sum(records.record_bytes(records.arrays_of(r)) for r in got.good)
+    run.bytes_up, run.bytes_down = run.bytes_up + up, run.bytes_down + down
+    failed = {str(k): why for k, why in sorted(got.failed.items())}
+    metrics.update({"failed": failed, "bytes_up": up, "bytes_down": down})
+    if got.ignored:
+        metrics["ignored"] = {str(k): why for k, why in got.ignored.items()}
+    # Another outcome than the journal's must not be released with the same noise.
+    changed = run.client_level is not None and entry.failed != failed
+    few = len(got.good) < min(settings.faults.min_replies, len(asked))
+    left_out = asked if few or changed else got.failed
+    run.grid.restore({k: kept.get(k, RecordDict()) for k in left_out})
+    if few or changed:
+        return {**metrics, "again": "few" if few else "changed"}
+    metrics.update(_train_metrics(run, {k: got.reports[k] for k in asked if k in got.reports}))
+    good = got.good
     if run.client_level is not None:
         good = [_noised(run, good, wanted, number, metrics)]
     result = run.strategy.aggregate_train(number, good)[0] if good else None
     state = run.state if result is None else run.state.update(_tensors(run, result))
     run.state = replace(state, round=number)
-    run.bytes_up, run.bytes_down = run.bytes_up + up, run.bytes_down + down
-    failed = {str(k): why for k, why in faults.items() if why is not None}
-    metrics.update({"failed": failed, "bytes_up": up, "bytes_down": down})
     metrics["train_seconds"] = time.perf_counter() - began
     return metrics
+
+
+def _draw(run: Run, number: int) -> tuple[list[int], list[int]]:
+    """Return who takes part in a round, and who was drawn and may not."""
+    clients, bound = run.settings.clients, run.worker.plan.rounds_bound
+    draw = participants(clients, bound, run.settings.seed, number, run.rounds_taken)
+    run.ledger.reserved = run.journal.reserved(number)
+    spent = [k for k in draw.clients if run.ledger.would_exceed(k)]
+    run.ledger.reserved = {}
+    return [k for k in draw.clients if k not in spent], sorted({*draw.at_bound, *spent})
+
+
+def _entered(run: Run, number: int, drawn: list[int]) -> Entry | None:
+    """Enter an attempt into the journal, or find it there from before the run was interrupted.
+
+    What is found is done again with the same streams, if it starts from the same bits: the same
+    release once more tells nothing new. Anything else that was done counts as spent, the next attempt
+    draws from other streams, and None asks for another draw.
+    """
+    position = _position(run)
+    before = run.journal.of_round(number)
+    same = [
+        e for e in before if (e.attempt, e.position, e.clients) == (run.attempt, position, drawn)
+    ]
+    if same and not run.worker.plan.secure_noise:
+        return same[0]
+    if before:
+        run.attempt = max(run.attempt, *(e.attempt + 1 for e in before))
+        _charge(run, before)
+        return None
+    entry = Entry(number, run.attempt, position, drawn, run.worker.plan.steps_per_round)
+    run.journal.asked(entry)
+    return entry
+
+
+def _position(run: Run) -> str:
+    """Return a digest of all that a round's releases depend on, beside settings and streams."""
+    sha = hashlib.sha256(run.state.digest().encode())
+    for client, state in run.grid.states().items():
+        for name, record in sorted(state.array_records.items()):
+            for key, array in record.items():
+                sha.update(f"|{client}|{name}|{key}|".encode() + array.data)
+    sha.update(repr((run.rounds_taken, run.client_level)).encode())
+    return sha.hexdigest()
+
+
+def _charge(run: Run, entries: Sequence[Entry]) -> None:
+    """Enter into the ledger what was done before the run was interrupted and is not done again."""
+    for entry in entries:
+        taken = {int(k): n for k, n in (entry.taken or {}).items()}
+        run.ledger.record_round(entry.round, entry.clients, taken)
+        for client in entry.clients:
+            run.rounds_taken[client] += 1
+    run.journal.settle(entries)
+
+
+def _ask(
+    run: Run,
+    messages: Sequence[Message],
+    wanted: Callable[[int], Mapping[str, Tensor]],
+    entry: Entry,
+) -> Received:
+    """Send the messages and sort out the replies; enter what came of it into the journal.
+
+    Where the journal knows it already, whoever was left out then is left out again, unasked.
+    """
+    settings = run.settings
+    known = entry.failed or {}
+    sent = [m for m in messages if str(m.metadata.dst_node_id) not in known]
+    replies = list(run.grid.send_and_receive(sent))
+    replies = on_the_way(settings, replies, entry.round, entry.attempt)
+    got = receive(sent, replies, wanted, settings.training.local_steps)
+    got.failed.update({int(k): why for k, why in known.items()})
+    taken = entry.taken or {}
+    got.steps.update({int(k): taken[k] for k in known if k in taken})
+    if entry.failed is None:
+        run.journal.replied(entry, dict(sorted(got.failed.items())), got.steps)
+    return got
 
 
 def _asked_for(run: Run, config: ConfigRecord) -> dict[str, Tensor]:
     """Return the tensors that a client must send back, with the values it started from."""
     trains, keeps = records.in_round(config, factors_of(run.settings))
     return run.state.select((*(kind for kind in trains if kind not in keeps), "extra"))
+
+
+def _of_rank(
+    run: Run, wanted: dict[str, Tensor], config: ConfigRecord, client: int
+) -> dict[str, Tensor]:
+    """Return `wanted` in the shapes of a client's own rank."""
+    rank = records.rank_in_round(config, run.settings.clients.ranks, client)
+    if rank is None:
+        return wanted
+    shapes = truncate(run.state, rank).tensors()
+    return {name: shapes[name] for name in wanted}
 
 
 def _noised(
@@ -157,7 +324,8 @@ def _noised(
     assert run.client_level is not None
     generator = None
     if not run.worker.plan.secure_noise:
-        generator = torch_stream(settings.seed, Purpose.NOISE, number, "server", device=device)
+        keys: tuple[int | str, ...] = (number, "server", *attempt_key(run.attempt))
+        generator = torch_stream(settings.seed, Purpose.NOISE, *keys, device=device)
     updates = [records.from_record(records.arrays_of(r), device) for r in good]
     metrics["clip_norm"] = run.client_level.clip_norm
     mean, run.client_level, norms = release(updates, wanted, run.client_level, generator)
@@ -224,25 +392,34 @@ def evaluate(run: Run, part: str) -> dict[str, float]:
     return {key: float(np.mean([m[key] for m in found])) for key in ("accuracy", "loss")}
 
 
-def evaluate_round(run: Run, recorder: Recorder, metrics: dict[str, Any], started: float) -> None:
+def evaluate_round(run: Run, recorder: Recorder, metrics: dict[str, Any]) -> None:
     """Evaluate the global state on the validation part if the round is due, and record the round."""
     number, every = metrics["round"], run.settings.recorder.evaluate_every
-    if number % every == 0 or number == run.settings.rounds or "ended" in metrics:
+    if number % every == 0 or number == run.rounds or "ended" in metrics:
         metrics.update(evaluate(run, "validation"))
-    metrics["seconds"] = time.perf_counter() - started
+    metrics["seconds"] = run.seconds()
     run.history.append(metrics)
     recorder.round(run, metrics)
 
 
-def finish(run: Run, recorder: Recorder, started: float) -> dict[str, Any]:
+def reasons(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many replies were left out for what reason, in all attempts at all rounds."""
+    counts: dict[str, int] = {}
+    for metrics in history:
+        for failed in (metrics.get("failed", {}), *metrics.get("failed_attempts", ())):
+            for why in failed.values():
+                counts[why] = counts.get(why, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def finish(run: Run, recorder: Recorder) -> dict[str, Any]:
     """Evaluate on the test part, once, and return and record the summary."""
     settings, task = run.settings, run.worker.task
     test = evaluate(run, "test") if len(task.test) else {}
     scored = [m for m in run.history if "accuracy" in m]
     summary = {
         "strategy": settings.strategy.target,
-        "adapter": settings.adapter.name if settings.adapter.name == "none" else
-        f"{settings.adapter.name}/{settings.adapter.init}",
+        "adapter": settings.adapter.label,
         "task": task.name,
         "model": settings.model.name,
         "head": settings.model.head,
@@ -260,12 +437,14 @@ def finish(run: Run, recorder: Recorder, started: float) -> dict[str, Any]:
         "bytes_up": run.bytes_up,
         "bytes_down": run.bytes_down,
         "ended": run.history[-1].get("ended"),
-        "failures": sum(len(m.get("failed", {})) for m in run.history),
+        "failures": sum(reasons(run.history).values()),
+        "failure_reasons": reasons(run.history),
         "precision": run.worker.precision,
         "device": str(run.worker.device),
+        "attack": settings.attack.name,
         "state_digest": run.state.digest(),
         "singular_values": spectra(run.state),
-        "seconds": time.perf_counter() - started,
+        "seconds": run.seconds(),
     }  # fmt: skip
     recorder.finish(run, summary)
     return summary

@@ -28,6 +28,8 @@ class Purpose(StrEnum):
     HEAD = "head"
     SKETCH = "sketch"
     SUBSPACE = "subspace"
+    FAULTS = "faults"
+    ATTACK = "attack"
 
 
 def stream_seed(seed: int, purpose: Purpose, *keys: int | str) -> int:
@@ -37,6 +39,11 @@ def stream_seed(seed: int, purpose: Purpose, *keys: int | str) -> int:
     )
     digest = hashlib.sha256(identity.encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def attempt_key(attempt: int) -> tuple[str, ...]:
+    """Return what a stream's keys get in a further attempt at a round; nothing in the first."""
+    return (f"attempt {attempt}",) if attempt else ()
 
 
 def torch_stream(

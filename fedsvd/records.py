@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from torch import Tensor
 
 ARRAYS, METRICS, CONFIG, REPORT = "arrays", "metrics", "config", "report"
 WEIGHT = "num-examples"  # Flower's name for a reply's weight; see clients.weighting
+ATTEMPT = "attempt"  # of a round that is repeated
 FAILED = "failed"  # why a client could not finish
 TRAINS, KEEPS = "trains", "keeps"  # kinds that train in a round, and those that stay at clients
+RANKS, RANKED = "ranks", "ranked"  # ranks that a strategy gives clients, and their ids
 SEPARATOR = ","
 STYPE = "numpy.ndarray"  # Flower's name for arrays in NumPy's file format
 
@@ -120,6 +122,16 @@ def in_round(
     return trains, tuple(kind for kind in trains if kind in config.get(KEEPS, ()))
 
 
+def rank_in_round(
+    config: Mapping[str, Any], ranks: Sequence[int] | None, client: int
+) -> int | None:
+    """Return a client's rank: what the message says, or else its entry of `ranks`, or None."""
+    told = dict(zip(config.get(RANKED, ()), config.get(RANKS, ()), strict=True))
+    if client in told:
+        return int(told[client])
+    return None if ranks is None else ranks[client]
+
+
 def report_of(message: Message) -> dict[str, Any]:
     """Return the client's report beside arrays and metrics: steps taken, diagnostics, a failure."""
     if message.has_error():
@@ -142,8 +154,8 @@ def fault(message: Message, sent: Mapping[str, Tensor]) -> str | None:
         return "sent no arrays"
     try:
         found = {n: v for k, a in arrays_of(message).items() for n, v in _members(k, decode(a))}
-    except (ValueError, TypeError) as error:
-        return f"sent arrays that cannot be read ({error})"
+    except Exception as error:  # whatever a client makes the readers stumble over
+        return f"sent arrays that cannot be read ({type(error).__name__})"
     if set(found) != set(sent):
         odd = sorted(set(found) ^ set(sent))[0]
         return f"sent other tensors than asked for ({odd!r})"
@@ -151,10 +163,12 @@ def fault(message: Message, sent: Mapping[str, Tensor]) -> str | None:
         expected = sent[name]
         if value.shape != tuple(expected.shape):
             return f"{name!r} has shape {value.shape}, not {tuple(expected.shape)}"
-        if torch.from_numpy(np.empty(0, value.dtype)).dtype != expected.dtype:
+        if str(value.dtype) != str(expected.dtype).removeprefix("torch."):
             return f"{name!r} has dtype {value.dtype}"
         if not np.isfinite(value).all():
             return f"{name!r} is not finite"
+    if METRICS not in message.content.metric_records:
+        return "sent no metrics"
     weight = metrics_of(message).get(WEIGHT)
     if not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
         return f"its weight is {weight!r}"

@@ -1,5 +1,6 @@
 """Shared pieces: settings by overrides, a tiny random BERT, and a small real run."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,11 @@ from fedsvd.config import from_config
 from fedsvd.models.classifier import Classifier
 from fedsvd.run import config_folder
 from fedsvd.settings import AdapterSettings, Settings
+
+# Workers of pytest-xdist (-n) share the cores: one thread each, and for the commands they start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 SMALL = [
     "data.limit=120", "rounds=2", "training.batch_size=16", "training.local_steps=2",

@@ -37,7 +37,7 @@ def test_the_run_folder_and_summary(done):
     names = {p.name for p in folder.iterdir()}
     assert names == {
         "config.yaml", "metrics.jsonl", "summary.json", "privacy.json", "checkpoints", "adapter",
-        "classifier", "report.html",
+        "classifier", "report.html", "journal.jsonl",
     }  # fmt: skip
     told = json.loads((folder / "summary.json").read_text())
     keys = {
@@ -197,8 +197,8 @@ def test_a_client_that_fails_is_left_out_and_charged_what_it_took(tmp_path, monk
 
     real = app.train_locally
 
-    def sometimes(worker, state, client, round, steps):
-        result = real(worker, state, client, round, steps)
+    def sometimes(worker, state, client, round, steps, *more):
+        result = real(worker, state, client, round, steps, *more)
         if client == 2:
             del steps[1:]  # as if it had failed in its second step
             raise RuntimeError("out of memory")

@@ -1,1 +1,43 @@
-"""How a frozen layer gets its factors, and a model its head."""
+"""How a frozen layer gets what trains, and a model its head."""
+
+from fedsvd.adapters.adapted import Adapted
+from fedsvd.adapters.base import Adapter, Initialiser, Inputs, Parametrisation, Site
+from fedsvd.adapters.cayley import Cayley
+from fedsvd.adapters.dct import Dct
+from fedsvd.adapters.dora import Dora
+from fedsvd.adapters.effort import Effort
+from fedsvd.adapters.eora import Eora
+from fedsvd.adapters.eva import Eva
+from fedsvd.adapters.hadamard import Hadamard
+from fedsvd.adapters.kronecker import Kronecker
+from fedsvd.adapters.lora_xs import LoraXS
+from fedsvd.adapters.milora import Milora
+from fedsvd.adapters.olora import Olora
+from fedsvd.adapters.pissa import Pissa
+from fedsvd.adapters.plain import Lora
+from fedsvd.adapters.sorsa import Sorsa
+from fedsvd.adapters.svfit import SVFit
+
+__all__ = [
+    "Adapted",
+    "Adapter",
+    "Cayley",
+    "Dct",
+    "Dora",
+    "Effort",
+    "Eora",
+    "Eva",
+    "Hadamard",
+    "Initialiser",
+    "Inputs",
+    "Kronecker",
+    "Lora",
+    "LoraXS",
+    "Milora",
+    "Olora",
+    "Parametrisation",
+    "Pissa",
+    "SVFit",
+    "Site",
+    "Sorsa",
+]

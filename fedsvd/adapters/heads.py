@@ -16,13 +16,13 @@ def random_head(
     head = FactorLinear(features, classes, bias=bias, device=device)
     weight = torch.empty(classes, features)
     weight.uniform_(-1, 1, generator=torch_stream(seed, Purpose.HEAD)).div_(math.sqrt(features))
-    return _set(head, weight)
+    return set_head(head, weight)
 
 
 def zero_head(features: int, classes: int, bias: bool, device: torch.device) -> FactorLinear:
     """Return a head of zeros: every class starts equally likely."""
     head = FactorLinear(features, classes, bias=bias, device=device)
-    return _set(head, torch.zeros(classes, features))
+    return set_head(head, torch.zeros(classes, features))
 
 
 def text_head(prototypes: Tensor, bias: bool) -> FactorLinear:
@@ -35,11 +35,12 @@ def text_head(prototypes: Tensor, bias: bool) -> FactorLinear:
     classes, features = prototypes.shape
     centred = prototypes - prototypes.mean(dim=0)
     head = FactorLinear(features, classes, bias=bias, device=prototypes.device)
-    return _set(head, torch.nn.functional.normalize(centred, dim=1))
+    return set_head(head, torch.nn.functional.normalize(centred, dim=1))
 
 
 @torch.no_grad()
-def _set(head: FactorLinear, weight: Tensor) -> FactorLinear:
+def set_head(head: FactorLinear, weight: Tensor) -> FactorLinear:
+    """Return the head with this weight (K, d) and a bias of 0."""
     head.weight.copy_(weight)
     if head.bias is not None:
         head.bias.zero_()

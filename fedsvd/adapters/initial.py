@@ -1,9 +1,7 @@
-"""Initial factors of one frozen layer, by name.
+"""Random starts of a layer's factors, by name: A random, B = 0.
 
-Every initialiser is a function (weight, rank, scale, generator) -> LowRank, where `weight` is the
-frozen (d_out, d_in) matrix, `scale` = alpha / rank, and `generator` a CPU generator of its own.
-One in `ABSORBED` gives factors with B A != 0; the caller then subtracts scale * B A from the weight,
-so that the layer computes what it did.
+Each is a function (weight, rank, scale, generator) -> LowRank, where `weight` is the frozen
+(d_out, d_in) matrix, `scale` = alpha / rank, and `generator` a CPU generator of its own.
 """
 
 import math
@@ -14,7 +12,7 @@ from torch import Generator, Tensor
 
 from fedsvd.lowrank import LowRank
 
-Initialiser = Callable[[Tensor, int, float, Generator], LowRank]
+Start = Callable[[Tensor, int, float, Generator], LowRank]
 
 
 def kaiming(weight: Tensor, rank: int, scale: float, generator: Generator) -> LowRank:
@@ -39,21 +37,8 @@ def orthonormal(weight: Tensor, rank: int, scale: float, generator: Generator) -
     return LowRank(Q.mT.to(torch.float32).contiguous(), torch.zeros(weight.shape[0], rank))
 
 
-def pissa(weight: Tensor, rank: int, scale: float, generator: Generator) -> LowRank:
-    """Principal singular triplets: B = U_r (S_r / s)^1/2, A = (S_r / s)^1/2 V_r^T.
-
-    PiSSA (Meng et al., NeurIPS 2024, arXiv 2404.02948), equations 2 to 4, with s = alpha / r.
-    """
-    U, S, Vh = torch.linalg.svd(weight.double().cpu(), full_matrices=False)
-    root = (S[:rank] / scale).sqrt()
-    A, B = root[:, None] * Vh[:rank], U[:, :rank] * root
-    return LowRank(A.to(torch.float32).contiguous(), B.to(torch.float32).contiguous())
-
-
-INITIALISERS: dict[str, Initialiser] = {
+INITIALISERS: dict[str, Start] = {
     "kaiming": kaiming,
     "gaussian": gaussian,
     "orthonormal": orthonormal,
-    "pissa": pissa,
 }
-ABSORBED = frozenset({"pissa"})

@@ -16,12 +16,27 @@ class FactorLinear(nn.Linear):
     arrive in bf16 and are multiplied in float32.
     """
 
+    weight: nn.Parameter
+
     def __init__(self, in_features: int, out_features: int, bias: bool, device: Any = None) -> None:
         super().__init__(in_features, out_features, bias=bias, device=device)
-        self.register_forward_pre_hook(_let_gradient_hooks_fire)
+        self.register_forward_pre_hook(let_gradient_hooks_fire)
+
+    def reset_parameters(self) -> None:
+        """Start at zeros: torch would draw from its global generator what is overwritten anyway."""
+        nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "FactorLinear":
+        """Return a layer without bias that holds a copy of `weight` (d_out, d_in), in its dtype."""
+        layer = cls(weight.shape[1], weight.shape[0], bias=False, device=weight.device)
+        layer.weight = nn.Parameter(weight.detach().clone().contiguous())
+        return layer
 
 
-def _let_gradient_hooks_fire(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def let_gradient_hooks_fire(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Mark a constant input as differentiable, as torch's full backward hooks need one that is.
 
     That is the case in the lowest adapted layer, and at the head when nothing below it trains.

@@ -1,128 +1,233 @@
-"""Attaching LoRA factors to a backbone through PEFT, and moving states in and out of it."""
+"""Attaching an adapter to a backbone, and moving states in and out of it.
+
+LoRA layers are PEFT's; parametrisations of ours take a layer's place with the same names for what
+both have.
+"""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from fedsvd.adapters.initial import ABSORBED, INITIALISERS
+from fedsvd.adapters.adapted import NAME, Adapted, set_weight, weight_of
+from fedsvd.adapters.base import Adapter, Initialiser, Inputs, Parametrisation, Site
+from fedsvd.adapters.build import build_adapter
+from fedsvd.adapters.dora import MagnitudeAndDirection
 from fedsvd.adapters.linear import FactorLinear
-from fedsvd.errors import InputError, wrong
+from fedsvd.adapters.targets import find_layers
+from fedsvd.errors import InputError
 from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.settings import AdapterSettings
 
-NAME = "default"  # PEFT's name for the one adapter
 ORIGINAL = "fedsvd_original_weight"  # buffer of a layer whose frozen weight a method changes
+
+# Given the names of layers, what they see of public texts.
+Measure = Callable[[Iterable[str]], Mapping[str, Inputs]]
 
 
 @dataclass(frozen=True)
 class Attached:
-    """A backbone with factors: PEFT's model, its LoRA layers in a fixed order, the first state."""
+    """A backbone with its adapted layers in a fixed order, and the first state.
+
+    `penalty` is the adapter's regulariser, a differentiable scalar of parameters alone, or None.
+    """
 
     model: nn.Module
     layers: dict[str, nn.Module]
     initial: AdapterState
+    penalty: Callable[[], Tensor] | None = None
 
 
 def attach(
-    backbone: nn.Module, settings: AdapterSettings, seed: int, trains: Iterable[str]
+    backbone: nn.Module,
+    settings: AdapterSettings,
+    seed: int,
+    trains: Iterable[str],
+    measure: Measure | None = None,
+    adapter: Adapter | None = None,
 ) -> Attached:
-    """Put factors on every targeted linear layer of `backbone` and set which of A, B train.
+    """Adapt every targeted linear layer of `backbone` and set which of A, B train.
 
     The backbone is on its device already. Every layer's factors come from their own stream (seed,
-    "adapter", layer name), so they do not depend on which other layers are targeted. Raises
-    InputError if nothing matches or the rank exceeds a layer's sizes.
+    "adapter", layer name), so they do not depend on which other layers are targeted; they are made
+    on one thread, so that processes with other numbers of threads get the same bits. `measure` is
+    asked by adapters that look at public texts; `adapter` is used in place of the configured one.
+    Raises InputError if nothing matches, the rank exceeds a layer's sizes, or the adapter refuses a
+    layer.
     """
     if settings.name == "none":
         return Attached(backbone, {}, AdapterState({}))
-    _check_targets(backbone, settings)
-    model = _wrap(backbone, settings)
-    layers: dict[str, nn.Module] = {}
-    factors: dict[str, LowRank] = {}
-    for path, module in model.named_modules():
-        if hasattr(module, "lora_A") and NAME in module.lora_A:
-            layer = path.removeprefix("base_model.model.")
-            layers[layer] = module
-            factors[layer] = _initialise(layer, module, settings, seed)
+    adapter = build_adapter(settings) if adapter is None else adapter
+    ranks = find_layers(backbone, settings)
+    with _one_thread():
+        inputs: Mapping[str, Inputs] = {}
+        if adapter.needs_inputs:
+            if measure is None:
+                raise InputError(f"adapter: {type(adapter).__name__} needs public texts to look at")
+            inputs = measure(ranks)
+        named = dict(backbone.named_modules())
+        sites = {
+            name: Site(
+                name, weight_of(named[name]), rank, settings.alpha,
+                torch_stream(seed, Purpose.ADAPTER, name), settings.dropout, inputs.get(name),
+            )
+            for name, rank in ranks.items()
+        }  # fmt: skip
+        penalty = None
+        if isinstance(adapter, Parametrisation):
+            layers = _replace(backbone, adapter, sites)
+            model, own = backbone.eval(), [m for m in layers.values() if isinstance(m, Adapted)]
+            with torch.no_grad():
+                some = adapter.penalty(own)
+            if some is not None:
+                penalty = cast(Callable[[], Tensor], partial(adapter.penalty, own))
+        elif isinstance(adapter, Initialiser):
+            model, layers = _wrap(backbone, settings, adapter, sites)
+        else:
+            raise InputError(
+                f"adapter: {type(adapter).__name__} is neither an Initialiser nor a Parametrisation"
+            )
+    initial = AdapterState(read_state(layers), extra_of(layers))
     set_trainable(layers, trains)
-    return Attached(model, layers, AdapterState(factors))
+    return Attached(model, layers, initial, penalty)
 
 
-def _wrap(backbone: nn.Module, settings: AdapterSettings) -> nn.Module:
-    from peft import LoraConfig, get_peft_model
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]
-        lora_dropout=settings.dropout,
-        target_modules=list(settings.targets),
-        init_lora_weights=False,
-        bias="none",
-    )
+
+def _replace(
+    backbone: nn.Module, adapter: Parametrisation, sites: Mapping[str, Site]
+) -> dict[str, nn.Module]:
+    """Put the adapter's modules in the layers' places."""
+    layers: dict[str, nn.Module] = {}
+    for name, site in sites.items():
+        parent, _, last = name.rpartition(".")
+        holder = backbone.get_submodule(parent)
+        layer = adapter.adapt(getattr(holder, last), site)
+        setattr(holder, last, layer)
+        layers[name] = layer
+    return layers
+
+
+def _wrap(
+    backbone: nn.Module, settings: AdapterSettings, adapter: Initialiser, sites: Mapping[str, Site]
+) -> tuple[nn.Module, dict[str, nn.Module]]:
+    """Let PEFT wrap the layers, and set their factors and what is left of their weights."""
+    from peft import get_peft_model
+
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         # PEFT draws initial values from the global generator; ours replace them.
         warnings.simplefilter("ignore")
-        model: nn.Module = get_peft_model(backbone, config)
-    return model.eval()
+        ranks = {name: site.rank for name, site in sites.items()}
+        model: nn.Module = get_peft_model(backbone, peft_config(settings, ranks))
+    model.eval()
+    found = {path.removeprefix("base_model.model."): m for path, m in model.named_modules()}
+    layers = {name: found[name] for name in sites}
+    for name, site in sites.items():
+        module, weight = layers[name], site.weight
+        given = adapter.factors(site)
+        _check(type(adapter).__name__, site, given)
+        pair = LowRank(given.A.to(weight), given.B.to(weight))
+        left = adapter.residual(site, pair)
+        if left is not weight:
+            set_weight(module.get_base_layer(), left)
+        for kind, value in (("lora_A", pair.A), ("lora_B", pair.B)):
+            getattr(module, kind)[NAME] = FactorLinear.of(value)
+    return model, layers
 
 
-def _initialise(layer: str, module: nn.Module, settings: AdapterSettings, seed: int) -> LowRank:
-    """Set one layer's factors (and what is left of its weight) and return them."""
-    weight: torch.Tensor = module.get_base_layer().weight  # type: ignore[operator]
-    scale = settings.alpha / settings.rank
-    generator = torch_stream(seed, Purpose.ADAPTER, layer)
-    pair = INITIALISERS[settings.init](weight.detach(), settings.rank, scale, generator)
-    pair = LowRank(pair.A.to(weight.device), pair.B.to(weight.device))
-    if settings.init in ABSORBED:
-        weight.data -= (scale * pair.product()).to(weight.dtype)
-    for name, value in (("lora_A", pair.A), ("lora_B", pair.B)):
-        factor = FactorLinear(value.shape[1], value.shape[0], bias=False, device=value.device)
-        factor.weight.data.copy_(value)
-        getattr(module, name)[NAME] = factor
-    return pair
+def _check(name: str, site: Site, pair: LowRank) -> None:
+    """Raise InputError unless a start has the shapes of its layer."""
+    d_out, d_in = site.weight.shape
+    expected, found = ((site.rank, d_in), (d_out, site.rank)), (pair.A.shape, pair.B.shape)
+    if tuple(map(tuple, found)) != expected:
+        raise InputError(
+            f"adapter: {name} gives factors of shapes {tuple(found[0])} and {tuple(found[1])} for "
+            f"{site.name}; they must be {expected[0]} and {expected[1]}"
+        )
 
 
-def _check_targets(backbone: nn.Module, settings: AdapterSettings) -> None:
-    linear = {n: m for n, m in backbone.named_modules() if isinstance(m, nn.Linear)}
-    for target in settings.targets:
-        matched = [n for n in linear if n == target or n.endswith(f".{target}")]
-        if not matched:
-            names = sorted({n.rsplit(".", 1)[-1] for n in linear})
-            raise InputError(
-                f"adapter.targets: no linear layer of the model is called {target!r}; "
-                f"it has {', '.join(names)}"
-            )
-        for name in matched:
-            d_out, d_in = linear[name].weight.shape
-            if settings.rank > min(d_out, d_in):
-                raise wrong("adapter.rank", settings.rank, f"at most {min(d_out, d_in)} ({name})")
+def peft_config(settings: AdapterSettings, ranks: Mapping[str, int]) -> Any:
+    """Return PEFT's configuration for layers of these ranks, each with the scale alpha / rank."""
+    from peft import LoraConfig
+
+    most = max(ranks.values())
+    return LoraConfig(
+        r=most,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_dropout=settings.dropout,
+        target_modules=list(ranks),
+        rank_pattern={n: r for n, r in ranks.items() if r != most},
+        init_lora_weights=False,
+        bias="none",
+    )
 
 
 def set_trainable(layers: dict[str, nn.Module], trains: Iterable[str]) -> None:
     """Let exactly the factors in `trains`, a subset of {"A", "B"}, require gradients."""
     trains = set(trains)
     for module in layers.values():
-        for kind in ("A", "B"):
-            factor = getattr(module, f"lora_{kind}")[NAME]
+        for kind, factor in factors_in(module).items():
             factor.weight.requires_grad_(kind in trains)
             factor.train(kind in trains)
+        for part in module.modules():
+            # Opacus's hooks are silent in evaluation mode.
+            if any(p.requires_grad for p in part.parameters(recurse=False)):
+                part.train()
+
+
+def factors_in(module: nn.Module) -> dict[str, FactorLinear]:
+    """Return the LoRA factors "A" and "B" of an adapted layer, or nothing if it has none."""
+    if not hasattr(module, "lora_A"):
+        return {}
+    return {kind: getattr(module, f"lora_{kind}")[NAME] for kind in ("A", "B")}
+
+
+def named_parameters(layers: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """Return all that can train of the layers, by the names of `AdapterState.tensors`."""
+    named: dict[str, nn.Parameter] = {}
+    for layer, module in layers.items():
+        named.update({f"{layer}.{kind}": f.weight for kind, f in factors_in(module).items()})
+    for layer, module in layers.items():
+        if isinstance(module, Adapted):
+            named.update({f"{layer}.{name}": p for name, p in module.trained().items()})
+    return named
 
 
 @torch.no_grad()
 def write_state(layers: dict[str, nn.Module], state: AdapterState) -> None:
-    """Copy a state's factors into the model, in place; raises KeyError for a missing layer.
+    """Copy a state into the model, in place; raises KeyError for a missing layer.
+
+    The model takes the state's ranks, its scale alpha / r stays that of the settings' rank.
 
     A layer with a dense update W gets the frozen weight W0 + s W. Its W0 is kept aside, on the device
     and only for such layers, from the first time on, and comes back with a state that has no W.
     """
     for layer, module in layers.items():
-        pair = state.factors[layer]
-        module.lora_A[NAME].weight.copy_(pair.A)  # type: ignore[index,union-attr]
-        module.lora_B[NAME].weight.copy_(pair.B)  # type: ignore[index,union-attr]
+        for kind, factor in factors_in(module).items():
+            value = getattr(state.factors[layer], kind)
+            if factor.weight.shape != value.shape:  # a client of another rank
+                factor.weight.data = torch.empty_like(value, memory_format=torch.contiguous_format)
+            factor.weight.copy_(value)
+        if isinstance(module, Adapted):
+            for name, parameter in module.trained().items():
+                parameter.copy_(state.extra[f"{layer}.{name}"])
         _write_base(module, state.base.get(layer))
+        if isinstance(module, MagnitudeAndDirection):
+            module.renormalise()
 
 
 def _write_base(module: nn.Module, W: torch.Tensor | None) -> None:
@@ -130,9 +235,9 @@ def _write_base(module: nn.Module, W: torch.Tensor | None) -> None:
     kept = dict(module.named_buffers(recurse=False)).get(ORIGINAL)
     if W is None and kept is None:
         return
-    weight: torch.Tensor = module.get_base_layer().weight  # type: ignore[operator]
+    weight = weight_of(module.get_base_layer())  # type: ignore[operator]
     if kept is None:
-        kept = weight.detach().clone()
+        kept = weight.clone()
         module.register_buffer(ORIGINAL, kept, persistent=False)
     if W is None:
         weight.copy_(kept)
@@ -142,12 +247,27 @@ def _write_base(module: nn.Module, W: torch.Tensor | None) -> None:
     weight.copy_(kept.to(W.dtype) + scale * W)
 
 
+def frozen_weight(module: nn.Module) -> Tensor:
+    """Return an adapted layer's frozen weight (d_out, d_in), without any update W."""
+    kept = dict(module.named_buffers(recurse=False)).get(ORIGINAL)
+    return weight_of(module.get_base_layer()) if kept is None else kept  # type: ignore[operator]
+
+
 def read_state(layers: dict[str, nn.Module]) -> dict[str, LowRank]:
     """Return copies of the model's factors, in the layers' order."""
+    found = {}
+    for layer, module in layers.items():
+        factors = {k: f.weight.detach().clone() for k, f in factors_in(module).items()}
+        if factors:
+            found[layer] = LowRank(**factors)
+    return found
+
+
+def extra_of(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return copies of what trains of the layers beside LoRA factors."""
     return {
-        layer: LowRank(
-            module.lora_A[NAME].weight.detach().clone(),  # type: ignore[index,union-attr]
-            module.lora_B[NAME].weight.detach().clone(),  # type: ignore[index,union-attr]
-        )
+        f"{layer}.{name}": p.detach().clone()
         for layer, module in layers.items()
+        if isinstance(module, Adapted)
+        for name, p in module.trained().items()
     }

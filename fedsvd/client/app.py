@@ -10,14 +10,20 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
+from fedsvd.client.attack import poison
+from fedsvd.client.faults import injected
+from fedsvd.client.rule import rule_in
 from fedsvd.client.training import LocalResult, train_locally
 from fedsvd.client.worker import Worker, get_worker
 from fedsvd.errors import InputError
 from fedsvd.lowrank.pair import kind_of
+from fedsvd.lowrank.ranks import truncate
 from fedsvd.privacy.dpsgd import StepReport
 from fedsvd.privacy.plan import weighting
+from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.records import (
     ARRAYS,
+    ATTEMPT,
     CONFIG,
     FAILED,
     METRICS,
@@ -26,6 +32,7 @@ from fedsvd.records import (
     arrays_of,
     from_record,
     in_round,
+    rank_in_round,
     to_record,
 )
 from fedsvd.settings import Settings
@@ -46,7 +53,7 @@ def make_client_app(settings: Settings) -> ClientApp:
     they are sent only with `privacy.diagnostics`, for the eyes of whoever simulates.
     An evaluation message is answered with accuracy and loss of the client's own model.
     """
-    app = ClientApp()
+    app = ClientApp(mods=[*injected(settings)])
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
@@ -58,9 +65,14 @@ def make_client_app(settings: Settings) -> ClientApp:
         worker.let_train(trains)
         received = from_record(arrays_of(message), worker.device)
         received.update(personal(context, worker.device))
+        start = worker.initial.update(received)
+        rank = rank_in_round(config, settings.clients.ranks, client)
+        if rank is not None:
+            start = truncate(start, rank)
         steps: list[StepReport] = []
+        attempt = int(config.get(ATTEMPT, 0))  # type: ignore[arg-type]
         try:
-            result = train_locally(worker, worker.initial.update(received), client, round, steps)
+            result = train_locally(worker, start, client, round, steps, rule_in(config), attempt)
         except InputError:
             raise
         except Exception as error:  # the steps that were taken count, whatever ended them
@@ -72,6 +84,9 @@ def make_client_app(settings: Settings) -> ClientApp:
         trained = {name: result.state.tensors()[name] for name in worker.model.trainable()}
         own = {name: t for name, t in trained.items() if kind_of(name) in keeps}
         sent = {name: t for name, t in trained.items() if name not in own}
+        if client in settings.attack.clients:
+            generator = torch_stream(settings.seed, Purpose.ATTACK, round, client)
+            sent = poison(sent, start.tensors(), settings.attack, generator)
         if own:
             context.state.array_records[PERSONAL] = to_record(own)
         content = RecordDict(

@@ -1,13 +1,18 @@
 """Local training of one client for one round."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import Tensor
 
+from fedsvd.client.attack import NAME_OF_LABELS
+from fedsvd.client.rule import LocalRule, apply_rule
 from fedsvd.client.worker import Worker
 from fedsvd.lowrank import AdapterState
 from fedsvd.privacy.dpsgd import StepReport, dp_step, make_optimizer, poisson_sample
-from fedsvd.randomness import Purpose, scoped_dropout, torch_stream
+from fedsvd.randomness import Purpose, attempt_key, scoped_dropout, torch_stream
 from fedsvd.settings import TrainingSettings
 
 
@@ -25,6 +30,8 @@ def train_locally(
     client: int,
     round: int,
     reports: list[StepReport] | None = None,
+    rule: LocalRule = LocalRule(),  # noqa: B008 -- frozen
+    attempt: int = 0,
 ) -> LocalResult:
     """Run `training.local_steps` steps of (DP-)SGD from `state` on one client's examples.
 
@@ -34,6 +41,8 @@ def train_locally(
     "noise", round, client) is added; with `privacy.secure_noise` both come from the operating
     system. The optimiser is made anew, so nothing but `state` is carried from round to round.
     `reports` receives each step as it is taken, so that a caller knows them after a failure.
+    `rule` is what the strategy asks beside.
+    A further `attempt` at a round has streams of its own: what was released before is not the same.
     """
     settings, plan = worker.settings, worker.plan.clients[client]
     training, rows = settings.training, worker.parts[client]
@@ -43,9 +52,17 @@ def train_locally(
     sampler: torch.Generator | None = None
     noise: torch.Generator | None = None
     if not worker.plan.secure_noise:
-        sampler = torch_stream(settings.seed, Purpose.SAMPLING, round, client)
-        noise = torch_stream(settings.seed, Purpose.NOISE, round, client, device=worker.device)
+        keys: tuple[int | str, ...] = (round, client, *attempt_key(attempt))
+        sampler = torch_stream(settings.seed, Purpose.SAMPLING, *keys)
+        noise = torch_stream(settings.seed, Purpose.NOISE, *keys, device=worker.device)
     private = None
+
+    penalise = penalty_step(worker, parameters, training, round)
+
+    def finish() -> None:  # after clipping and noise
+        apply_rule(rule, worker.model.trainable())
+        penalise()
+
     if worker.plan.per_example:
         private = make_optimizer(
             optimizer,
@@ -55,48 +72,80 @@ def train_locally(
             generator=noise,
             clipping=settings.privacy.clipping,
         )
+        private.attach_step_hook(lambda _: finish())
     reports = [] if reports is None else reports
+    attacks = settings.attack.name == NAME_OF_LABELS and client in settings.attack.clients
+    losses = partial(worker.losses, flipped=attacks)
+    trains = worker.trains
     worker.model.set_dropout(settings.model.dropout > 0 or settings.adapter.dropout > 0)
     with scoped_dropout(settings.seed, round, client, worker.device):
-        for _ in range(training.local_steps):
+        for step in range(1, training.local_steps + 1):
+            worker.let_train(rule.kinds(step, trains))
             drawn = [int(rows[i]) for i in poisson_sample(len(rows), plan.sample_rate, sampler)]
             groups = list(worker.tokens.microbatches(drawn, training.microbatch_tokens))
             if private is not None:
-                reports.append(dp_step(private, groups, worker.losses))
+                reports.append(dp_step(private, groups, losses))
             else:
-                reports.append(
-                    plain_step(worker, optimizer, groups, plan.expected_batch, training.clip_norm)
-                )
+                clip = training.clip_norm
+                taken = plain_step(losses, optimizer, groups, plan.expected_batch, clip, finish)
+                reports.append(taken)
+    worker.let_train(trains)
     worker.model.set_dropout(False)
     return LocalResult(worker.model.read(state), reports)
 
 
 def plain_step(
-    worker: Worker,
+    losses: Callable[[list[int]], Tensor],
     optimizer: torch.optim.Optimizer,
     groups: list[list[int]],
     expected_batch: float,
     clip_norm: float | None,
+    finish: Callable[[], None] = lambda: None,
 ) -> StepReport:
     """Take one step without privacy: the same batches and the same scaling, no clipping per example.
 
     The gradient is the sum over the batch divided by its expected size, its norm limited to
-    `clip_norm` if one is given. An empty batch is a step of zero gradient.
+    `clip_norm` if one is given; `finish` may then change it. An empty batch is a step of zero
+    gradient.
     """
-    optimizer.zero_grad(set_to_none=False)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.zero_grad(set_to_none=True)
+    parameters = [p for g in optimizer.param_groups for p in g["params"] if p.requires_grad]
     total, count = 0.0, 0
     for group in groups:
-        each = worker.losses(group)
+        each = losses(group)
         (each.sum() / expected_batch).backward()
         total, count = total + float(each.detach().sum()), count + len(each)
     for p in parameters:
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
     limit = float("inf") if clip_norm is None else clip_norm
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    finish()
     optimizer.step()
     mean = total / count if count else float("nan")
     return StepReport(count, mean, norm.detach().float().cpu().reshape(1))
+
+
+def penalty_step(
+    worker: Worker, parameters: list[torch.nn.Parameter], training: TrainingSettings, round: int
+) -> Callable[[], None]:
+    """Return what adds the gradient of the adapter's regulariser, if it has one, to every `grad`.
+
+    It is a function of the parameters alone, computed outside per-example gradients, and counts as
+    much as the learning rate's share of its start (SORSA's gamma lr_t / lr_0).
+    """
+    penalty = worker.model.penalty
+    if penalty is None:
+        return lambda: None
+    share = learning_rate(training, round, worker.settings.rounds) / training.lr
+
+    def add() -> None:
+        with torch.enable_grad():
+            found = torch.autograd.grad(penalty(), parameters, allow_unused=True)
+        for p, gradient in zip(parameters, found, strict=True):
+            if gradient is not None:
+                p.grad = share * gradient if p.grad is None else p.grad + share * gradient
+
+    return add
 
 
 def learning_rate(training: TrainingSettings, round: int, rounds: int) -> float:

@@ -1,6 +1,6 @@
 """What a process keeps to serve clients: built once, used for every client and round."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsvd.adapters import lora
+from fedsvd.adapters import calibration, lora
+from fedsvd.adapters.base import Inputs
+from fedsvd.adapters.fixed_heads import fixed_head
 from fedsvd.adapters.heads import random_head, text_head, zero_head
-from fedsvd.adapters.linear import FactorLinear
+from fedsvd.client.attack import flip
 from fedsvd.data.partition import partition
 from fedsvd.data.task import Task, load_task
 from fedsvd.data.tokens import Tokens, tokenise
@@ -22,6 +24,7 @@ from fedsvd.models.classifier import Classifier
 from fedsvd.privacy.dpsgd import attach_hooks
 from fedsvd.privacy.plan import PrivacyPlan, make_plan
 from fedsvd.settings import Settings
+from fedsvd.settings.model import FIXED_HEADS
 from fedsvd.strategies.build import factors_of
 
 
@@ -57,7 +60,8 @@ class Worker:
         only when something changes: in the rounds of a strategy that alternates.
         """
         named = self.model.trainable()
-        if set(kinds) == {kind_of(n) for n in named} - {"extra"} or not self.model.layers:
+        wanted = set(kinds) & {kind for kind in ("A", "B") if self.model.initial.select((kind,))}
+        if wanted == {kind_of(n) for n in named} - {"extra"}:
             return
         if self.hooks is not None:
             self.hooks.cleanup()
@@ -65,11 +69,18 @@ class Worker:
         if self.hooks is not None:
             self.hooks = attach_hooks(self.model)
 
-    def losses(self, rows: Sequence[int]) -> Tensor:
-        """Return the cross-entropy (n,) of each of the given rows of the task."""
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """Which of A, B train now."""
+        kinds = {kind_of(name) for name in self.model.trainable()}
+        return tuple(kind for kind in ("A", "B") if kind in kinds)
+
+    def losses(self, rows: Sequence[int], flipped: bool = False) -> Tensor:
+        """Return the cross-entropy (n,) of each of the given rows, of a wrong label if `flipped`."""
         batch = self.tokens.batch(rows, self.device)
         logits = self.model(batch.inputs)
-        return torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+        labels = flip(batch.labels, self.task.classes) if flipped else batch.labels
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
 
     @torch.inference_mode()
     def logits(self, rows: Sequence[int]) -> Tensor:
@@ -117,18 +128,25 @@ def build_worker(settings: Settings) -> Worker:
     device = choose_device(settings.device)
     precision = choose_precision(settings.training.precision, device)
     trains = factors_of(settings)
-    task = load_task(settings.data, settings.seed)
-    dealt = partition(
-        task.labels[task.train], settings.clients.number, settings.partition, settings.seed
-    )
-    parts = [task.train[positions] for positions in dealt]
+    task, parts = deal(settings)
     plan = make_plan(settings, [len(p) for p in parts])
 
     tokenizer = load_tokenizer(settings.model)
     tokens = tokenise(tokenizer, task.texts, task.labels, settings.model.max_length)
     backbone = load_backbone(settings.model).to(device)
     head = _make_head(settings, backbone, tokenizer, task, device, precision)
-    attached = lora.attach(backbone, settings.adapter, settings.seed, trains)
+
+    def measure(names: Iterable[str]) -> Mapping[str, Inputs]:
+        # Where none are set aside, the server's validation part stands for public texts; no label
+        # is looked at.
+        public = task.public if len(task.public) else task.validation
+        rows = public[: settings.adapter.calibration].tolist()
+        groups = tokens.microbatches(rows, settings.training.microbatch_tokens)
+        return calibration.measure(
+            backbone, names, (tokens.batch(g, device).inputs for g in groups)
+        )
+
+    attached = lora.attach(backbone, settings.adapter, settings.seed, trains, measure)
     model = _classifier(settings, attached, head, precision)
     _check_trainable(model, trains)
     hooks = attach_hooks(model) if plan.per_example else None
@@ -136,6 +154,28 @@ def build_worker(settings: Settings) -> Worker:
         settings, task, tokens, parts, plan, device, precision, tokenizer, model, hooks,
         locate(settings.model).origin,
     )  # fmt: skip
+
+
+def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
+    """Return the task and each client's rows of it.
+
+    Where clients hold their own data, this process has that of one client, all of it to train on,
+    or the server's, all of it to evaluate on; the others' parts are empty.
+    """
+    given, number = settings.partition, settings.clients.number
+    if given.name != "own":
+        task = load_task(settings.data, settings.seed)
+        dealt = partition(task.labels[task.train], number, given, settings.seed)
+        return task, [task.train[positions] for positions in dealt]
+    part = "validation" if given.holder is None else "train"
+    task = load_task(settings.data, settings.seed, needs=(part,))
+    parts = [np.empty(0, dtype=np.int64)] * number
+    if given.holder is not None:
+        held = np.sort(np.concatenate([task.train, task.validation, task.test]))
+        if len(held) < given.min_examples:
+            raise wrong("partition.min_examples", given.min_examples, f"at most {len(held)} here")
+        parts[given.holder] = held
+    return task, parts
 
 
 def choose_device(name: str) -> torch.device:
@@ -159,9 +199,14 @@ def choose_precision(name: str, device: torch.device) -> str:
 def _make_head(
     settings: Settings, backbone: torch.nn.Module, tokenizer: Any, task: Task,
     device: torch.device, precision: str,
-) -> FactorLinear:  # fmt: skip
+) -> torch.nn.Module:  # fmt: skip
     model = settings.model
     features, bias = int(backbone.config.hidden_size), model.head_bias  # type: ignore[union-attr,arg-type]
+    if model.head in FIXED_HEADS:
+        return fixed_head(
+            model.head, features, task.classes, settings.seed, device,
+            model.head_cosine, model.head_dim,
+        )  # fmt: skip
     if model.head_start == "zeros":
         return zero_head(features, task.classes, bias, device)
     if model.head_start == "random":
@@ -186,7 +231,7 @@ def _make_head(
 
 
 def _classifier(
-    settings: Settings, attached: lora.Attached, head: FactorLinear, precision: str
+    settings: Settings, attached: lora.Attached, head: torch.nn.Module, precision: str
 ) -> Classifier:
     model = settings.model
     return Classifier(
@@ -194,7 +239,7 @@ def _classifier(
         head,
         pooling=model.pooling,
         normalize=model.normalize,
-        scale=model.scale,
+        scale=model.logit_scale,
         precision=precision,
         head_trains=model.head == "trained",
     )

@@ -1,10 +1,11 @@
 """Reading labelled texts from packages, files, folders and the Hugging Face hub."""
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedsvd.data.files import read_rows
 from fedsvd.errors import InputError, nearest
 from fedsvd.settings import DataSettings
 
@@ -19,6 +20,8 @@ class Table:
     texts: list[tuple[str, ...]]
     labels: list[Any]
     label_names: tuple[str, ...] | None = None
+    rows: list[str] = field(default_factory=list)  # where each stands, for messages
+    ids: list[str] = field(default_factory=list)  # with data.id
 
 
 def read_tables(settings: DataSettings) -> tuple[dict[str, Table], str]:
@@ -59,7 +62,7 @@ def _read_folder(folder: Path, settings: DataSettings) -> dict[str, Table]:
     files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES}
     if not files:
         raise InputError(f"data.path: {str(folder)!r} holds no .csv or .jsonl file")
-    if "train" in files:
+    if "train" in files or (files.keys() <= set(PARTS) and len(files) > 1):
         return {part: _read_file(files[part], settings) for part in PARTS if part in files}
     if len(files) == 1:
         return {"all": _read_file(next(iter(files.values())), settings)}
@@ -70,18 +73,10 @@ def _read_folder(folder: Path, settings: DataSettings) -> dict[str, Table]:
 
 def _read_file(path: Path, settings: DataSettings) -> Table:
     """Read a CSV or JSONL file with the configured columns."""
-    import pandas as pd
-
-    try:
-        if path.suffix == ".jsonl":
-            frame = pd.read_json(path, lines=True, dtype=False)
-        else:
-            frame = pd.read_csv(path, encoding="utf-8", keep_default_na=False)
-    except (ValueError, OSError) as error:  # pandas' parser errors and wrong encodings are these
-        raise InputError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from error
-    columns = [str(c) for c in frame.columns]
+    columns, rows = read_rows(path)
     wanted = [("data.text", c) for c in settings.text] + [("data.label", settings.label)]
     wanted += [("data.filter", c) for c in settings.filter or {}]
+    wanted += [("data.id", settings.id)] if settings.id is not None else []
     for key, column in wanted:
         if column not in columns:
             near = nearest(column, columns)
@@ -89,17 +84,29 @@ def _read_file(path: Path, settings: DataSettings) -> Table:
             raise InputError(
                 f"{path}: no column {column!r} ({key}){meant}; it has {', '.join(columns)}"
             )
-    for column, value in (settings.filter or {}).items():
-        frame = frame[frame[column].astype(str) == str(value)]
-    if frame.empty:
+    table = Table([], [], rows=[], ids=[])
+    for line, row in rows:
+        for key, column in wanted:
+            if column not in row:
+                raise InputError(f"{path}: line {line}: no {column!r} ({key})")
+        if any(str(row[c]) != str(v) for c, v in (settings.filter or {}).items()):
+            continue
+        for column in settings.text:
+            if not isinstance(row[column], str) or not row[column].strip():
+                raise InputError(f"{path}: line {line}: column {column!r} holds no text")
+        label = row[settings.label]
+        if isinstance(label, (dict, list, type(None), float)) or label == "":
+            raise InputError(
+                f"{path}: line {line}: column {settings.label!r} holds no label but {label!r}"
+            )
+        table.texts.append(tuple(row[column] for column in settings.text))
+        table.labels.append(label)
+        table.rows.append(f"{path}: line {line}")
+        if settings.id is not None:
+            table.ids.append(str(row[settings.id]))
+    if not table.texts:
         raise InputError(f"{path}: no rows" + (" after data.filter" if settings.filter else ""))
-    for column in settings.text:
-        bad = ~frame[column].map(lambda v: isinstance(v, str) and v.strip() != "")
-        if bad.any():
-            row = int(frame.index[bad][0])
-            raise InputError(f"{path}: row {row + 2}: column {column!r} holds no text")
-    texts = list(zip(*(frame[column].tolist() for column in settings.text), strict=True))
-    return Table(texts, frame[settings.label].tolist())
+    return table
 
 
 def _read_hub(name: str, settings: DataSettings) -> dict[str, Table]:

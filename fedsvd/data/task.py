@@ -1,14 +1,16 @@
 """A task: labelled texts, split once into clients' part, validation and test."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from fedsvd.data.sources import Table, read_tables
-from fedsvd.errors import InputError
+from fedsvd.errors import InputError, wrong
 from fedsvd.randomness import Purpose, numpy_stream
 from fedsvd.settings import DataSettings
+
+MOST_LABELS = 1000  # found in data; more must be named in data.labels
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class Task:
     """Labelled texts with a fixed split.
 
     `texts[i]` is a tuple of one or two strings, `labels` (n,) int64 in 0..K-1, `label_names` their
-    K names; `train`, `validation` and `test` are disjoint int64 index arrays into them.
+    K names; `train`, `validation`, `test` and `public` are disjoint int64 index arrays into them;
+    `public` is what the server may look at beside what clients release.
     """
 
     name: str
@@ -28,6 +31,7 @@ class Task:
     test: np.ndarray
     source: str
     duplicates: int
+    public: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @property
     def classes(self) -> int:
@@ -35,15 +39,18 @@ class Task:
         return len(self.label_names)
 
 
-def load_task(settings: DataSettings, seed: int) -> Task:
+def load_task(
+    settings: DataSettings, seed: int, needs: Sequence[str] = ("train", "validation")
+) -> Task:
     """Read, deduplicate and split a task.
 
     A source that comes split keeps its split (`data.splits` says which part is ours); otherwise
     each label's examples are shuffled by the stream (seed, "split") and cut into validation, test
     and the clients' part. Duplicate texts are dropped first (the first one stays), so no text is in
-    two parts. Raises InputError for anything unusable in the data.
+    two parts. Raises InputError for anything unusable in the data, as an empty part that is needed.
     """
     tables, source = read_tables(settings)
+    _check_ids(tables)
     names = _label_names(settings, tables, source)
     texts: list[tuple[str, ...]] = []
     labels: list[int] = []
@@ -52,17 +59,26 @@ def load_task(settings: DataSettings, seed: int) -> Task:
     duplicates = 0
     # Validation and test first: a text that is also in training is dropped from training.
     for part in sorted(tables, key=["test", "validation", "train", "all"].index):
-        for text, label in zip(tables[part].texts, tables[part].labels, strict=True):
+        table = tables[part]
+        for i, (text, label) in enumerate(zip(table.texts, table.labels, strict=True)):
+            index = _label_index(label, names, table.rows[i] if table.rows else source)
             if text in seen:
                 duplicates += 1
                 continue
             seen.add(text)
             parts.setdefault(part, []).append(len(texts))
             texts.append(text)
-            labels.append(_label_index(label, names, source))
+            labels.append(index)
     y = np.asarray(labels, dtype=np.int64)
+    _check_seen(tables, parts, y, names)
     split = _split(parts, y, settings, seed)
-    for part in ("train", "validation"):
+    if settings.public:
+        if settings.public >= len(split["train"]):
+            raise wrong("data.public", settings.public, f"below {len(split['train'])}, of {source}")
+        order = numpy_stream(seed, Purpose.SPLIT, "public").permutation(split["train"])
+        split["public"] = np.sort(order[: settings.public])
+        split["train"] = np.sort(order[settings.public :])
+    for part in needs:
         if len(split[part]) == 0:
             raise InputError(f"{source}: the {part} part is empty")
     return Task(settings.name, texts, y, names, **split, source=source, duplicates=duplicates)
@@ -76,7 +92,7 @@ def _split(
         pool, shares = np.asarray(parts["all"]), {"validation": settings.validation}
         shares["test"] = settings.test
     else:
-        pool, shares = np.asarray(parts["train"]), {}
+        pool, shares = np.asarray(parts.get("train", []), dtype=np.int64), {}
         if "validation" not in parts:
             shares["validation"] = settings.validation
     split: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
@@ -98,6 +114,33 @@ def _split(
     }
 
 
+def _check_ids(tables: Mapping[str, Table]) -> None:
+    """Raise InputError if two rows of any parts have one id."""
+    seen: dict[str, str] = {}
+    for table in tables.values():
+        for key, row in zip(table.ids, table.rows, strict=False):
+            if key in seen:
+                raise InputError(f"{row}: its id {key!r} is that of {seen[key]} (data.id)")
+            seen[key] = row
+
+
+def _check_seen(
+    tables: Mapping[str, Table], parts: Mapping[str, list[int]], y: np.ndarray, names: Sequence[str]
+) -> None:
+    """Raise InputError if validation or test have a label that training does not."""
+    if "train" not in parts:
+        return
+    known = set(y[parts["train"]].tolist())
+    for part in ("validation", "test"):
+        for i, row in enumerate(parts.get(part, [])):
+            if int(y[row]) not in known:
+                rows = tables[part].rows
+                where = f"{rows[i]}: " if len(rows) == len(parts[part]) else ""
+                raise InputError(
+                    f"{where}label {names[int(y[row])]!r} of the {part} part is not in training"
+                )
+
+
 def _label_names(
     settings: DataSettings, tables: Mapping[str, Table], source: str
 ) -> tuple[str, ...]:
@@ -112,6 +155,11 @@ def _label_names(
     )
     if len(found) < 2:
         raise InputError(f"{source}: column {settings.label!r} holds {len(found)} label; need 2")
+    if len(found) > MOST_LABELS:
+        raise InputError(
+            f"{source}: column {settings.label!r} holds {len(found)} labels, more than "
+            f"{MOST_LABELS}; is it the right column (data.label)?"
+        )
     return tuple(found)
 
 

@@ -2,7 +2,7 @@
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.user_config import UserConfig
@@ -24,7 +24,8 @@ class Engine(Grid, ABC):
 
     def __init__(self, clients: int) -> None:
         claim_identity()
-        self._contexts = [new_context(k, clients) for k in range(clients)]
+        # None where clients keep their contexts themselves.
+        self._contexts: list[Context] | None = [new_context(k, clients) for k in range(clients)]
         self._invited: Sequence[int] = range(clients)
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(RUN_ID)
@@ -35,6 +36,27 @@ class Engine(Grid, ABC):
 
     def close(self) -> None:
         """Give back what the engine holds outside this process; the default holds nothing."""
+
+    def states(self) -> dict[int, RecordDict]:
+        """Return what each client keeps in its context; only those that keep anything."""
+        return {k: c.state for k, c in enumerate(self._contexts or []) if len(c.state)}
+
+    def restore(self, states: Mapping[int, RecordDict]) -> None:
+        """Give clients what they kept, as `states` returned it; IndexError for an unknown one."""
+        for client, state in states.items() if self._contexts is not None else ():
+            if client < 0:
+                raise IndexError(f"there is no client {client}")
+            self.context(client).state = state
+
+    @property
+    def holds_states(self) -> bool:
+        """Whether what clients keep is here, and not with their nodes."""
+        return self._contexts is not None
+
+    def context(self, client: int) -> Context:
+        """Return a client's context; only where this process holds it."""
+        assert self._contexts is not None
+        return self._contexts[client]
 
     def invite(self, clients: Sequence[int]) -> None:
         """Show only these clients to the strategy, until the next call."""
@@ -100,3 +122,8 @@ def new_context(client: int, clients: int) -> Context:
 def error_reply(message: Message, reason: str) -> Message:
     """Return the answer for a client that could not give one."""
     return Message(Error(code=1, reason=reason), reply_to=message)
+
+
+def late(deadline: float | None) -> str:
+    """Return the reason for leaving out a client that did not answer in time."""
+    return f"no answer within faults.deadline={deadline} s"

@@ -22,6 +22,26 @@ def fresh_rows(kept: Tensor, count: int, generator: Generator) -> Tensor:
     return G
 
 
+def rows_from(listed: Tensor, kept: Tensor, count: int, generator: Generator) -> Tensor:
+    """Return `count` orthonormal rows, orthogonal to the orthonormal rows `kept` (k, d), float64.
+
+    They are the first of the rows `listed` (n, d), orthonormal too, that are not nearly spanned by
+    those kept (at least 0.01 of a unit vector is left); where too few are, random rows follow.
+    """
+    rows = kept.double()
+    for candidate in listed.double():
+        if len(rows) == len(kept) + count:
+            break
+        rest = candidate
+        for _ in range(2):  # the second pass removes what rounding left of the first
+            rest = rest - rows.mT @ (rows @ rest)
+        if rest.norm() >= 0.01:
+            rows = torch.cat([rows, (rest / rest.norm())[None]])
+    found = rows[len(kept) :]
+    missing = count - len(found)
+    return torch.cat([found, fresh_rows(rows, missing, generator)]) if missing else found
+
+
 def leading(S: Tensor, energy: float) -> int:
     """Return the smallest k with sum of the k largest S^2 >= energy * sum of all, at least 1.
 

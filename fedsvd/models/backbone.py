@@ -77,6 +77,7 @@ def load_backbone(settings: ModelSettings) -> nn.Module:
         config=config,
         dtype="float32",
         attn_implementation="eager",
+        use_safetensors=True,  # other weights are pickles
         **extra,
     )
     return model.eval().requires_grad_(False)

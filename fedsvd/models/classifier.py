@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from fedsvd.adapters import lora
-from fedsvd.adapters.linear import FactorLinear
 from fedsvd.lowrank import AdapterState
 
 
@@ -23,7 +22,7 @@ class Classifier(nn.Module):
     def __init__(
         self,
         attached: lora.Attached,
-        head: FactorLinear,
+        head: nn.Module,
         *,
         pooling: str,
         normalize: bool,
@@ -39,7 +38,9 @@ class Classifier(nn.Module):
         self.precision = precision
         # A frozen head is not part of the state: every process derives the same one.
         extra = {f"head.{n}": p.detach().clone() for n, p in head.named_parameters()}
-        self.initial = replace(attached.initial, extra=extra if head_trains else {})
+        own = attached.initial.extra
+        self.initial = replace(attached.initial, extra={**own, **(extra if head_trains else {})})
+        self.penalty = attached.penalty
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return logits (n, K) in float32 for padded inputs (n, t)."""
@@ -52,15 +53,13 @@ class Classifier(nn.Module):
         bf16 = self.precision == "bf16"
         with torch.autocast(device_type, torch.bfloat16, enabled=bf16):
             hidden = self.backbone(**inputs).last_hidden_state
-        features = pool(hidden.to(self.head.weight.dtype), inputs["attention_mask"], self.pooling)
+        dtype = next(self.head.parameters()).dtype
+        features = pool(hidden.to(dtype), inputs["attention_mask"], self.pooling)
         return nn.functional.normalize(features, dim=1) if self.normalize else features
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return what trains, by the names of `AdapterState.tensors`."""
-        named: dict[str, nn.Parameter] = {}
-        for layer, module in self.layers.items():
-            for kind in ("A", "B"):
-                named[f"{layer}.{kind}"] = getattr(module, f"lora_{kind}")[lora.NAME].weight
+        named = lora.named_parameters(self.layers)
         named.update({f"head.{n}": p for n, p in self.head.named_parameters()})
         return {name: p for name, p in named.items() if p.requires_grad}
 
@@ -69,8 +68,8 @@ class Classifier(nn.Module):
         self.backbone.train(active)
         for module in self.modules():
             # Opacus's hooks look at the mode of what trains, whatever the dropout does.
-            if isinstance(module, FactorLinear):
-                module.train(module.weight.requires_grad)
+            if any(p.requires_grad for p in module.parameters(recurse=False)):
+                module.train()
 
     @torch.no_grad()
     def write(self, state: AdapterState) -> None:

@@ -69,6 +69,6 @@ def _rows(mask: Tensor, like: Tensor) -> Tensor:
 
 def _weighted_sum(weights: Tensor, grads: Tensor) -> Tensor:
     """Return sum_i w_i g_i as one matrix-vector product, without copying transposed matrices."""
-    if grads.ndim == 3 and grads.mT.is_contiguous():
+    if grads.ndim == 3 and grads.mT.is_contiguous() and not grads.is_contiguous():
         return _weighted_sum(weights, grads.mT).mT
     return (weights.to(grads.dtype) @ grads.flatten(start_dim=1)).view(grads.shape[1:])

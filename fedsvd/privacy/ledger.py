@@ -31,6 +31,7 @@ class Ledger:
 
     plan: PrivacyPlan
     events: dict[int, list[Spent]] = field(default_factory=dict)
+    reserved: Mapping[int, int] = field(default_factory=dict)  # steps that may be charged yet
 
     def record(self, client: int, round: int, steps: int) -> None:
         """Enter `steps` steps that client took in `round` with its planned rate and noise."""
@@ -82,7 +83,8 @@ class Ledger:
         """
         if not self.plan.private:
             return False
-        planned, further = self.plan.clients[client], self.plan.steps_per_round
+        planned = self.plan.clients[client]
+        further = self.plan.steps_per_round + self.reserved.get(client, 0)
         if self.steps(client) + further <= planned.steps_bound:
             return False  # within what the noise was calibrated for
         if self.plan.epsilon is None:
@@ -128,6 +130,15 @@ class Ledger:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over the events of `as_dict`."""
-        self.events = {
-            c["client"]: [Spent(**e) for e in c["events"]] for c in state["clients"] if c["events"]
-        }
+        self.load_events({c["client"]: c["events"] for c in state["clients"] if c["events"]})
+
+    def events_as_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """Return every client's events as JSON-ready values."""
+        return {str(k): [asdict(e) for e in events] for k, events in self.events.items()}
+
+    def load_events(self, events: Mapping[Any, Sequence[Mapping[str, Any]]]) -> None:
+        """Take over the events of `events_as_dict`; ValueError for a client that is not planned."""
+        loaded = {int(k): [Spent(**e) for e in found] for k, found in events.items()}
+        if not set(loaded) <= set(range(len(self.plan.clients))):
+            raise ValueError("events of a client that the plan does not have")
+        self.events = loaded

@@ -154,7 +154,7 @@ def _counts(settings: Settings, sizes: Sequence[int]) -> list[float]:
     size = settings.data.public_size
     if size is None:
         if settings.privacy.unit != "example":
-            return [float(n) for n in sizes]  # rates stay inside the client
+            return [max(1.0, n) for n in sizes]  # rates stay inside the client
         raise InputError(
             "data.public_size: needed under privacy, as sample rates must not depend on how many "
             "examples a client holds; give about how many examples all clients hold together, or "

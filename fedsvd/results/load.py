@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fedsvd.adapters.fixed_heads import projections
 from fedsvd.data.tokens import tokenise
 from fedsvd.errors import InputError
 from fedsvd.models.backbone import load_backbone, load_tokenizer
 from fedsvd.models.classifier import pool
-from fedsvd.results.export import CLASSIFIER, HEAD
+from fedsvd.results.export import CLASSIFIER, HEAD, MERGED
 from fedsvd.settings import ModelSettings
 
 
@@ -41,7 +42,11 @@ class LoadedClassifier:
             features = pool(hidden, batch.inputs["attention_mask"], self.model.pooling)
             if self.model.normalize:
                 features = nn.functional.normalize(features, dim=1)
-            score = nn.functional.linear(features, self.head["weight"], self.head.get("bias"))
+            weight = self.head["weight"]
+            if weight.ndim == 3:
+                score = projections(features, weight)
+            else:
+                score = nn.functional.linear(features, weight, self.head.get("bias"))
             out[torch.tensor(group)] = self.model.scale * score
         return out
 
@@ -59,14 +64,17 @@ def load(run: str | Path) -> LoadedClassifier:
     folder = Path(run)
     try:
         told = json.loads((folder / "classifier" / CLASSIFIER).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        names = ("package", "folder", "revision", "pooling", "normalize", "scale", "max_length")
+        model = ModelSettings(name=told["model"], **{k: told[k] for k in names})
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: holds no finished run (classifier/{CLASSIFIER})") from error
-    names = ("package", "folder", "revision", "pooling", "normalize", "scale", "max_length")
-    model = ModelSettings(name=told["model"], **{k: told[k] for k in names})
-    backbone = load_backbone(model)
+    own = replace(model, name=str(folder / MERGED), package=None, revision=None)
+    backbone = load_backbone(own if told.get("merged") else model)
     if told["adapter"]:
         from peft import PeftModel
 
+        if not (folder / "adapter" / "adapter_model.safetensors").is_file():
+            raise InputError(f"{folder}: adapter/ holds no adapter_model.safetensors")
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a missing key is only a warning in PEFT
             warnings.filterwarnings("ignore", category=FutureWarning)

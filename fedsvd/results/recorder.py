@@ -1,14 +1,15 @@
 """What a run writes while it goes: metrics, ledger, checkpoints, and what is asked for beside."""
 
+import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from fedsvd.errors import InputError
-from fedsvd.results.checkpoint import write_checkpoint
+from fedsvd.results.files import append_line, clean, link, write_bytes, write_json, write_text
+from fedsvd.results.resume import round_file, round_files, save
 
 if TYPE_CHECKING:
     from fedsvd.experiment import Run
@@ -29,6 +30,9 @@ class Recorder(ABC):
     def finish(self, run: "Run", summary: Mapping[str, Any]) -> None:
         """Take the summary after the last round."""
 
+    def halt(self, run: "Run") -> None:  # noqa: B027
+        """Take a run that stops here and may be resumed; the default keeps nothing."""
+
 
 @final
 class Recorders(Recorder):
@@ -47,6 +51,11 @@ class Recorders(Recorder):
         for member in self._members:
             member.round(run, metrics)
 
+    def halt(self, run: "Run") -> None:
+        """Tell every member that the run stops here."""
+        for member in self._members:
+            member.halt(run)
+
     def finish(self, run: "Run", summary: Mapping[str, Any]) -> None:
         """Give the summary to every member."""
         for member in self._members:
@@ -55,35 +64,71 @@ class Recorders(Recorder):
 
 @final
 class FileRecorder(Recorder):
-    """Writes the run folder: configuration, metrics, ledger, checkpoints, exports, summary."""
+    """Writes the run folder: configuration, metrics, ledger, checkpoints, exports, summary.
 
-    def __init__(self, folder: Path, config: str) -> None:
+    `resumed` are the facts of the checkpoint that the run goes on from, None for a new one.
+    """
+
+    def __init__(self, folder: Path, config: str, resumed: Mapping[str, Any] | None = None) -> None:
         self._folder, self._config = folder, config
-        self._best = -1.0
+        self._metrics, self._checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
+        self._resumed = resumed
+        self._best = -1.0 if resumed is None else float(resumed["best"])
+        self._bytes, self._hash = 0, hashlib.sha256()
 
     def start(self, run: "Run") -> None:
-        """Write the resolved configuration and the privacy plan."""
+        """Write the resolved configuration and the privacy plan; cut off rounds to be done again."""
         write_text(self._folder / "config.yaml", self._config)
         write_json(self._folder / "privacy.json", run.ledger.as_dict())
+        if self._resumed is not None:
+            done = self._metrics.read_bytes()[: self._resumed["metrics"]["bytes"]]
+            write_bytes(self._metrics, done)
+            self._count(done)
+        elif self._metrics.exists():  # of a run that stopped before its first checkpoint
+            write_bytes(self._metrics, b"")
 
     def round(self, run: "Run", metrics: Mapping[str, Any]) -> None:
-        """Append the round's line, rewrite the ledger and the last (and best) checkpoint."""
-        with (self._folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(clean(metrics)) + "\n")
+        """Append the round's line, rewrite the ledger and, if they are due, the checkpoints."""
+        line = json.dumps(clean(metrics))
+        append_line(self._metrics, line)
+        self._count(line.encode() + b"\n")
         write_json(self._folder / "privacy.json", run.ledger.as_dict())
-        checkpoints = self._folder / "checkpoints"
-        write_checkpoint(checkpoints / "last.safetensors", run.state)
-        if metrics.get("accuracy", -1.0) > self._best:
+        number, settings = run.state.round, run.settings.recorder
+        best = metrics.get("accuracy", -1.0) > self._best
+        due = number % settings.checkpoint_every == 0 or number == run.rounds or "ended" in metrics
+        if best:
             self._best = metrics["accuracy"]
-            write_checkpoint(checkpoints / "best.safetensors", run.state)
+        if best or due:
+            self._checkpoint(run)
+        if best:
+            link(round_file(self._checkpoints, number), self._checkpoints / "best.safetensors")
+
+    def halt(self, run: "Run") -> None:
+        """Write a checkpoint of where the run stopped."""
+        write_json(self._folder / "privacy.json", run.ledger.as_dict())
+        self._checkpoint(run)
+
+    def _checkpoint(self, run: "Run") -> None:
+        path = round_file(self._checkpoints, run.state.round)
+        told = {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
+        save(run, path, {"metrics": told, "best": self._best})
+        link(path, self._checkpoints / "last.safetensors")
+        for old in round_files(self._checkpoints)[run.settings.recorder.keep :]:
+            if old != path:
+                old.unlink(missing_ok=True)
+
+    def _count(self, data: bytes) -> None:
+        self._bytes += len(data)
+        self._hash.update(data)
 
     def finish(self, run: "Run", summary: Mapping[str, Any]) -> None:
         """Write the adapter, the classifier's head, the report and, last, the summary."""
         from fedsvd.results.export import export_adapter, export_classifier
         from fedsvd.results.report import write_report
 
-        export_adapter(run.worker, run.state, self._folder / "adapter")
-        export_classifier(run.worker, run.state, self._folder / "classifier")
+        write_json(self._folder / "privacy.json", run.ledger.as_dict())
+        written = export_adapter(run.worker, run.state, self._folder)
+        export_classifier(run.worker, run.state, self._folder / "classifier", written)
         write_report(self._folder / "report.html", run, summary)
         write_json(self._folder / "summary.json", summary)
 
@@ -117,33 +162,15 @@ class TensorBoardRecorder(Recorder):
         self._writer.close()
 
 
-def make_recorder(name: str, folder: Path, config: str, screen: Recorder) -> Recorder:
+def make_recorder(
+    name: str,
+    folder: Path,
+    config: str,
+    screen: Recorder,
+    resumed: Mapping[str, Any] | None = None,
+) -> Recorder:
     """Return the recorders of `recorder.name`, with what shows the run on the screen."""
-    members: list[Recorder] = [FileRecorder(folder, config)]
+    members: list[Recorder] = [FileRecorder(folder, config, resumed)]
     if name == "tensorboard":
         members.append(TensorBoardRecorder(folder))
     return Recorders([*members, screen])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file aside and move it into place, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON as `write_text` does; NaN and infinities become null."""
-    write_text(path, json.dumps(clean(value), indent=2) + "\n")
-
-
-def clean(value: Any) -> Any:
-    """Return `value` with NaN and infinities, which JSON lacks, as None."""
-    if isinstance(value, Mapping):
-        return {str(k): clean(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [clean(v) for v in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    return value

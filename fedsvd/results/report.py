@@ -22,51 +22,57 @@ def write_report(path: Path, run: "Run", summary: Mapping[str, Any]) -> None:
 
     Everything is inline, and text from configuration and data is escaped.
     """
-    environment = Environment(
-        loader=PackageLoader("fedsvd.results", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-    )
     figures = [f for f in (_accuracy(run), _epsilon(run), _norms(run), _spectra(run)) if f]
-    page = environment.get_template("report.html").render(
+    text = page(
+        "report.html",
         summary={k: v for k, v in summary.items() if k != "singular_values"},
         plan=run.ledger.plan,
         clients=run.ledger.as_dict()["clients"],
         labels=run.worker.task.label_names,
         figures=figures,
     )
-    write_text(path, page)
+    write_text(path, text)
+
+
+def page(template: str, **values: Any) -> str:
+    """Return a page of templates/ with its values in place, escaped."""
+    environment = Environment(
+        loader=PackageLoader("fedsvd.results", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+    )
+    return environment.get_template(template).render(values)
 
 
 def _accuracy(run: "Run") -> dict[str, str]:
     scored = [m for m in run.history if "accuracy" in m]
     rounds = [m["round"] for m in scored]
-    figure, (left, right) = _canvas(2)
+    figure, (left, right) = canvas(2)
     left.plot(rounds, [m["accuracy"] for m in scored], color=BLUE, marker=".")
-    _label(left, "round", "validation accuracy")
+    label(left, "round", "validation accuracy")
     right.plot(rounds, [m["loss"] for m in scored], color=BLUE, marker=".", label="validation")
     trained = [(m["round"], m["train_loss"]) for m in run.history if m.get("train_loss")]
     if trained:
         right.plot(*zip(*trained, strict=True), color=ORANGE, lw=1, label="clients, mean")
-    _label(right, "round", "cross-entropy")
+    label(right, "round", "cross-entropy")
     right.legend(frameon=False)
-    return {"title": "Accuracy and loss", "svg": _svg(figure), "note": ""}
+    return {"title": "Accuracy and loss", "svg": svg(figure), "note": ""}
 
 
 def _epsilon(run: "Run") -> dict[str, str] | None:
     if not run.ledger.plan.private:
         return None
-    figure, (axis,) = _canvas(1)
+    figure, (axis,) = canvas(1)
     for client in sorted(c.client for c in run.ledger.plan.clients)[:20]:
         points = [(m["round"], m["epsilon"][str(client)]) for m in run.history if "epsilon" in m]
         if points:
             axis.step(*zip(*points, strict=True), where="post", lw=1.2, label=f"client {client}")
     if run.ledger.plan.epsilon is not None:
         axis.axhline(run.ledger.plan.epsilon, color=INK, lw=1, ls="--", label="target")
-    _label(axis, "round", "epsilon spent")
+    label(axis, "round", "epsilon spent")
     axis.legend(frameon=False, fontsize=8, ncols=2)
     note = f"Composed from the steps that ran, at delta {run.ledger.plan.delta:g}."
-    return {"title": "Privacy spent by client", "svg": _svg(figure), "note": note}
+    return {"title": "Privacy spent by client", "svg": svg(figure), "note": note}
 
 
 def _norms(run: "Run") -> dict[str, str] | None:
@@ -79,7 +85,7 @@ def _norms(run: "Run") -> dict[str, str] | None:
     if not rows:
         return None
     clipped = run.ledger.plan.per_example
-    figure, axes = _canvas(2 if clipped else 1)
+    figure, axes = canvas(2 if clipped else 1)
     rounds = [r for r, _, _ in rows]
     axes[0].vlines(rounds, [q[0] for _, q, _ in rows], [q[2] for _, q, _ in rows], color=GREY, lw=1)
     axes[0].plot(rounds, [q[1] for _, q, _ in rows], ".", color=BLUE, ms=4)
@@ -87,16 +93,16 @@ def _norms(run: "Run") -> dict[str, str] | None:
         axes[0].axhline(run.ledger.plan.clip_norm, color=INK, lw=1, ls="--")
         axes[1].plot(rounds, [c for _, _, c in rows], ".", color=BLUE, ms=4)
         axes[1].set_ylim(-0.03, 1.03)
-        _label(axes[1], "round", "share of examples clipped")
+        label(axes[1], "round", "share of examples clipped")
     axes[0].set_yscale("log")
-    _label(axes[0], "round", "gradient norm of an example" if clipped else "gradient norm")
+    label(axes[0], "round", "gradient norm of an example" if clipped else "gradient norm")
     note = (
         "A point a client and round: median, with the 10 % to 90 % range; the dashed line is the "
         "clip. These diagnostics are computed on private data and are not covered by the guarantee."
         if clipped
         else "A point a client and round: median over its steps, with the 10 % to 90 % range."
     )
-    return {"title": "Gradient norms and clipping", "svg": _svg(figure), "note": note}
+    return {"title": "Gradient norms and clipping", "svg": svg(figure), "note": note}
 
 
 def _spectra(run: "Run") -> dict[str, str] | None:
@@ -105,17 +111,18 @@ def _spectra(run: "Run") -> dict[str, str] | None:
     lines = list(spectra(run.state).values())
     if not any(value > 0 for values in lines for value in values):
         return None
-    figure, (axis,) = _canvas(1)
+    figure, (axis,) = canvas(1)
     for i, values in enumerate(lines):
         axis.plot(
             range(1, len(values) + 1), values, lw=1, color=BLUE if i % 2 else ORANGE, alpha=0.7
         )
     axis.set_yscale("log")
-    _label(axis, "index", "singular value of the update")
-    return {"title": "Singular values", "svg": _svg(figure), "note": "A line for every layer."}
+    label(axis, "index", "singular value of the update")
+    return {"title": "Singular values", "svg": svg(figure), "note": "A line for every layer."}
 
 
-def _canvas(columns: int) -> tuple[Any, list[Any]]:
+def canvas(columns: int) -> tuple[Any, list[Any]]:
+    """Return a figure with so many plots side by side, and their axes."""
     # The object interface: pyplot would keep global state and may look for a display.
     from matplotlib.figure import Figure
 
@@ -127,12 +134,14 @@ def _canvas(columns: int) -> tuple[Any, list[Any]]:
     return figure, list(axes)
 
 
-def _label(axis: "Axes", x: str, y: str) -> None:
+def label(axis: "Axes", x: str, y: str) -> None:
+    """Name both axes."""
     axis.set_xlabel(x)
     axis.set_ylabel(y)
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
+    """Return a figure as an SVG element."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

@@ -116,8 +116,10 @@ def _header(console: Console, run: "Run") -> None:
         clients.add_column(name, justify="left" if name == "labels" else "right")
     for planned in plan.clients:
         labels = task.labels[worker.parts[planned.client]]
-        mix = np.bincount(labels, minlength=task.classes) / len(labels)
+        mix = np.bincount(labels, minlength=task.classes) / max(1, len(labels))
         shown = "  ".join(f"{n} {m:.0%}" for n, m in zip(task.label_names, mix, strict=True))
+        if not len(labels):
+            shown = "on its own machine"
         clients.add_row(
             str(planned.client), f"{planned.examples:,}", shown, f"{planned.accounted_rate:.3f}",
             str(planned.steps_bound), _number(planned.noise_multiplier or None, ".3f"),
@@ -144,7 +146,7 @@ def _adapter(settings: Any) -> str:
     if adapter.name == "none":
         return "none (head only)"
     return (
-        f"{adapter.name}, {adapter.init} start, rank {adapter.rank}, alpha {adapter.alpha:g} "
+        f"{adapter.label}, rank {adapter.rank}, alpha {adapter.alpha:g} "
         f"on {', '.join(adapter.targets)}"
     )
 

@@ -1,7 +1,7 @@
 """Aggregation rules, one a file, over `fedsvd.lowrank`."""
 
 from fedsvd.strategies.align import Align
-from fedsvd.strategies.base import Strategy, Update, weighted_mean
+from fedsvd.strategies.base import PublicView, Strategy, Update, weighted_extra, weighted_mean
 from fedsvd.strategies.fedask import FedAsk
 from fedsvd.strategies.fedavg import FedAvg
 from fedsvd.strategies.fedex import FedEx
@@ -9,6 +9,7 @@ from fedsvd.strategies.fedgsa import FedGsa
 from fedsvd.strategies.fedrot import FedRot
 from fedsvd.strategies.fedrpca import FedRpca
 from fedsvd.strategies.fedsa import FedSa
+from fedsvd.strategies.fedsb import FedSb
 from fedsvd.strategies.fedsvd import FedSVD
 from fedsvd.strategies.fedsvd_dct import FedSvdDct
 from fedsvd.strategies.fedsvd_refresh import FedSvdRefresh
@@ -16,9 +17,12 @@ from fedsvd.strategies.ffa import FFA
 from fedsvd.strategies.flexlora import FlexLora
 from fedsvd.strategies.flora import Flora
 from fedsvd.strategies.geometric_median import GeometricMedian
+from fedsvd.strategies.hetlora import HetLora
+from fedsvd.strategies.la_lora import LaLora
 from fedsvd.strategies.lora_fair import LoraFair
 from fedsvd.strategies.rolora import RoLora
 from fedsvd.strategies.rsvd_dpd import RsvdDpd
+from fedsvd.strategies.scaled import Scaled
 from fedsvd.strategies.server import ServerOptimizer
 
 __all__ = [
@@ -32,16 +36,22 @@ __all__ = [
     "FedRpca",
     "FedSVD",
     "FedSa",
+    "FedSb",
     "FedSvdDct",
     "FedSvdRefresh",
     "FlexLora",
     "Flora",
     "GeometricMedian",
+    "HetLora",
+    "LaLora",
     "LoraFair",
+    "PublicView",
     "RoLora",
     "RsvdDpd",
+    "Scaled",
     "ServerOptimizer",
     "Strategy",
     "Update",
+    "weighted_extra",
     "weighted_mean",
 ]

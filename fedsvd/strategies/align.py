@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import ClassVar, final
 
+import torch
 from torch import Tensor
 
 from fedsvd.errors import one_of, wrong
-from fedsvd.lowrank import AdapterState
-from fedsvd.lowrank.align import likeness, permutation, rotation, turn
-from fedsvd.strategies.base import Strategy, Update, weighted_mean
+from fedsvd.lowrank import AdapterState, LowRank
+from fedsvd.lowrank.align import align, permutation, rotation
+from fedsvd.strategies.base import Strategy, Update, weighted_extra
 
 MAPS: dict[str, Callable[[Tensor], Tensor]] = {"permutation": permutation, "rotation": rotation}
 
@@ -38,23 +39,29 @@ class Align(Strategy):
         """Return the weighted mean of the aligned factors."""
         reference = state
         for _ in range(self.iterations):
-            reference = weighted_mean(state, aligned(updates, reference, MAPS[self.method]))
+            reference = aligned_mean(state, updates, reference, MAPS[self.method])
         return reference
 
 
-def aligned(
-    updates: Sequence[Update], reference: AdapterState, find: Callable[[Tensor], Tensor]
-) -> list[Update]:
-    """Return the updates with every layer's factors turned to the reference's by `find`.
+def aligned_mean(
+    state: AdapterState,
+    updates: Sequence[Update],
+    reference: AdapterState,
+    find: Callable[[Tensor], Tensor],
+) -> AdapterState:
+    """Return `state` with the weighted mean of the factors turned to the reference's by `find`.
 
-    `find` maps the (r, r) likeness of a client's components with the reference's to an orthogonal
-    matrix.
+    One client is turned at a time, so that no second copy of all updates is held.
     """
-    out = []
+    sums = {n: (torch.zeros_like(p.A).double(), torch.zeros_like(p.B).double())
+            for n, p in state.factors.items()}  # fmt: skip
     for u in updates:
-        factors = {
-            layer: turn(pair, find(likeness(pair, reference.factors[layer])))
-            for layer, pair in u.state.factors.items()
-        }
-        out.append(replace(u, state=replace(u.state, factors=factors)))
-    return out
+        for layer, pair in align(u.state.factors, reference.factors, find).items():
+            A, B = sums[layer]
+            A.add_(pair.A, alpha=u.weight)
+            B.add_(pair.B, alpha=u.weight)
+    factors = {
+        layer: LowRank(A.to(state.factors[layer].A), B.to(state.factors[layer].B))
+        for layer, (A, B) in sums.items()
+    }
+    return replace(weighted_extra(state, updates), factors=factors)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging import INFO
 from typing import ClassVar, final
 
@@ -12,11 +12,14 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from flwr.supercore import log
 
+from fedsvd.client.rule import LocalRule
 from fedsvd.lowrank import AdapterState, average
 from fedsvd.records import (
     ARRAYS,
     CONFIG,
     KEEPS,
+    RANKED,
+    RANKS,
     TRAINS,
     WEIGHT,
     arrays_of,
@@ -42,6 +45,31 @@ class Update:
 def weighted_mean(state: AdapterState, updates: Sequence[Update]) -> AdapterState:
     """Return `state` with every trained tensor replaced by its mean sum p_k x_k over the clients."""
     return average([u.state for u in updates], [u.weight for u in updates], into=state)
+
+
+def weighted_extra(state: AdapterState, updates: Sequence[Update]) -> AdapterState:
+    """Return `state` with the head's tensors replaced by their weighted means; the factors stay.
+
+    Other than for `weighted_mean`, the clients' factors may have any ranks.
+    """
+    heads = [replace(u.state, factors=state.factors) for u in updates]
+    return average(heads, [u.weight for u in updates], into=state)
+
+
+class PublicView(ABC):
+    """What a server may look at beside what clients release: public texts and the frozen weights."""
+
+    @abstractmethod
+    def gradients(self, state: AdapterState) -> tuple[float, dict[str, torch.Tensor]]:
+        """Return the mean loss on the public texts and its gradient in everything that trains."""
+
+    @abstractmethod
+    def weight(self, layer: str) -> torch.Tensor:
+        """Return a layer's frozen weight W0 (d_out, d_in) as pretrained."""
+
+    @abstractmethod
+    def moment(self, layer: str) -> torch.Tensor:
+        """Return E[x x^T] (d_in, d_in), float64, of a layer's inputs over the public tokens."""
 
 
 class Strategy(FlowerStrategy, ABC):
@@ -70,14 +98,29 @@ class Strategy(FlowerStrategy, ABC):
     # Whether it relies on all clients holding the A that they were sent.
     needs_equal_A: ClassVar[bool] = False
 
+    # What it works on beyond averaging: tensors that an adapter must have. () goes with any adapter.
+    needs: ClassVar[tuple[str, ...]] = ("A", "B")
+
+    # Whether updates may have other ranks than the state: clients.ranks.
+    any_rank: ClassVar[bool] = False
+
+    # Whether it looks at public texts: data.public sets them aside.
+    needs_public: bool = False
+
     exact: bool = False  # the new W + B A is the old W plus the weighted mean of the B_k A_k
     weighted: bool = True  # a client is worth as much as two alike it of half its weight
     idempotent: bool = True  # where all clients send the same, the new W + B A is theirs
     fixed_point: bool = True  # where no client changed anything, W + B A stays
 
     device: torch.device | str = "cpu"  # where `aggregate` sees its tensors
+    public: PublicView | None = None  # set before the first round
+    local: LocalRule = LocalRule()  # of the clients' steps
     server: ServerOptimizer | None = None  # that follows the means; None takes them as they are
     _state: AdapterState | None = None  # of the round that is under way
+
+    def ranks_of(self, state: AdapterState) -> dict[int, int]:
+        """Return the ranks that this strategy has given clients; the settings' hold for others."""
+        return {}
 
     def trains_in(self, round: int) -> tuple[str, ...]:
         """Return which of what `trains` do so in a round (from 1); all of them by default."""
@@ -100,6 +143,10 @@ class Strategy(FlowerStrategy, ABC):
         self._state = state
         config["server-round"] = server_round
         config[TRAINS], config[KEEPS] = list(self.trains_in(server_round)), list(self.keeps)
+        config.update(self.local.to_config())
+        ranks = self.ranks_of(state)
+        if ranks:
+            config[RANKED], config[RANKS] = list(ranks), list(ranks.values())
         wire = to_record(state.select((*self.broadcasts, "extra")))
         content = RecordDict({ARRAYS: wire, CONFIG: config})
         return [

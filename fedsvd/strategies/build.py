@@ -64,13 +64,27 @@ def factors_of(settings: Settings) -> tuple[str, ...]:
     return found.trains if issubclass(found, Strategy) else ("B",)
 
 
-def check_use(settings: Settings) -> None:
+def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> None:
     """Raise InputError if the strategy cannot be used under these settings.
 
     Under privacy a server step must be post-processing of what clients released; and one that relies
-    on equal A cannot have clients train A.
+    on equal A cannot have clients train A. One that looks at public texts (`strategy`, the built one,
+    can tell) must have some.
     """
     found = find_class(settings.strategy.target)
+    if isinstance(strategy, Strategy) and strategy.needs_public and not settings.data.public:
+        raise wrong(
+            "data.public", 0,
+            f"at least 1 with {settings.strategy.target}, which looks at so many training examples "
+            "that no client then holds",
+        )  # fmt: skip
+    ranks = settings.clients.ranks
+    if ranks is not None and not (issubclass(found, Strategy) and found.any_rank):
+        raise wrong(
+            "clients.ranks", list(ranks),
+            f"null with {settings.strategy.target}, whose clients must have one rank; flora, "
+            "flexlora and hetlora allow several",
+        )  # fmt: skip
     if not issubclass(found, Strategy):
         return
     if settings.privacy.unit != "none" and not found.post_processing:

@@ -5,8 +5,8 @@ from typing import ClassVar, final
 
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.align import rotation
-from fedsvd.strategies.align import aligned
-from fedsvd.strategies.base import Strategy, Update, weighted_mean
+from fedsvd.strategies.align import aligned_mean
+from fedsvd.strategies.base import Strategy, Update
 
 
 @final
@@ -22,4 +22,4 @@ class FedRot(Strategy):
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
         """Return the weighted mean of the turned factors."""
-        return weighted_mean(state, aligned(updates, state, rotation))
+        return aligned_mean(state, updates, state, rotation)

@@ -5,14 +5,16 @@ from dataclasses import replace
 from typing import ClassVar, final
 
 import torch
+from torch import Tensor
 
-from fedsvd.errors import one_of, wrong
+from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.lowrank import AdapterState, LowRank, refactorise
-from fedsvd.lowrank.subspace import fresh_rows, leading
+from fedsvd.lowrank.subspace import fresh_rows, leading, rows_from
 from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.strategies.base import Strategy, Update, weighted_mean
 
 TAILS = ("drop", "fold")
+DIRECTIONS = ("random", "leading", "trailing", "inputs")
 
 
 @final
@@ -25,13 +27,18 @@ class FedSvdRefresh(Strategy):
     at 0. Their part of the product, the tail, is dropped (not exact), or with `tail` "fold" added to
     the frozen weight (exact; a dense update per layer then travels). The rows are from the stream
     (seed, "subspace", round, layer); between rounds that `period` divides only B is averaged.
+
+    `directions` other than "random" take the new rows from an orthonormal list, made orthogonal to
+    those kept: the right singular vectors of the pretrained weight from the "leading" or the
+    "trailing" end, or the principal directions of the layer's "inputs" on public texts
+    (data.public). Each refresh goes on in the list a rank after the one before, and round it.
     """
 
     broadcasts: ClassVar[tuple[str, ...]] = ("A", "B", "W")
 
     def __init__(
         self, keep: int | None = None, energy: float = 0.9, period: int = 1, tail: str = "drop",
-        seed: int = 0,
+        directions: str = "random", seed: int = 0,
     ) -> None:  # fmt: skip
         if keep is not None and keep < 0:
             raise wrong("strategy.keep", keep, "a whole number of at least 0, or null")
@@ -41,7 +48,11 @@ class FedSvdRefresh(Strategy):
             raise wrong("strategy.period", period, "a whole number of at least 1")
         if tail not in TAILS:
             raise one_of("strategy.tail", tail, TAILS)
+        if directions not in DIRECTIONS:
+            raise one_of("strategy.directions", directions, DIRECTIONS)
         self.keep, self.energy, self.period = keep, energy, period
+        self.directions, self.needs_public = directions, directions == "inputs"
+        self._lists: dict[str, Tensor] = {}  # derived, so not part of the state
         self.tail, self.seed = tail, seed
         self.exact = self.idempotent = self.fixed_point = tail == "fold"
 
@@ -57,8 +68,7 @@ class FedSvdRefresh(Strategy):
             r = pair.rank
             k = leading(pair.B.norm(dim=0), self.energy) if self.keep is None else self.keep
             k = min(k, r)
-            generator = torch_stream(self.seed, Purpose.SUBSPACE, state.round, layer)
-            fresh = fresh_rows(pair.A[:k], r - k, generator)
+            fresh = self._fresh(layer, pair.A[:k], r, state.round)
             A, B = torch.cat([pair.A[:k], fresh]), pair.B.clone()
             B[:, k:] = 0
             if self.tail == "fold" and k < r:
@@ -67,3 +77,24 @@ class FedSvdRefresh(Strategy):
                 base[layer] = (before + tail).to(old.B.dtype)
             factors[layer] = LowRank(A.to(old.A.dtype), B.to(old.B.dtype))
         return replace(mean, factors=factors, base=base)
+
+    def _fresh(self, layer: str, kept: Tensor, rank: int, round: int) -> Tensor:
+        """Return the rank - k rows (float64) that follow the kept rows (k, d) of a layer's A."""
+        count = rank - len(kept)
+        generator = torch_stream(self.seed, Purpose.SUBSPACE, round, layer)
+        if self.directions == "random":
+            return fresh_rows(kept, count, generator)
+        if layer not in self._lists:
+            self._lists[layer] = self._list(layer).to(kept.device)
+        listed = self._lists[layer]
+        start = (round // self.period - 1) * rank % len(listed)
+        return rows_from(torch.roll(listed, -start, dims=0), kept, count, generator)
+
+    def _list(self, layer: str) -> Tensor:
+        """Return the layer's directions as orthonormal rows, in the order of their use."""
+        if self.public is None:
+            raise InputError(f"strategy.directions: {self.directions!r} needs the run's model")
+        if self.directions == "inputs":
+            return torch.linalg.eigh(self.public.moment(layer).double())[1].mT.flip(0)
+        V = torch.linalg.svd(self.public.weight(layer).double(), full_matrices=False)[2]
+        return V if self.directions == "leading" else V.flip(0)

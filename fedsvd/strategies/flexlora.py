@@ -5,22 +5,24 @@ from dataclasses import replace
 from typing import ClassVar, final
 
 from fedsvd.lowrank import AdapterState, refactorise_pairs, weighted_sum
-from fedsvd.strategies.base import Strategy, Update, weighted_mean
+from fedsvd.strategies.base import Strategy, Update, weighted_extra
 
 
 @final
 class FlexLora(Strategy):
     """B A is the best rank-r approximation of sum p_k B_k A_k; A has orthonormal rows, B = U S.
 
-    FlexLoRA (Bai et al., NeurIPS 2024, arXiv 2402.11505), for clients of one rank. The mean is kept
-    as stacked factors of rank K r, whose SVD needs QR factors and a K r x K r core only.
+    FlexLoRA (Bai et al., NeurIPS 2024, arXiv 2402.11505). The mean is kept as stacked factors, whose
+    SVD needs QR factors and a core of the sum of the clients' ranks only. A client of rank r_k takes
+    the first r_k rows of A: the best approximation of its rank.
     """
 
     trains: ClassVar[tuple[str, ...]] = ("A", "B")
+    any_rank: ClassVar[bool] = True
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
         """Return the truncated mean product, and the mean of the head."""
-        mean, weights, factors = weighted_mean(state, updates), [u.weight for u in updates], {}
+        mean, weights, factors = weighted_extra(state, updates), [u.weight for u in updates], {}
         for layer, pair in state.factors.items():
             stacked = weighted_sum([u.state.factors[layer] for u in updates], weights)
             best = refactorise_pairs({layer: stacked}, rank=pair.rank, dtype=pair.A.dtype)

@@ -8,7 +8,7 @@ import torch
 
 from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.randomness import Purpose, torch_stream
-from fedsvd.strategies.base import Strategy, Update, weighted_mean
+from fedsvd.strategies.base import Strategy, Update, weighted_extra
 from fedsvd.strategies.fedex import mean_product
 
 
@@ -18,11 +18,12 @@ class Flora(Strategy):
 
     FLoRA (Wang et al., NeurIPS 2024, arXiv 2409.05976). W is the dense update of the frozen weight,
     W0 + s W; it is what travels down, as clients that miss a round could not add it up themselves.
-    A ~ U(-1/sqrt d_in, 1/sqrt d_in) is from the stream (seed, "subspace", round, layer). Exact. The
-    clients' ranks are equal here.
+    A ~ U(-1/sqrt d_in, 1/sqrt d_in) is from the stream (seed, "subspace", round, layer). Exact.
+    Clients may have ranks of their own, and take so many of the first rows of A.
     """
 
     trains: ClassVar[tuple[str, ...]] = ("A", "B")
+    any_rank: ClassVar[bool] = True
     broadcasts: ClassVar[tuple[str, ...]] = ("A", "B", "W")
     exact = True
 
@@ -39,4 +40,4 @@ class Flora(Strategy):
             A = torch.empty(pair.A.shape, dtype=torch.float64)
             A.uniform_(-1, 1, generator=generator).div_(A.shape[1] ** 0.5)
             factors[layer] = LowRank(A.to(pair.A), torch.zeros_like(pair.B))
-        return replace(weighted_mean(state, updates), factors=factors, base=base)
+        return replace(weighted_extra(state, updates), factors=factors, base=base)

@@ -25,6 +25,7 @@ class GeometricMedian(Strategy):
 
     broadcasts: ClassVar[tuple[str, ...]] = ("B",)
     needs_equal_A: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, tolerance: float = 1e-6) -> None:
         if not 0 < tolerance < 1:

@@ -24,6 +24,7 @@ class RsvdDpd(Strategy):
 
     broadcasts: ClassVar[tuple[str, ...]] = ("B",)
     needs_equal_A: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, alpha: float = 0.3, ranks: int = 1, tolerance: float = 1e-4) -> None:
         if not 0 < alpha <= 1:

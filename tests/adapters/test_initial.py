@@ -3,17 +3,23 @@ import math
 import pytest
 import torch
 
+from fedsvd.adapters import Pissa, Site
 from fedsvd.adapters.initial import INITIALISERS
+from fedsvd.lowrank import LowRank
 from fedsvd.randomness import Purpose, torch_stream
 
 W = torch.randn(24, 32, generator=torch.Generator().manual_seed(0))
 
 
 def start(name, scale=1.0):
-    return INITIALISERS[name](W, 4, scale, torch_stream(0, Purpose.ADAPTER, "layer"))
+    generator = torch_stream(0, Purpose.ADAPTER, "layer")
+    if name == "pissa":
+        pair = Pissa().factors(Site("layer", W, 4, 4 * scale, generator))
+        return LowRank(pair.A.float(), pair.B.float())
+    return INITIALISERS[name](W, 4, scale, generator)
 
 
-@pytest.mark.parametrize("name", sorted(INITIALISERS))
+@pytest.mark.parametrize("name", [*sorted(INITIALISERS), "pissa"])
 def test_shapes_and_determinism(name):
     pair, again = start(name), start(name)
     assert pair.A.shape == (4, 32)

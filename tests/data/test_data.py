@@ -52,9 +52,9 @@ def test_a_csv_and_a_folder(tmp_path):
     [
         ("txt,label\na,0\n", r"no column 'text'.*did you mean 'txt'"),
         ("text,lable\na,0\n", r"no column 'label'.*did you mean 'lable'"),
-        ("text,label\n,0\n", r"row 2: column 'text' holds no text"),
+        ("text,label\n,0\n", r"line 2: column 'text' holds no text"),
         ("text,label\n", "no rows"),
-        ("", "cannot be read"),
+        ("", "is empty"),
         ("text,label\na,0\nb,0\n", "1 label"),
     ],
 )
@@ -65,7 +65,7 @@ def test_unusable_files_are_named(tmp_path, text, message):
 
 def test_other_unusable_sources(tmp_path):
     (tmp_path / "latin.csv").write_bytes(b"text,label\ncaf\xe9,0\n")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="line 2 is not UTF-8"):
         load_task(DataSettings("mine", path=str(tmp_path / "latin.csv")), 0)
     with pytest.raises(InputError, match="does not exist"):
         load_task(DataSettings("mine", path=str(tmp_path / "nowhere")), 0)

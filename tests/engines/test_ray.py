@@ -1,6 +1,5 @@
 """The Ray engine on real clusters of this machine: one started here, and one of two nodes joined."""
 
-import warnings
 from functools import partial
 
 import numpy as np
@@ -13,6 +12,7 @@ from fedsvd.errors import InputError
 from fedsvd.experiment import make_grid, one_round, prepare
 from fedsvd.settings import EngineSettings
 from fedsvd.strategies.build import build_strategy
+from tests.clusters import two_nodes
 from tests.conftest import TINY, compose_settings
 from tests.engines.apps import adding_app
 
@@ -22,18 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::Depr
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes of one CPU each, that the engine joins and must leave running."""
-    from ray.cluster_utils import Cluster
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own advice
-        nodes = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
-        )
-        nodes.add_node(num_cpus=1)
-        ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
+    with two_nodes() as nodes:
+        yield nodes
 
 
 def messages(clients):
@@ -53,9 +43,12 @@ def test_clients_answer_in_order_from_workers_on_both_nodes(cluster):
         for k, reply in ((0, replies[0]), (5, replies[2])):
             np.testing.assert_allclose(reply.content["arrays"]["x"].numpy(), k)
             assert reply.content["metrics"]["seen"] == round  # state lives across rounds
-    processes = {
-        r.content["metrics"]["process"] for r in grid.send_and_receive(messages([0, 1, 3, 4, 5]))
-    }
+    processes: set[int] = set()
+    for _ in range(10_000):  # until the second worker is up as well
+        answers = grid.send_and_receive(messages([0, 1, 3, 4, 5]))
+        processes |= {r.content["metrics"]["process"] for r in answers}
+        if len(processes) == 2:
+            break
     assert len(processes) == 2
     again = {r.content["metrics"]["process"] for r in grid.send_and_receive(messages([0, 1, 3]))}
     assert again <= processes  # workers are kept
@@ -112,6 +105,7 @@ def test_the_same_bits_as_inline_also_after_a_worker_was_killed(cluster):
     expected = digest("engine.threads=1")
     assert digest("engine=ray", "engine.workers=1") == expected
     assert digest("engine=ray", "engine.workers=2", kill=True) == expected
+    assert digest("engine=ray", "engine.workers=3", "engine.num_cpus=0.5") == expected
 
 
 def test_a_local_ray_is_started_and_stopped(cluster):

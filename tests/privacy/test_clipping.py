@@ -99,3 +99,11 @@ def test_neighbouring_data_sets_in_the_real_step(kind, trains, micro):
     for neighbour in steps[1:]:
         gap = distance(steps[0], neighbour)
         assert 0 < gap <= clip * (1 + 1e-9)
+
+
+def test_gradients_of_rank_one_factors_in_either_layout():
+    # A transposed (n, 1, d) is contiguous both ways round.
+    for grads in (torch.ones(3, 1, 4), torch.ones(3, 4, 1), torch.ones(3, 4, 1).mT):
+        sums, norms = clipped_sums([grads], 1.0)
+        torch.testing.assert_close(sums[0], torch.full(grads.shape[1:], 1.5))
+        torch.testing.assert_close(norms, torch.full((3,), 2.0))

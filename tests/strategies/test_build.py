@@ -113,10 +113,27 @@ def test_every_group_builds(settings):
         assert getattr(built, "seed", 7) == 7
 
 
+PAGES = {
+    **dict.fromkeys(("fedadam", "fedavgm", "fedyogi"), "server_optimizers"),
+    **dict.fromkeys(("median", "trimmed_mean", "krum", "multi_krum", "bulyan"), "flower"),
+}
+
+
+def test_ranks_of_clients_are_refused_where_one_is_needed(settings):
+    ranks = "clients.ranks=[1,2,3,4,5,6]"
+    for name in ("fedsvd", "fedavg", "median"):
+        with pytest.raises(InputError, match=r"clients\.ranks: .* flora, flexlora and hetlora"):
+            check_use(settings(f"strategy={name}", ranks))
+    check_use(settings("strategy=flora", ranks))
+    for wrong in ("[1,2]", "[0,1,1,1,1,1]", "[9,1,1,1,1,1]"):
+        with pytest.raises(InputError, match=r"clients\.ranks"):
+            settings("strategy=flora", f"clients.ranks={wrong}")
+
+
 def test_every_group_has_its_page():
     docs = config_folder().parent / "docs" / "strategies"
     index = (docs / "README.md").read_text()
     for path in (config_folder() / "strategy").glob("*.yaml"):
-        page = "server_optimizers" if path.stem in ("fedadam", "fedavgm", "fedyogi") else path.stem
+        page = PAGES.get(path.stem, path.stem)
         assert (docs / f"{page}.md").is_file(), page
         assert f"({page}.md)" in index

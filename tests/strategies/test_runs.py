@@ -70,9 +70,9 @@ def test_a_client_of_fedsa_starts_from_the_b_it_kept(monkeypatch):
     own = from_record(run.grid._contexts[2].state.array_records[PERSONAL])
     seen, real = {}, app.train_locally
 
-    def spy(worker, state, client, round, steps):
+    def spy(worker, state, client, *rest):
         seen[client] = state
-        return real(worker, state, client, round, steps)
+        return real(worker, state, client, *rest)
 
     monkeypatch.setattr(app, "train_locally", spy)
     one_round(run, 2)
@@ -96,3 +96,63 @@ def test_refresh_with_a_folded_tail_trains_on():
     for number in (1, 2):
         assert one_round(run, number)["failed"] == {}
     assert len(run.state.base) == 12
+
+
+@pytest.mark.parametrize("name", ["flora", "flexlora", "hetlora"])
+def test_clients_of_different_ranks(name):
+    ranks = [1, 2, 3, 4, 8, 8]
+    run = start(
+        f"strategy={name}", f"clients.ranks={ranks}", "clients.participation=all", "rounds=3",
+        "privacy=dp_sgd", "privacy.epsilon=50",
+    )  # fmt: skip
+    for number in (1, 2):
+        metrics = one_round(run, number)
+        assert metrics["failed"] == {}
+        rows, head = sum(ranks) * 12 * (384 + 384) * 4, 6 * 2 * 384 * 4
+        assert 0 <= metrics["bytes_up"] - rows - head < 6 * 25 * 160
+    assert {pair.rank for pair in run.state.factors.values()} == {8}
+    assert evaluate(run, "validation")["loss"] > 0  # the model is back at the full rank
+
+
+def test_a_client_of_rank_two_trains_its_two_components_alone():
+    run = start("strategy=hetlora", "clients.ranks=[2,2,2,2,2,2]", "privacy=dp_sgd", "rounds=3")
+    before = run.state
+    one_round(run, 1)
+    for layer, pair in run.state.factors.items():
+        assert pair.A[:2].abs().sum() > 0
+        assert not pair.B[:, 2:].any()
+        assert not torch.equal(pair.A[:2], before.factors[layer].A[:2])
+        assert not pair.A[2:].any()  # zero-padded means: nobody holds these
+
+
+def test_la_lora_trains_one_factor_a_step(monkeypatch):
+    from fedsvd.client import training
+
+    for privacy in ("none", "dp_sgd"):
+        run = start("strategy=la_lora", f"privacy={privacy}", "training.local_steps=3", "rounds=3")
+        seen, real = [], training.apply_rule
+
+        def spy(rule, named, seen=seen, real=real):
+            real(rule, named)
+            moved = {n[-1] for n, p in named.items() if p.grad is not None and p.grad.any()}
+            seen.append("".join(sorted(moved & {"A", "B"})))
+
+        monkeypatch.setattr(training, "apply_rule", spy)
+        assert one_round(run, 1)["failed"] == {}
+        monkeypatch.setattr(training, "apply_rule", real)
+        assert seen == ["B", "A", "B"] * 3
+        assert changed(run.worker.initial, run.state) == {"A", "B", "extra"}
+        assert run.worker.trains == ("A", "B")
+
+
+@pytest.mark.parametrize(
+    "name", ["median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median"]
+)
+def test_robust_rules_hold_against_a_client_that_sends_noise(name):
+    settings = ["clients.participation=all", "privacy=none", "attack.std=100"]
+    run = start(f"strategy={name}", "attack=gaussian", *settings)
+    plain = start("strategy=ffa", "attack=gaussian", *settings)
+    for each in (run, plain):
+        assert one_round(each, 1)["failed"] == {}
+    B = max(float(pair.B.abs().max()) for pair in run.state.factors.values())
+    assert B < 1 < max(float(pair.B.abs().max()) for pair in plain.state.factors.values())

@@ -10,11 +10,8 @@ from fedsvd.lowrank import AdapterState, LowRank, average, refactorise
 from fedsvd.strategies import FedAvg, Strategy, weighted_mean
 from fedsvd.testing import check_strategy
 
-OURS = [
-    getattr(strategies, name)
-    for name in strategies.__all__
-    if name not in ("ServerOptimizer", "Strategy", "Update", "weighted_mean")
-]
+BESIDE = ("PublicView", "ServerOptimizer", "Strategy", "Update", "weighted_extra", "weighted_mean")
+OURS = [getattr(strategies, name) for name in strategies.__all__ if name not in BESIDE]
 OPTIONS = [
     ("FedSVD", {"split": "balanced"}),
     ("FedSVD", {"period": 2}),
@@ -25,6 +22,9 @@ OPTIONS = [
     ("FedSvdDct", {"tail": "fold"}),
     ("Align", {"method": "rotation", "iterations": 1}),
     ("RsvdDpd", {"ranks": 3}),
+    ("HetLora", {"gamma": 0.5}),
+    ("FedSvdRefresh", {"directions": "trailing", "tail": "fold"}),
+    ("FedSvdRefresh", {"directions": "inputs", "keep": 1}),
     ("FedAsk", {"oversampling": 0, "seed": 3}),
 ]
 
@@ -152,7 +152,7 @@ def test_planted_faults_are_found(cls, sentence):
 
 
 def test_a_client_with_nan_must_be_refused_before_the_strategy(monkeypatch):
-    from fedsvd import testing
+    from fedsvd.testing import strategies as testing
 
     monkeypatch.setattr(testing, "fault", lambda message, sent: None)
     with pytest.raises(AssertionError, match="FedAvg would be given a client with NaN in"):

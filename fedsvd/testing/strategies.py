@@ -6,10 +6,10 @@ head. A rule that fails raises AssertionError with one sentence.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -21,7 +21,7 @@ from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.lowrank.pair import kind_of
 from fedsvd.records import ARRAYS, METRICS, WEIGHT, fault, from_record, to_record
 from fedsvd.results.checkpoint import read_checkpoint, write_checkpoint
-from fedsvd.strategies.base import Strategy, Update
+from fedsvd.strategies.base import PublicView, Strategy, Update
 
 SHAPES = {"first": (12, 20), "second": (12, 20), "third": (16, 10)}  # (d_out, d_in)
 RANK = 3
@@ -85,6 +85,33 @@ def total(state: AdapterState, layer: str) -> Tensor:
     return product + state.base[layer].double() if layer in state.base else product
 
 
+@final
+class QuadraticView(PublicView):
+    """A public problem with a known answer: half the squared distance to fixed tensors."""
+
+    def gradients(self, state: AdapterState) -> tuple[float, dict[str, Tensor]]:
+        """Return the loss and x - target for every factor and tensor of the head."""
+        g, apart = torch.Generator().manual_seed(7), {}
+        for name, x in state.select(("A", "B", "extra")).items():
+            apart[name] = x - _draw(x.shape, g).to(x)
+        return 0.5 * float(sum(x.square().sum() for x in apart.values())), apart
+
+    def weight(self, layer: str) -> Tensor:
+        """Return a fixed random weight of the layer's shape."""
+        return _draw(SHAPES[layer], torch.Generator().manual_seed(8))
+
+    def moment(self, layer: str) -> Tensor:
+        """Return the second moment of fixed random inputs of the layer."""
+        X = _draw((20, SHAPES[layer][1]), torch.Generator().manual_seed(9))
+        return X.mT @ X / len(X)
+
+
+def _make(cls: type[Strategy], options: Mapping[str, Any]) -> Strategy:
+    rule = cls(**options)
+    rule.public = QuadraticView()
+    return rule
+
+
 def _draw(shape: Sequence[int], generator: Generator) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
@@ -96,7 +123,7 @@ def _sent(rule: Strategy, state: AdapterState) -> dict[str, Tensor]:
 
 def _form(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
     for dtype in (torch.float64, torch.float32):
-        rule, state = cls(**options), make_state(dtype=dtype)
+        rule, state = _make(cls, options), make_state(dtype=dtype)
         new = rule.aggregate(state, make_updates(rule, state))
         assert isinstance(new, AdapterState), f"{name} returns no AdapterState."
         assert list(new.factors) == list(state.factors), f"{name} loses or reorders layers."
@@ -117,40 +144,42 @@ def _form(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 
 def _arguments(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = cls(**options), make_state()
+    rule, state = _make(cls, options), make_state()
     updates = make_updates(rule, state)
     given = [state, *(u.state for u in updates)]
     before, randomness = [s.digest() for s in given], torch.random.get_rng_state()
     first = rule.aggregate(state, updates)
     assert [s.digest() for s in given] == before, f"{name} changes tensors that it was given."
     untouched = torch.equal(torch.random.get_rng_state(), randomness)
-    again = cls(**options).aggregate(state, updates)
+    again = _make(cls, options).aggregate(state, updates)
     assert untouched, f"{name} draws from the global random generator."
     assert first.digest() == again.digest(), f"{name} gives other bits for the same arguments."
 
 
 def _order(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = cls(**options), make_state()
+    rule, state = _make(cls, options), make_state()
     updates = make_updates(rule, state)
     there = rule.aggregate(state, updates)
     turned = [updates[i] for i in (2, 0, 3, 1)]
-    back = cls(**options).aggregate(state, [replace(u, client=k) for k, u in enumerate(turned)])
+    back = _make(cls, options).aggregate(
+        state, [replace(u, client=k) for k, u in enumerate(turned)]
+    )
     assert distance(back, there) < TOLERANCE, f"{name} depends on the order of the clients."
 
 
 def _weights(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = cls(**options), make_state()
+    rule, state = _make(cls, options), make_state()
     updates = make_updates(rule, state)
     last = updates[-1]
     halves = [Update(k, last.weight / 2, last.state) for k in (3, 4)]
     whole = rule.aggregate(state, updates)
-    found = distance(cls(**options).aggregate(state, [*updates[:-1], *halves]), whole)
+    found = distance(_make(cls, options).aggregate(state, [*updates[:-1], *halves]), whole)
     _measured(name, "weighted", rule.weighted, found < TOLERANCE,
               "counts two clients alike as one of twice the weight")  # fmt: skip
 
 
 def _equal(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = cls(**options), make_state()
+    rule, state = _make(cls, options), make_state()
     one = make_updates(rule, state)[0]
     new = rule.aggregate(state, [Update(k, w, one.state) for k, w in enumerate(WEIGHTS)])
     found = distance(new, one.state)
@@ -159,7 +188,7 @@ def _equal(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 
 def _unchanged(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = cls(**options), make_state()
+    rule, state = _make(cls, options), make_state()
     new = rule.aggregate(state, [Update(k, w, state) for k, w in enumerate(WEIGHTS)])
     found = distance(new, state)
     _measured(name, "fixed_point", rule.fixed_point, found < TOLERANCE,
@@ -167,7 +196,7 @@ def _unchanged(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 
 def _exactness(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = cls(**options), make_state()
+    rule, state = _make(cls, options), make_state()
     updates = make_updates(rule, state)
     new = rule.aggregate(state, updates)
     worst = 0.0
@@ -189,7 +218,7 @@ def _measured(name: str, claim: str, declared: bool, found: bool, sentence: str)
 
 
 def _nan(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = cls(**options), make_state()
+    rule, state = _make(cls, options), make_state()
     sent = _sent(rule, state)
     assert sent, f"{name} has clients send nothing."
     app = ClientApp()
@@ -210,7 +239,7 @@ def _nan(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 
 def _resumes(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = cls(**options), make_state()
+    rule, state = _make(cls, options), make_state()
     first = rule.aggregate(state, make_updates(rule, state))
     straight = _next_round(first)
     assert straight.digest() == first.digest(), f"{name} returns a state that records do not carry."
@@ -218,7 +247,7 @@ def _resumes(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
         write_checkpoint(Path(folder) / "state.safetensors", first)
         resumed = _next_round(read_checkpoint(Path(folder) / "state.safetensors"))
     one = rule.aggregate(straight, make_updates(rule, straight, seed=2))
-    two = cls(**options).aggregate(resumed, make_updates(rule, resumed, seed=2))
+    two = _make(cls, options).aggregate(resumed, make_updates(rule, resumed, seed=2))
     assert one.digest() == two.digest(), (
         f"{name} remembers something beside the state: resumed, it goes on otherwise."
     )

@@ -1,0 +1,100 @@
+"""Effort: the last singular triplets train, held apart from the frozen leading subspace."""
+
+from collections.abc import Sequence
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from fedsvd.adapters.adapted import Adapted, weight_of
+from fedsvd.adapters.base import Parametrisation, Site
+from fedsvd.adapters.sorsa import Triplets, gram_error
+from fedsvd.adapters.triplets import last
+from fedsvd.errors import wrong
+
+
+@final
+class Effort(Parametrisation):
+    """The leading n - r singular triplets are frozen; the last r train, as ".U", ".S", ".Vh".
+
+    Effort (Yan et al., ICML 2025, arXiv 2411.15633), with its two losses, means over layers:
+    `orthogonality` times ||U*^T U* - I||_F^2 + ||V*^T V* - I||_F^2 of U* = [U_lead, U], V* = [V_lead,
+    V], and `energy` times | ||W||_F^2 - ||W_0||_F^2 |. They look at no data and are added after
+    clipping and noise, scaled as the learning rate. alpha is not used.
+
+    The frozen weight is W_lead, so [U_lead, U] is orthonormal iff U is and U_lead^T U = 0; U_lead
+    itself is kept only on a side whose full space it is not the complement in.
+    """
+
+    tensors: ClassVar[tuple[str, ...]] = ("U", "S", "Vh")
+
+    def __init__(self, orthogonality: float = 1e-3, energy: float = 1e-3) -> None:
+        for key, value in (("orthogonality", orthogonality), ("energy", energy)):
+            if value < 0:
+                raise wrong(f"adapter.{key}", value, "at least 0")
+        self.orthogonality, self.energy = orthogonality, energy
+
+    def adapt(self, base: nn.Module, site: Site) -> Triplets:
+        """Return the layer with its r last triplets apart."""
+        layer = Triplets(base, site, *last(site.weight, site.rank))
+        if self.orthogonality:
+            # The long side of W: its singular vectors do not fill the space.
+            W = site.weight.double()
+            d_out, d_in = W.shape
+            basis = torch.empty(0)
+            if d_out != d_in:
+                U, _, Vh = torch.linalg.svd(W, full_matrices=False)
+                basis = U.mT if d_out > d_in else Vh
+            layer.register_buffer("basis", basis.to(site.weight).contiguous(), persistent=False)
+        return layer
+
+    def penalty(self, layers: Sequence[Adapted]) -> Tensor | None:
+        """Return the weighted sum of both losses, each a mean over layers."""
+        if not self.orthogonality and not self.energy:
+            return None
+        total = []
+        for layer in layers:
+            assert isinstance(layer, Triplets)
+            U, S, Vh = layer.U.weight, layer.S.weight, layer.Vh.weight
+            value = U.new_zeros(())
+            if self.orthogonality:
+                start_U, start_V = layer.B0 / layer.B0.norm(dim=0), layer.A0
+                value = value + self.orthogonality * (
+                    _apart(U.mT, start_U.mT, _basis(layer, len(U)))
+                    + _apart(Vh, start_V, _basis(layer, Vh.shape[1]))
+                )
+            if self.energy:
+                value = value + self.energy * (_energy(layer, U, S, Vh) - self._start(layer)).abs()
+            total.append(value)
+        return torch.stack(total).mean()
+
+    @staticmethod
+    def _start(layer: Triplets) -> Tensor:
+        A0 = layer.A0
+        return _energy(layer, layer.B0, A0.new_ones(len(A0)), A0)
+
+
+def _basis(layer: Triplets, size: int) -> Tensor | None:
+    """Return rows that span all singular vectors of length `size`, or None if they fill the space."""
+    basis = dict(layer.named_buffers())["basis"]
+    d_out, d_in = len(layer.B0), layer.A0.shape[1]
+    return basis if d_out != d_in and size == max(d_out, d_in) else None
+
+
+def _apart(rows: Tensor, start: Tensor, basis: Tensor | None) -> Tensor:
+    """Return ||X X^T - I||_F^2 of X = [lead; rows]: the rows' own part, and twice lead rows^T.
+
+    The leading vectors are what is orthogonal to `start` among the basis, so the squared norm on them
+    is that on the basis less that on `start`.
+    """
+    whole = rows if basis is None else rows @ basis.mT
+    cross = whole.square().sum() - (rows @ start.mT).square().sum()
+    return gram_error(rows).square().sum() + 2 * cross
+
+
+def _energy(layer: Triplets, U: Tensor, S: Tensor, Vh: Tensor) -> Tensor:
+    """Return ||W_lead + U diag(S) Vh||_F^2 - ||W_lead||_F^2, without forming the product."""
+    lead = weight_of(layer.get_base_layer()).to(U)
+    cross = (U * (lead @ Vh.mT)).sum(0) @ S
+    gram = (U.mT @ U) * (Vh @ Vh.mT)
+    return 2 * cross + S @ gram @ S

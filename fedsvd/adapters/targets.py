@@ -1,0 +1,67 @@
+"""Which linear layers of a backbone an adapter is put on, and with which rank."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from fedsvd.adapters.adapted import LINEAR, weight_of
+from fedsvd.errors import InputError, wrong
+from fedsvd.settings import AdapterSettings
+
+# What the families of Transformers call the projections that BERT calls query and value; in GPT-2
+# they are parts of one layer.
+FAMILIES: Mapping[str, Mapping[str, str]] = {
+    "distilbert": {"query": "q_lin", "key": "k_lin", "value": "v_lin"},
+    "llama": {"query": "q_proj", "key": "k_proj", "value": "v_proj"},
+    "gpt2": {"query": "c_attn", "key": "c_attn", "value": "c_attn"},
+}
+ALL = "all"
+
+
+def find_layers(backbone: nn.Module, settings: AdapterSettings) -> dict[str, int]:
+    """Return the ranks of the layers to adapt, by their paths, in the backbone's order.
+
+    An entry of `adapter.targets` is the last part (or parts) of a layer's path, a pattern with *, ?
+    or [] for the whole path, or "all". "query", "key" and "value" also mean what DistilBERT, Llama
+    and GPT-2 call them. `adapter.ranks` maps such names or patterns to ranks; the last that fits a
+    layer counts. Raises InputError if an entry fits no linear layer, or a rank exceeds its sizes.
+    """
+    linear = {n: m for n, m in backbone.named_modules() if isinstance(m, LINEAR)}
+    family = FAMILIES.get(str(getattr(getattr(backbone, "config", None), "model_type", "")), {})
+    chosen: set[str] = set()
+    for target in settings.targets:
+        chosen.update(_matching("adapter.targets", target, linear, family))
+    ranks = {name: settings.rank for name in linear if name in chosen}
+    for pattern, rank in (settings.ranks or {}).items():
+        fitting = [n for n in _matching("adapter.ranks", pattern, linear, family) if n in ranks]
+        if not fitting:
+            raise wrong("adapter.ranks", pattern, "a name or pattern of a layer in adapter.targets")
+        ranks.update(dict.fromkeys(fitting, rank))
+    for name, rank in ranks.items():
+        sizes = weight_of(linear[name]).shape
+        if rank > min(sizes):
+            raise wrong("adapter.rank", rank, f"at most {min(sizes)} ({name})")
+    return ranks
+
+
+def _matching(
+    key: str, target: str, linear: Mapping[str, nn.Module], family: Mapping[str, str]
+) -> list[str]:
+    if target == ALL:
+        return list(linear)
+    found = [n for n in linear if _fits(n, target)]
+    if not found and target in family:
+        found = [n for n in linear if _fits(n, family[target])]
+    if not found:
+        names = sorted({n.rsplit(".", 1)[-1] for n in linear})
+        raise InputError(
+            f"{key}: no linear layer of the model is called {target!r}; it has {', '.join(names)}"
+        )
+    return found
+
+
+def _fits(name: str, target: str) -> bool:
+    if any(c in target for c in "*?["):
+        return fnmatchcase(name, target)
+    return name == target or name.endswith(f".{target}")

@@ -1,0 +1,66 @@
+"""What the server may look at of a run's model: public texts through it, and its frozen weights."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from fedsvd.adapters import calibration
+from fedsvd.adapters.lora import frozen_weight
+from fedsvd.client.worker import Worker
+from fedsvd.lowrank import AdapterState
+from fedsvd.strategies.base import PublicView
+
+
+@final
+class WorkerView(PublicView):
+    """The public texts of `data.public` and the frozen weights, through a process's one model.
+
+    The model is left with the state that was looked at; every use of it writes its own.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._moments: dict[str, Tensor] = {}
+
+    def gradients(self, state: AdapterState) -> tuple[float, dict[str, Tensor]]:
+        """Return the mean loss on the public texts and its gradient in everything that trains."""
+        worker, rows = self._worker, self._worker.task.public.tolist()
+        worker.model.write(state)
+        named = worker.model.trainable()
+        if worker.hooks is not None:
+            worker.hooks.disable_hooks()  # nobody's gradient need be told from another's here
+        try:
+            total = 0.0
+            sums = {name: torch.zeros_like(p) for name, p in named.items()}
+            for group in worker.tokens.microbatches(
+                rows, worker.settings.training.microbatch_tokens
+            ):
+                loss = worker.losses(group).sum() / len(rows)
+                total += float(loss.detach())
+                found = torch.autograd.grad(loss, list(named.values()))
+                for name, gradient in zip(named, found, strict=True):
+                    sums[name] += gradient
+        finally:
+            if worker.hooks is not None:
+                worker.hooks.enable_hooks()
+        return total, sums
+
+    def weight(self, layer: str) -> Tensor:
+        """Return a layer's frozen weight (d_out, d_in), without any update W of it."""
+        return frozen_weight(self._worker.model.layers[layer])
+
+    def moment(self, layer: str) -> Tensor:
+        """Return E[x x^T] of a layer's inputs over the public tokens, at the initial state."""
+        if not self._moments:
+            worker = self._worker
+            worker.model.write(worker.initial)
+            places = {m: name for name, m in worker.model.backbone.named_modules()}
+            paths = {name: places[m] for name, m in worker.model.layers.items()}
+            groups = worker.tokens.microbatches(
+                worker.task.public.tolist(), worker.settings.training.microbatch_tokens
+            )
+            batches = (worker.tokens.batch(g, worker.device).inputs for g in groups)
+            found = calibration.measure(worker.model.backbone, paths.values(), batches)
+            self._moments = {name: found[path].moment for name, path in paths.items()}
+        return self._moments[layer]

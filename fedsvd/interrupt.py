@@ -1,0 +1,65 @@
+"""Ctrl-C and SIGTERM: the first finishes the round, a second one stops at once."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+
+class Interrupted(BaseException):
+    """A run was interrupted; `status` is the exit status, 130 or 143."""
+
+    def __init__(self, signum: int, message: str = "") -> None:
+        super().__init__(message)
+        self.status = 128 + signum
+
+
+class _Asked:
+    """The signals that came, and whether rounds are under way."""
+
+    count = 0
+    signum = 0
+    training = False
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Take SIGINT and SIGTERM within the block; does nothing outside the main thread."""
+    _Asked.count, _Asked.training = 0, False
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, _take) for signum in NAMES}
+    try:
+        yield
+    finally:
+        _Asked.count = 0
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def training(active: bool) -> None:
+    """Say whether rounds are under way, which a first signal lets finish."""
+    _Asked.training = active
+
+
+def requested() -> int | None:
+    """Return the signal that asked this run to stop, or None."""
+    return _Asked.signum if _Asked.count else None
+
+
+def _take(signum: int, frame: Any) -> None:
+    _Asked.count += 1
+    _Asked.signum = signum
+    if _Asked.count == 1 and _Asked.training:
+        text = f"{NAMES[signal.Signals(signum)]}: finishing the round; once more stops at once"
+        print(text, file=sys.stderr, flush=True)
+    elif _Asked.count <= 2:
+        raise Interrupted(signum, NAMES[signal.Signals(signum)])
+    else:
+        os._exit(128 + signum)

@@ -1,0 +1,133 @@
+"""The finished runs of a folder, in groups that differ in the seed alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fedsvd.errors import InputError
+
+# What tells nothing of the method: it does not change what is estimated, or is the sample itself.
+APART = ("seed", "engine.", "recorder.", "device", "resume", "training.microbatch_tokens")
+SHORT = {"strategy._target_": "strategy", "adapter.name": "adapter", "privacy.unit": "privacy"}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: where it is, its settings by dotted key, its summary."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return int(self.summary["seed"])
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of the same settings, one for each seed in ascending order, and their name.
+
+    `keys` are the settings that tell the groups of a folder from each other.
+    """
+
+    name: str
+    keys: Mapping[str, Any]
+    runs: Sequence[Finished]
+
+    def values(self, key: str) -> dict[int, float]:
+        """Return a figure of the summaries by seed, where there is one."""
+        found = {run.seed: run.summary.get(key) for run in self.runs}
+        return {seed: float(v) for seed, v in found.items() if v is not None}
+
+
+def find_runs(folder: Path) -> tuple[list[Finished], list[Path]]:
+    """Return the finished runs at any depth below `folder`, and the folders of unfinished ones.
+
+    Raises InputError if there is no run, or a run's files cannot be read.
+    """
+    finished, unfinished = [], []
+    for config in sorted(folder.rglob("config.yaml")):
+        run = config.parent
+        if any(part.startswith("unfinished-") for part in run.relative_to(folder).parts):
+            continue
+        if not (run / "summary.json").exists():
+            if (run / "metrics.jsonl").exists():
+                unfinished.append(run)
+            continue
+        try:
+            settings: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
+            summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+            finished.append(Finished(run, dict(_flat(settings)), summary))
+            summary["seed"], summary["accuracy"]
+        except Exception as error:  # YAML's and JSON's own errors, or other things than expected
+            raise InputError(f"{run}: is not a run of this software: {error!r}") from error
+    if not finished:
+        also = f" ({len(unfinished)} unfinished)" if unfinished else ""
+        raise InputError(f"{folder}: holds no finished run{also}")
+    return finished, unfinished
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat += _flat(value, f"{prefix}{key}.")
+        else:
+            flat.append((prefix + str(key), value))
+    return flat
+
+
+def group_runs(runs: Sequence[Finished]) -> list[Group]:
+    """Return the runs in groups of equal settings, apart from the seed and where they ran.
+
+    A seed that occurs twice in a group counts once, as the same seed gives the same run.
+    """
+    alike: dict[str, dict[int, Finished]] = {}
+    for run in runs:
+        told = {k: v for k, v in run.config.items() if not k.startswith(APART)}
+        alike.setdefault(json.dumps(told, sort_keys=True, default=str), {})[run.seed] = run
+    members = [list(by_seed.values()) for by_seed in alike.values()]
+    keys = _telling([group[0].config for group in members])
+    groups = []
+    for group in members:
+        told = {key: group[0].config.get(key) for key in keys}
+        groups.append(
+            Group(name_of(told) or "all runs", told, sorted(group, key=lambda run: run.seed))
+        )
+    return sorted(groups, key=lambda g: [_order(v) for v in g.keys.values()])
+
+
+def _telling(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the keys that name the groups: those in all whose values differ, others if needed."""
+    every = list(dict.fromkeys(k for c in configs for k in c if not k.startswith(APART)))
+    differ = [k for k in every if len({json.dumps(c.get(k), default=str) for c in configs}) > 1]
+    keys = [k for k in differ if all(k in c for c in configs)]
+    for key in (k for k in differ if k not in keys):
+        if len({json.dumps([c.get(k) for k in keys], default=str) for c in configs}) == len(
+            configs
+        ):
+            break
+        keys.append(key)
+    return sorted(keys, key=lambda k: (k not in SHORT, k))
+
+
+def name_of(keys: Mapping[str, Any]) -> str:
+    """Return settings as a short text."""
+    return ", ".join(f"{SHORT.get(k, k)}={_text(k, v)}" for k, v in keys.items())
+
+
+def _text(key: str, value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).rpartition(".")[2] if key.endswith("._target_") else str(value)
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return (0, float(value), "") if number else (1, 0.0, str(value))

@@ -1,0 +1,112 @@
+"""Figures of groups of runs: means, their confidence intervals, paired differences."""
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from scipy.stats import t
+
+from fedsvd.errors import InputError, one_of
+from fedsvd.results.collect import Group
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over n seeds; `half` is half the width of its 95 % interval, None for one seed."""
+
+    mean: float
+    half: float | None
+    n: int
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """Return mean and 95 % confidence interval: mean +- t_{0.975, n-1} s / sqrt(n)."""
+    if not values:
+        return None
+    n = len(values)
+    if n == 1:
+        return Estimate(values[0], None, 1)
+    spread = statistics.stdev(values) / n**0.5
+    return Estimate(statistics.fmean(values), float(t.ppf(0.975, n - 1)) * spread, n)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the runs of a group come to; differences are to the baseline, over matched seeds."""
+
+    name: str
+    seeds: str
+    epsilon_target: float | None
+    epsilon_max: float | None  # the largest of any client of any run
+    accuracy: Estimate
+    test_accuracy: Estimate | None
+    difference: Estimate | None = None
+    test_difference: Estimate | None = None
+
+
+def compare(groups: Sequence[Group], baseline: str | None = None) -> list[Row]:
+    """Return a row for each group, with differences to the group that `baseline` names."""
+    base = find_group(groups, baseline) if baseline is not None else None
+    rows = []
+    for group in groups:
+        targets = set(group.values("epsilon_target").values())
+        accuracy = estimate(list(group.values("accuracy").values()))
+        assert accuracy is not None
+        against = base if base is not None and base is not group else None
+        rows.append(
+            Row(
+                group.name,
+                " ".join(str(run.seed) for run in group.runs),
+                min(targets) if targets else None,
+                max(group.values("epsilon_max").values(), default=None),
+                accuracy,
+                estimate(list(group.values("test_accuracy").values())),
+                paired(group, against, "accuracy") if against else None,
+                paired(group, against, "test_accuracy") if against else None,
+            )
+        )
+    return rows
+
+
+def paired(group: Group, base: Group, key: str) -> Estimate | None:
+    """Return the mean difference group - base over the seeds that both have, with its interval."""
+    ours, theirs = group.values(key), base.values(key)
+    return estimate([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
+
+
+def find_group(groups: Sequence[Group], name: str) -> Group:
+    """Return the group of this name, or the only one whose name holds it; InputError otherwise."""
+    exact = [g for g in groups if g.name == name]
+    found = exact or [g for g in groups if name in g.name]
+    if len(found) > 1:
+        names = "; ".join(g.name for g in found)
+        raise InputError(f"--baseline: {name!r} fits more than one group: {names}")
+    if not found:
+        raise one_of("--baseline", name, [g.name for g in groups])
+    return found[0]
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Return the rows as CSV; empty where there is no value."""
+    estimates = ("accuracy", "test_accuracy", "difference", "test_difference")
+    plain = ("name", "seeds", "epsilon_target", "epsilon_max")
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    parts = ("mean", "half", "n")
+    writer.writerow([*plain, *(f"{e}_{p}" for e in estimates for p in parts)])
+    for row in rows:
+        told = asdict(row)
+        cells = [told[key] for key in plain]
+        cells += [(told[e] or {}).get(part) for e in estimates for part in parts]
+        writer.writerow(["" if cell is None else cell for cell in cells])
+    return out.getvalue()
+
+
+def shown(value: Estimate | None, signed: bool = False) -> str:
+    """Return an estimate as text."""
+    if value is None:
+        return "-"
+    mean = f"{value.mean:+.4f}" if signed else f"{value.mean:.4f}"
+    return f"{mean} (n={value.n})" if value.half is None else f"{mean} ± {value.half:.4f}"

@@ -1,0 +1,93 @@
+"""The report of a folder of runs: table, and accuracy against epsilon with bands."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedsvd.results.collect import Group, find_runs, group_runs, name_of
+from fedsvd.results.compare import Row, compare, estimate, shown
+from fedsvd.results.recorder import write_text
+from fedsvd.results.report import BLUE, GREY, ORANGE, canvas, label, page, svg
+
+COLOURS = (BLUE, ORANGE, "#3a7d44", "#7a4fa3", "#b03a48", "#4f8a8b", GREY)
+HEADINGS = ("group", "seeds", "epsilon spent", "validation accuracy", "test accuracy", "difference")
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row of the table as texts, in the order of HEADINGS."""
+    spent = "-" if row.epsilon_max is None else f"{row.epsilon_max:.3f}"
+    return [
+        row.name, row.seeds, spent, shown(row.accuracy), shown(row.test_accuracy),
+        shown(row.difference, signed=True),
+    ]  # fmt: skip
+
+
+def report_sweep(folder: Path) -> Path:
+    """Write report.html of the finished runs in a sweep's folder, without a baseline."""
+    groups = group_runs(find_runs(folder)[0])
+    path = folder / "report.html"
+    write_sweep_report(path, folder.resolve().name, groups, compare(groups), None)
+    return path
+
+
+def write_sweep_report(
+    path: Path, title: str, groups: Sequence[Group], rows: Sequence[Row], baseline: str | None
+) -> None:
+    """Write a self-contained page; every text from folders and configurations is escaped."""
+    drawn = budget_figure(groups)
+    runs = [
+        {"group": g.name, "folder": str(r.folder), "seed": r.seed, "summary": r.summary}
+        for g in groups
+        for r in g.runs
+    ]
+    text = page(
+        "sweep.html", title=title, headings=HEADINGS, rows=[cells(row) for row in rows], runs=runs,
+        baseline=baseline, figure=None if drawn is None else svg(drawn),
+    )  # fmt: skip
+    write_text(path, text)
+
+
+def budget_figure(groups: Sequence[Group]) -> Any:
+    """Return accuracy against the target epsilon, or None if no group has a budget.
+
+    A line joins the groups that differ in epsilon alone; its band is the 95 % interval of the mean
+    over seeds. Groups without privacy are level lines.
+    """
+    curves: dict[str, list[tuple[float, Any]]] = {}
+    levels: list[tuple[str, Any]] = []
+    for group in groups:
+        value = estimate(list(group.values("accuracy").values()))
+        targets = group.values("epsilon_target") or group.values("epsilon_max")
+        if not targets:
+            levels.append((group.name, value))
+            continue
+        budget = {"privacy.epsilon", "privacy.noise_multiplier"}
+        rest = {k: v for k, v in group.keys.items() if k not in budget}
+        curves.setdefault(name_of(rest), []).append((max(targets.values()), value))
+    if not curves:
+        return None
+    figure, (axis,) = canvas(1)
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(curves) + len(levels))]
+    for (name, found), colour in zip(curves.items(), colours, strict=False):
+        points = sorted(found, key=lambda point: point[0])
+        at, means = [x for x, _ in points], [e.mean for _, e in points]
+        halves = [e.half or 0.0 for _, e in points]
+        axis.plot(at, means, color=colour, marker=".", label=_plain(name or "accuracy"))
+        low = [m - h for m, h in zip(means, halves, strict=True)]
+        high = [m + h for m, h in zip(means, halves, strict=True)]
+        axis.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+        axis.vlines(at, low, high, color=colour, lw=1)
+    for (name, value), colour in zip(levels, colours[len(curves) :], strict=True):
+        axis.axhline(value.mean, color=colour, lw=1, ls="--", label=_plain(f"no privacy: {name}"))
+        if value.half is not None:
+            span = (value.mean - value.half, value.mean + value.half)
+            axis.axhspan(*span, color=colour, alpha=0.1, lw=0)
+    label(axis, "epsilon", "validation accuracy")
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _plain(text: str) -> str:
+    """Return a text that matplotlib draws as it is."""
+    short = text if len(text) <= 60 else text[:57] + "..."
+    return short.replace("$", r"\$")

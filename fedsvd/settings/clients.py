@@ -1,0 +1,72 @@
+"""Who takes part, and the local training of one client."""
+
+import math
+from dataclasses import dataclass
+
+from fedsvd.errors import wrong
+from fedsvd.settings.checks import at_least, choice, positive
+
+
+@dataclass(frozen=True)
+class ClientSettings:
+    """How many clients there are, and who takes part when."""
+
+    number: int
+    per_round: int
+    participation: str = "balanced"
+    max_rounds: int | None = None
+    weighting: str = "auto"
+    ranks: tuple[int, ...] | None = None  # of each client; None: adapter.rank
+
+    def __post_init__(self) -> None:
+        at_least("clients.number", self.number, 1)
+        at_least("clients.per_round", self.per_round, 1)
+        if self.per_round > self.number:
+            raise wrong(
+                "clients.per_round", self.per_round, f"at most clients.number = {self.number}"
+            )
+        choice("clients.participation", self.participation, PARTICIPATION)
+        choice("clients.weighting", self.weighting, ("auto", "examples", "uniform"))
+        if self.max_rounds is not None:
+            at_least("clients.max_rounds", self.max_rounds, 1)
+        if self.ranks is not None and (len(self.ranks) != self.number or min(self.ranks) < 1):
+            raise wrong(
+                "clients.ranks", list(self.ranks),
+                f"null, or clients.number = {self.number} whole numbers of at least 1",
+            )  # fmt: skip
+
+
+PARTICIPATION = ("all", "balanced", "poisson", "uniform")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The local training of one client in one round."""
+
+    lr: float
+    local_steps: int
+    batch_size: int  # expected size of a Poisson batch
+    schedule: str = "constant"  # of lr over the rounds
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float | None = 1.0  # norm of the whole gradient, only without privacy
+    precision: str = "auto"
+    microbatch_tokens: int = 768
+    factors: str = "auto"  # which of A, B train: what the strategy declares, or B, A, AB
+
+    def __post_init__(self) -> None:
+        positive("training.lr", self.lr)
+        at_least("training.local_steps", self.local_steps, 1)
+        at_least("training.batch_size", self.batch_size, 1)
+        choice("training.schedule", self.schedule, ("constant", "linear"))
+        choice("training.optimizer", self.optimizer, ("sgd", "adamw"))
+        if not 0 <= self.momentum < 1:
+            raise wrong("training.momentum", self.momentum, "in [0, 1)")
+        if not 0 <= self.weight_decay < math.inf:
+            raise wrong("training.weight_decay", self.weight_decay, "0 or more")
+        if self.clip_norm is not None:
+            positive("training.clip_norm", self.clip_norm)
+        choice("training.precision", self.precision, ("auto", "bf16", "fp32"))
+        at_least("training.microbatch_tokens", self.microbatch_tokens, 1)
+        choice("training.factors", self.factors, ("auto", "A", "B", "AB"))

@@ -1,0 +1,62 @@
+"""Texts and how they are dealt to clients."""
+
+from dataclasses import dataclass
+
+from fedsvd.errors import wrong
+from fedsvd.settings.checks import at_least, choice, positive
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where the texts are and how they are split; see configs/data/."""
+
+    name: str
+    path: str | None = None  # a folder, a .csv or .jsonl file, or a hub id; overrides the rest
+    package: str | None = None  # an installed package that ships `file`
+    file: str | None = None
+    filter: dict[str, str] | None = None  # column: value of the rows to keep
+    hub: str | None = None
+    hub_config: str | None = None
+    text: tuple[str, ...] = ("text",)  # one column, or two for sentence pairs
+    label: str = "label"
+    labels: tuple[str, ...] | None = None  # names of labels 0..K-1; None: found in the data
+    label_texts: tuple[tuple[str, ...], ...] | None = None  # public words for each label
+    splits: dict[str, str] | None = None  # ours: theirs, for sources that come split
+    validation: float = 0.1
+    test: float = 0.1
+    limit: int | None = None  # keep at most this many examples of each split
+    id: str | None = None  # a column whose values must differ in all rows of all parts
+    public: int = 0  # training examples that no client holds and the server may look at
+    public_size: int | None = None  # about how many examples all clients hold, as publicly known
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.text) <= 2:
+            raise wrong("data.text", list(self.text), "one column, or two for sentence pairs")
+        for key in ("validation", "test"):
+            share = getattr(self, key)
+            if not 0 < share < 1:
+                raise wrong(f"data.{key}", share, "a share between 0 and 1")
+        if self.validation + self.test >= 1:
+            raise wrong("data.test", self.test, "such that validation + test < 1")
+        if self.limit is not None:
+            at_least("data.limit", self.limit, 1)
+        at_least("data.public", self.public, 0)
+        if self.public_size is not None:
+            at_least("data.public_size", self.public_size, 1)
+
+
+@dataclass(frozen=True)
+class PartitionSettings:
+    """How the training examples are dealt to clients; see configs/partition/."""
+
+    name: str
+    alpha: float = 0.5
+    min_examples: int = 10
+    draws: int = 10
+    holder: int | None = None  # of "own": the client that this process is; None: the server
+
+    def __post_init__(self) -> None:
+        choice("partition.name", self.name, ("dirichlet", "iid", "own"))
+        positive("partition.alpha", self.alpha)
+        at_least("partition.min_examples", self.min_examples, 1)
+        at_least("partition.draws", self.draws, 1)

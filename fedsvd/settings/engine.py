@@ -1,0 +1,45 @@
+"""Where clients execute, and what is written."""
+
+import math
+from dataclasses import dataclass
+
+from fedsvd.errors import wrong
+from fedsvd.settings.checks import at_least, choice
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Where clients execute; see configs/engine/."""
+
+    name: str
+    threads: int | None = None
+    workers: int | None = None  # of engine=ray; null: as many as fit
+    num_cpus: float = 1.0  # of a worker
+    num_gpus: float = 0.0
+    address: str | None = None  # of a running cluster; null: RAY_ADDRESS, or one is started
+
+    def __post_init__(self) -> None:
+        choice("engine.name", self.name, ("inline", "ray"))
+        if self.workers is not None:
+            at_least("engine.workers", self.workers, 1)
+        for key in ("num_cpus", "num_gpus"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise wrong(f"engine.{key}", getattr(self, key), "0 or more")
+        if self.threads is not None:
+            at_least("engine.threads", self.threads, 1)
+
+
+@dataclass(frozen=True)
+class RecorderSettings:
+    """What is written beside metrics.jsonl, and how often the global model is evaluated."""
+
+    name: str
+    evaluate_every: int = 1
+    checkpoint_every: int = 1  # rounds; the last one is kept in any case
+    keep: int = 2  # checkpoints that stay, beside the best
+
+    def __post_init__(self) -> None:
+        choice("recorder.name", self.name, ("files", "tensorboard"))
+        at_least("recorder.evaluate_every", self.evaluate_every, 1)
+        at_least("recorder.checkpoint_every", self.checkpoint_every, 1)
+        at_least("recorder.keep", self.keep, 1)

@@ -1,0 +1,119 @@
+"""A whole run, and what its groups demand of each other."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedsvd.errors import InputError, one_of, wrong
+from fedsvd.settings.attack import AttackSettings
+from fedsvd.settings.checks import at_least
+from fedsvd.settings.clients import ClientSettings, TrainingSettings
+from fedsvd.settings.data import DataSettings, PartitionSettings
+from fedsvd.settings.engine import EngineSettings, RecorderSettings
+from fedsvd.settings.faults import FaultSettings
+from fedsvd.settings.model import AdapterSettings, ModelSettings
+from fedsvd.settings.privacy import PrivacySettings
+
+
+@dataclass(frozen=True)
+class StrategySettings:
+    """The aggregation rule: an import path and its arguments."""
+
+    target: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole run."""
+
+    seed: int
+    rounds: int
+    device: str
+    clients: ClientSettings
+    training: TrainingSettings
+    data: DataSettings
+    partition: PartitionSettings
+    model: ModelSettings
+    adapter: AdapterSettings
+    strategy: StrategySettings
+    privacy: PrivacySettings
+    engine: EngineSettings
+    recorder: RecorderSettings
+    faults: FaultSettings = field(default_factory=FaultSettings)
+    attack: AttackSettings = field(default_factory=AttackSettings)
+
+    def __post_init__(self) -> None:
+        at_least("seed", self.seed, 0)
+        at_least("rounds", self.rounds, 1)
+        if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
+            raise one_of("device", self.device, ("auto", "cpu", "cuda"))
+        if self.adapter.name == "none" and self.model.head != "trained":
+            raise InputError(
+                f"adapter: with 'none' and model.head={self.model.head!r} nothing would train; "
+                "set model.head=trained or adapter=lora"
+            )
+        if self.attack.clients and max(self.attack.clients) >= self.clients.number:
+            raise wrong(
+                "attack.clients", list(self.attack.clients),
+                f"ids of clients, 0 to {self.clients.number - 1}",
+            )  # fmt: skip
+        if self.clients.ranks is not None and max(self.clients.ranks) > self.adapter.rank:
+            raise wrong(
+                "clients.ranks", list(self.clients.ranks),
+                f"at most adapter.rank = {self.adapter.rank} each",
+            )  # fmt: skip
+        self._check_privacy()
+        if self.partition.name == "own":
+            self._check_own()
+
+    def _check_privacy(self) -> None:
+        privacy, clients = self.privacy, self.clients
+        if privacy.unit == "none":
+            return
+        if clients.weighting == "examples" and not privacy.public_counts:
+            raise wrong(
+                "clients.weighting", "examples",
+                "'uniform' or 'auto' under privacy, unless privacy.public_counts=true states that "
+                "the numbers of examples are public",
+            )  # fmt: skip
+        if privacy.unit == "client" and clients.ranks is not None:
+            raise wrong(
+                "clients.ranks", list(clients.ranks),
+                "null with privacy.unit=client, whose mean is over updates of one shape",
+            )  # fmt: skip
+        if privacy.threat_model == "trusted_server" and (
+            clients.participation != "poisson" or clients.max_rounds is not None
+        ):
+            raise wrong(
+                "privacy.threat_model", "trusted_server",
+                "used with clients.participation=poisson and clients.max_rounds=null, for which "
+                "the amplification by sampling clients holds",
+            )  # fmt: skip
+
+    def _check_own(self) -> None:
+        """Refuse what does not hold where clients are others' machines, or what nobody knows."""
+        privacy = self.privacy
+        if self.data.labels is None:
+            raise wrong("data.labels", None, "the list of labels with partition=own")
+        if privacy.unit == "none":
+            return
+        if privacy.public_counts or self.data.public_size is None:
+            raise wrong(
+                "data.public_size", self.data.public_size,
+                "given, and privacy.public_counts false, with partition=own under privacy",
+            )  # fmt: skip
+        if not privacy.secure_noise:
+            raise wrong(
+                "privacy.secure_noise", False,
+                "true with partition=own: the server knows the seed, and could take away noise "
+                "that follows from it",
+            )  # fmt: skip
+        if privacy.diagnostics:
+            raise wrong(
+                "privacy.diagnostics", True,
+                "false with partition=own: what it sends is outside the guarantee",
+            )  # fmt: skip
+
+    def key(self) -> str:
+        """Return a text that is equal for equal settings."""
+        return repr(self)

@@ -1,0 +1,27 @@
+"""Fed-SB: clients train an r x r matrix between fixed factors, and the server averages it."""
+
+from collections.abc import Sequence
+from typing import ClassVar, final
+
+from fedsvd.lowrank import AdapterState
+from fedsvd.strategies.base import Strategy, Update, weighted_extra
+
+
+@final
+class FedSb(Strategy):
+    """R = sum p_k R_k for the update B R A with B and A fixed and equal everywhere.
+
+    Fed-SB (Singhal et al., 2025, arXiv 2502.15436). B R A is linear in R, so the mean of R is the
+    exact mean of the updates, from r^2 numbers a layer. The adapter is `lora_xs`, whose `start` says
+    where B and A come from. Published starts take them from a gradient on training data, which under
+    privacy would have to be paid for; here they are from the frozen weight or random.
+    """
+
+    trains: ClassVar[tuple[str, ...]] = ()
+    broadcasts: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[tuple[str, ...]] = ("R",)
+    exact = True
+
+    def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
+        """Return the weighted mean of R, and of the head."""
+        return weighted_extra(state, updates)

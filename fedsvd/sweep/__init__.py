@@ -1,0 +1,1 @@
+"""Sweeps over a Ray cluster: a task a trial."""

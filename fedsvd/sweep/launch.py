@@ -1,0 +1,221 @@
+"""The driver of a sweep: composes the trials, deals them to a Ray cluster, tells how they go."""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from fedsvd.config import from_config
+from fedsvd.engines.ray import connect, room_for
+from fedsvd.errors import InputError, TrialsFailed, one_of, wrong
+from fedsvd.settings import EngineSettings, Settings
+from fedsvd.settings.checks import at_least
+from fedsvd.sweep.progress import Progress, State, Trial
+from fedsvd.sweep.trial import SUMMARY, Order, Outcome, run_trial, set_aside
+
+
+@dataclass(frozen=True)
+class Options:
+    """The launcher's settings; see configs/hydra/launcher/ray.yaml."""
+
+    num_cpus: float | None = None
+    num_gpus: float = 0.0
+    concurrent: int | None = None
+    retries: int = 2
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("num_cpus", "num_gpus"):
+            value = getattr(self, key)
+            if value is not None and not 0 <= value < float("inf"):
+                raise wrong(f"hydra.launcher.{key}", value, "0 or more")
+        at_least("hydra.launcher.retries", self.retries, 0)
+        if self.concurrent is not None:
+            at_least("hydra.launcher.concurrent", self.concurrent, 1)
+
+
+def launch(
+    loader: ConfigLoader, config: DictConfig, options: Mapping[str, Any],
+    job_overrides: Sequence[Sequence[str]], first: int,
+) -> list[JobReturn]:  # fmt: skip
+    """Run one trial for each list of overrides, numbered from `first`; return Hydra's account.
+
+    A trial whose folder holds the finished run of the same settings is not run again. One that
+    fails leaves the others alone. A trial whose process or node dies is run again from its
+    beginning, which gives the same bits. Raises InputError before any work if the settings of any
+    trial cannot be used.
+    """
+    setup_globals()
+    for name in options:
+        if name not in Options.__dataclass_fields__:
+            raise one_of(f"hydra.launcher.{name}", name, Options.__dataclass_fields__)
+    ours = Options(**options)
+    trials = [_compose(loader, config, given, first + i) for i, given in enumerate(job_overrides)]
+    _name(trials, job_overrides)
+    for trial in trials:
+        _look(trial)
+    if any(trial.state is State.WAITING for trial in trials):
+        _run_all(trials, ours)
+    else:
+        Progress(trials).close()
+    _report(Path(str(config.hydra.sweep.dir)))
+    return [_account(trial, trials) for trial in trials]
+
+
+def _report(folder: Path) -> None:
+    """Write the sweep's report, if any of its trials is finished."""
+    from fedsvd.results.sweep import report_sweep
+
+    try:
+        print(f"report: {report_sweep(folder)}")
+    except InputError as error:
+        print(f"no report: {error}")
+
+
+def _compose(loader: ConfigLoader, config: DictConfig, given: Sequence[str], number: int) -> Trial:
+    """Return a trial with its settings resolved and checked."""
+    composed = loader.load_sweep_config(config, list(given))
+    with open_dict(composed):
+        composed.hydra.job.id = str(number)
+        composed.hydra.job.num = number
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(composed)  # for what the settings take from ${hydra:...}
+    try:
+        folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
+        overrides = [str(o) for o in composed.hydra.overrides.task]
+        groups = [str(key) for key in composed if key != "hydra"]
+        values = OmegaConf.to_container(OmegaConf.masked_copy(composed, groups), resolve=True)
+    finally:
+        HydraConfig.instance().cfg = before
+    assert isinstance(values, dict)
+    try:
+        settings = from_config(values)  # type: ignore[arg-type]
+    except InputError as error:
+        raise InputError(f"trial {number}: {error}") from error
+    return Trial(number, folder.absolute(), values, overrides, settings)
+
+
+def _name(trials: Sequence[Trial], given: Sequence[Sequence[str]]) -> None:
+    """Name the trials by what not all of them share."""
+    shared = set.intersection(*(set(g) for g in given)) if len(given) > 1 else set()
+    for trial, overrides in zip(trials, given, strict=True):
+        trial.name = " ".join(o for o in filter_overrides(overrides) if o not in shared)
+
+
+def _look(trial: Trial) -> None:
+    """Take a finished run of the same settings as the trial's; InputError if it is another's."""
+    if not (trial.folder / SUMMARY).exists():
+        return
+    kept = (trial.folder / "config.yaml").read_text(encoding="utf-8")
+    if OmegaConf.create(kept) != OmegaConf.create(dict(trial.config)):
+        raise InputError(
+            f"{trial.folder}: holds the run of other settings; choose another hydra.sweep.dir"
+        )
+    trial.found()
+
+
+def _run_all(trials: Sequence[Trial], options: Options) -> None:
+    """Run every trial that is waiting, on the cluster given or one started here."""
+    started = connect(options.address, "hydra.launcher.address")
+    references: dict[Any, Trial] = {}
+    waiting = [t for t in trials if t.state is State.WAITING]
+    try:
+        most = _most(waiting, options)
+        with Progress(trials) as progress:
+            while waiting or references:
+                while waiting and len(references) < most:
+                    trial = waiting.pop(0)
+                    references[_submit(trial, options)] = trial
+                progress.update()
+                done, _ = ray.wait(list(references), timeout=0.5)
+                for reference in done:
+                    trial = references.pop(reference)
+                    if not _settle(trial, reference, options.retries):
+                        waiting.insert(0, trial)
+            progress.update()
+    finally:
+        for reference in references:  # only where this ends before the trials do
+            ray.cancel(reference, force=True)
+        if started:
+            ray.shutdown()
+
+
+def _cpus(settings: Settings, options: Options) -> float:
+    """Return the CPUs that a trial holds: none by default where its workers are to have them."""
+    if options.num_cpus is not None:
+        return options.num_cpus
+    return 0.0 if settings.engine.name == "ray" else 1.0
+
+
+def _most(trials: Iterable[Trial], options: Options) -> int:
+    """Return how many trials may run at once; InputError if the cluster is too small for one."""
+    most = sys.maxsize if options.concurrent is None else options.concurrent
+    for trial in trials:
+        cpus, engine = _cpus(trial.settings, options), trial.settings.engine
+        alone = EngineSettings("ray", num_cpus=cpus, num_gpus=options.num_gpus)
+        if room_for(alone) < 1:
+            has = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
+            raise InputError(
+                f"hydra.launcher: a trial needs {cpus:g} CPUs and {options.num_gpus:g} GPUs "
+                f"(hydra.launcher.num_cpus, num_gpus), and the Ray cluster has {has}"
+            )
+        if engine.name == "ray" and options.concurrent is None:
+            workers = min(trial.settings.clients.per_round, room_for(engine)) or 1
+            everywhere = room_for(EngineSettings(**{**asdict(engine), "workers": None}))
+            most = min(most, max(1, everywhere // workers))
+    return most
+
+
+def _submit(trial: Trial, options: Options) -> Any:
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    if trial.config.get("resume") != "auto":
+        set_aside(trial.folder)
+    trial.submitted()
+    cpus = _cpus(trial.settings, options)
+    order = Order(
+        trial.config, trial.overrides, trial.folder, max(1, int(cpus)), os.getcwd(),
+        [p for p in sys.path if p],
+    )  # fmt: skip
+    # A process a trial: its memory goes with it. Retries are counted here, so that they are seen.
+    task = ray.remote(max_calls=1, max_retries=0)(run_trial)
+    return task.options(num_cpus=cpus, num_gpus=options.num_gpus).remote(order)
+
+
+def _settle(trial: Trial, reference: Any, retries: int) -> bool:
+    """Take a trial's outcome; return whether there is one, or the trial is to be run again."""
+    try:
+        trial.ended(ray.get(reference))
+    except ray.exceptions.RayTaskError as error:  # it could not even begin
+        trial.ended(Outcome(reason=str(error.cause)))
+    except ray.exceptions.RayError as death:
+        reason = f"its process died: {type(death).__name__}"
+        if trial.attempts <= retries:
+            trial.died(reason)
+            return False
+        trial.ended(Outcome(reason=f"{reason} ({trial.attempts} attempts)"))
+    return True
+
+
+def _account(trial: Trial, trials: Sequence[Trial]) -> JobReturn:
+    """Return what Hydra's sweepers read: the accuracy, or the failure that ends the command."""
+    account = JobReturn(overrides=[trial.name], task_name=str(trial.number))
+    account.status = JobStatus.COMPLETED if trial.summary else JobStatus.FAILED
+    if trial.summary:
+        account.return_value = trial.summary["accuracy"]
+        return account
+    failed = [t for t in trials if not t.summary]
+    lines = [f"trial {t.number} ({t.name}): {t.reason}" for t in failed]
+    refused = len(failed) == len(trials) and all(t.refused for t in failed)
+    account.return_value = TrialsFailed(
+        f"{len(failed)} of {len(trials)} trials failed\n  " + "\n  ".join(lines),
+        2 if refused else 1,
+    )
+    return account

@@ -1,0 +1,13 @@
+"""Conformance kits: one line tells an author whether a class keeps its promises."""
+
+from fedsvd.testing.adapters import check_adapter
+from fedsvd.testing.strategies import check_strategy, distance, make_state, make_updates, total
+
+__all__ = [
+    "check_adapter",
+    "check_strategy",
+    "distance",
+    "make_state",
+    "make_updates",
+    "total",
+]

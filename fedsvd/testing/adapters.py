@@ -1,0 +1,238 @@
+"""A conformance kit for adapters: `check_adapter(MyInitialiser, option=value)` in one line.
+
+It measures what every adapter must do and what each declares of itself (`Adapter.tensors`,
+`.absorbs`, `.preserves`), on a small random BERT with square, tall and wide layers. One that fails
+raises AssertionError with one sentence.
+"""
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from fedsvd.adapters import calibration, lora
+from fedsvd.adapters.adapted import Adapted, merged_weight, set_weight, weight_of
+from fedsvd.adapters.base import Adapter, Inputs
+from fedsvd.adapters.fixed_heads import fixed_head
+from fedsvd.errors import InputError
+from fedsvd.lowrank import AdapterState
+from fedsvd.models.classifier import Classifier
+from fedsvd.privacy.dpsgd import attach_hooks
+from fedsvd.records import from_record, to_record
+from fedsvd.results.checkpoint import read_checkpoint, write_checkpoint
+from fedsvd.settings import AdapterSettings
+
+TARGETS = ("query", "value", "intermediate.dense", "layer.1.output.dense")
+RANK, ALPHA = 4, 8.0
+ODD, ODD_RANK = "encoder.layer.1.attention.self.value", 2  # one layer of another rank
+START = 1e-5  # relative distance from the pretrained model's features, float32
+EXACT = 1e-9  # relative, on float64 models
+
+
+def check_adapter(cls: type[Adapter], **options: Any) -> None:
+    """Raise AssertionError, with one sentence that says what is wrong, unless `cls` is sound.
+
+    `options` go to its constructor. Checked: what trains is what it declares, of the right shapes;
+    the model's function at the start, and whether factors hold part of the weight, are as declared;
+    a step changes nothing that is frozen; per-example gradients under Opacus's hooks are those of a
+    loop over examples; the merged weight computes the same; the state goes through records and
+    checkpoints into another process's model; the same stream gives the same bits, whichever other
+    layers there are and without touching the global random state.
+    """
+    name = cls.__name__
+    for check in (_form, _start, _streams, _frozen, _gradients, _merge, _travels):
+        try:
+            check(name, cls(**options))
+        except InputError as error:
+            raise AssertionError(f"{name} is refused: {error}") from error
+
+
+def small_bert(seed: int = 0) -> BertModel:
+    """Return a frozen BERT of two layers of width 16 with random weights, biases too."""
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=32, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, initializer_range=0.2,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BertModel(config, add_pooling_layer=False)
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.data += 0.1 * torch.randn_like(parameter)
+    return model.eval().requires_grad_(False)
+
+
+def small_batch(n: int = 5, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
+    """Return padded token ids of different lengths with their mask, and labels of 3 classes."""
+    g = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(3, 12, (n,), generator=g)
+    ids = torch.randint(1, 50, (n, int(lengths.max())), generator=g)
+    mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}, torch.randint(3, (n,), generator=g)
+
+
+def small_classifier(
+    adapter: Adapter, seed: int = 0, targets: tuple[str, ...] = TARGETS, trains: str = "AB"
+) -> Classifier:
+    """Return the small BERT with an adapter and a frozen head, in float32."""
+    backbone = small_bert()
+    settings = AdapterSettings(
+        "lora", rank=RANK, alpha=ALPHA, targets=targets, ranks={ODD: ODD_RANK}
+    )
+
+    def measure(names: Iterable[str]) -> Mapping[str, Inputs]:
+        return calibration.measure(backbone, names, [small_batch(6, k)[0] for k in range(4)])
+
+    attached = lora.attach(backbone, settings, seed, tuple(trains), measure, adapter)
+    head = fixed_head("equiangular", 16, 3, seed, torch.device("cpu"))
+    return Classifier(
+        attached, head, pooling="mean", normalize=False, scale=3.0, precision="fp32",
+        head_trains=False,
+    )  # fmt: skip
+
+
+def moved(model: Classifier, seed: int = 7) -> Classifier:
+    """Return the model in float64 with noise on all that trains, so that nothing is at its start."""
+    model, g = model.double(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.trainable().values():
+            p.add_(0.1 * torch.randn(p.shape, generator=g, dtype=p.dtype))
+    return model
+
+
+def _far(x: Tensor, y: Tensor) -> float:
+    return float((x - y).norm() / (y.norm() + 1e-30))
+
+
+def _form(name: str, adapter: Adapter) -> None:
+    model = small_classifier(adapter)
+    kinds, trainable = set(adapter.tensors), model.trainable()
+    found = {n.rsplit(".", 1)[-1] for n in trainable}
+    assert found, f"{name} trains nothing."
+    assert found <= kinds, (
+        f"{name} trains {', '.join(sorted(found - kinds))}, which its `tensors` do not name."
+    )
+    free = {n for n, p in model.named_parameters() if p.requires_grad}
+    known = {id(p) for p in trainable.values()}
+    hidden = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in known]
+    assert free, f"{name} trains nothing."
+    assert not hidden, f"{name} leaves {hidden[0]} trainable, which is no part of the state."
+    state = model.initial.tensors()
+    assert set(trainable) <= set(state), f"{name} trains what the first state does not hold."
+    for key, p in trainable.items():
+        assert state[key].shape == p.shape, f"{name} has {key} in another shape in the state."
+        assert bool(p.isfinite().all()), f"{name} starts {key} with values that are not finite."
+
+
+def _start(name: str, adapter: Adapter) -> None:
+    model, (inputs, _) = small_classifier(adapter), small_batch()
+    with torch.no_grad():
+        ours = model.backbone(**inputs).last_hidden_state
+        plain = small_bert()(**inputs).last_hidden_state
+    same = _far(ours, plain) < START
+    _measured(name, "preserves", adapter.preserves, same,
+              "computes at the start what the pretrained model does")  # fmt: skip
+    factors = model.initial.factors.values()
+    filled = any(bool(pair.B.any()) and bool(pair.A.any()) for pair in factors)
+    if factors:
+        _measured(name, "absorbs", adapter.absorbs, filled, "starts with B A other than 0")
+
+
+def _streams(name: str, adapter: Adapter) -> None:
+    randomness = torch.random.get_rng_state()
+    first = small_classifier(adapter).initial
+    untouched = torch.equal(torch.random.get_rng_state(), randomness)
+    assert untouched, f"{name} draws from the global random generator."
+    again = small_classifier(adapter).initial
+    assert first.digest() == again.digest(), f"{name} gives other bits for the same stream."
+    alone = small_classifier(adapter, targets=(ODD,)).initial.tensors()
+    whole = first.tensors()
+    for key, value in alone.items():
+        assert torch.equal(value, whole[key]), f"{name} starts {key} otherwise beside other layers."
+
+
+def _frozen(name: str, adapter: Adapter) -> None:
+    model, (inputs, labels) = moved(small_classifier(adapter)), small_batch()
+    trainable = {id(p) for p in model.trainable().values()}
+    fixed = {n: p for n, p in model.named_parameters() if id(p) not in trainable}
+    fixed.update(model.named_buffers())  # type: ignore[arg-type]
+    before = {n: t.detach().clone() for n, t in fixed.items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model.set_dropout(True)
+    torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+    for key, value in fixed.items():
+        assert torch.equal(value, before[key]), f"{name} changes {key} in a step; it is frozen."
+
+
+def _gradients(name: str, adapter: Adapter) -> None:
+    model, (inputs, labels) = moved(small_classifier(adapter)), small_batch()
+    trainable = model.trainable()
+
+    def losses() -> Tensor:
+        return torch.nn.functional.cross_entropy(model(inputs), labels, reduction="none")
+
+    rows = [torch.autograd.grad(each, list(trainable.values()), retain_graph=True)
+            for each in losses()]  # fmt: skip
+    expected = {n: torch.stack([row[i] for row in rows]) for i, n in enumerate(trainable)}
+    hooks = attach_hooks(model)
+    try:
+        model.set_dropout(False)
+        losses().sum().backward()
+        for key, p in trainable.items():
+            found = getattr(p, "grad_sample", None)
+            assert isinstance(found, Tensor), f"{name} has no per-example gradients of {key}."
+            assert _far(found, expected[key]) < EXACT, (
+                f"{name} has per-example gradients of {key} that are not those of each example."
+            )
+    finally:
+        hooks.cleanup()
+
+
+def _merge(name: str, adapter: Adapter) -> None:
+    model, (inputs, _) = moved(small_classifier(adapter)), small_batch()
+    plain, merged = small_bert().double(), small_bert().double()
+    for layer, module in model.layers.items():
+        value, base = merged_weight(module), weight_of(plain.get_submodule(layer))
+        set_weight(merged.get_submodule(layer), value)
+        change = module.change() if isinstance(module, Adapted) else None
+        if change is not None:
+            scale = module.scaling["default"]  # type: ignore[index]
+            assert _far(scale * change.product().detach(), value - base) < START, (
+                f"{name} has a change() that is not the merged weight less the pretrained one."
+            )
+    with torch.no_grad():
+        ours = model.backbone(**inputs).last_hidden_state
+        theirs = merged(**inputs).last_hidden_state
+    assert _far(theirs, ours) < EXACT, f"{name} computes something else than its merged weights."
+
+
+def _travels(name: str, adapter: Adapter) -> None:
+    model, (inputs, _) = moved(small_classifier(adapter)), small_batch()
+    start = model.initial.tensors()
+    state = model.read(AdapterState.from_tensors({n: t.double() for n, t in start.items()}))
+    received = AdapterState.from_tensors(from_record(to_record(state.tensors())), 1)
+    with tempfile.TemporaryDirectory() as folder:
+        write_checkpoint(Path(folder) / "state.safetensors", received)
+        resumed = read_checkpoint(Path(folder) / "state.safetensors")
+    other: nn.Module = small_classifier(adapter).double()
+    other.write(resumed)  # type: ignore[operator]
+    model.write(state)
+    with torch.no_grad():
+        assert _far(other(inputs), model(inputs)) < EXACT, (
+            f"{name} computes something else in another process that has its state."
+        )
+
+
+def _measured(name: str, claim: str, declared: bool, found: bool, sentence: str) -> None:
+    if declared and not found:
+        raise AssertionError(
+            f"{name} declares {claim} = True, but it is not so that it {sentence}."
+        )
+    if found and not declared:
+        raise AssertionError(f"{name} declares {claim} = False, but it {sentence}.")

@@ -1,0 +1,93 @@
+"""Which adapter goes with which strategy: refused before work, with what can; and the listing."""
+
+import pytest
+
+from fedsvd import run
+from fedsvd.adapters.build import build_adapter
+from fedsvd.errors import InputError
+from fedsvd.settings import AdapterSettings
+from fedsvd.settings.model import ADAPTERS
+from fedsvd.strategies import FFA, FedAvg, FedSVD, FedSvdRefresh
+from fedsvd.strategies.build import build_strategy
+from fedsvd.strategies.pairs import check_pair, configured, refusal
+from tests.conftest import compose_settings
+
+
+def verdict(strategy, adapter, **options):
+    return refusal(strategy, build_adapter(AdapterSettings(adapter, options=options)))
+
+
+def test_factors_are_needed_by_what_works_on_them():
+    for name in ("svfit", "sorsa", "effort", "lora_xs", "kronecker", "cayley"):
+        assert "works on A and B" in verdict(FedSVD(), name)
+        assert verdict(FFA(), name) is not None
+        assert verdict(FedAvg(), name) is None
+    for name in ("lora", "pissa", "dora", "eva", "eora"):
+        assert verdict(FedSVD(), name) is None
+
+
+def test_what_drops_part_of_the_product_is_not_for_pretrained_parts():
+    assert "keeps part of the pretrained weight" in verdict(FedSvdRefresh(), "pissa")
+    assert verdict(FedSvdRefresh(tail="fold"), "pissa") is None
+    assert verdict(FedSvdRefresh(), "dct") is None
+
+
+def check(*overrides):
+    settings = compose_settings(*overrides)
+    check_pair(settings, build_strategy(settings.strategy), run.config_folder())
+
+
+def test_a_pair_is_refused_with_the_reason_and_what_can():
+    with pytest.raises(InputError) as found:
+        check("adapter=svfit")
+    told = str(found.value)
+    assert "svfit does not go with strategy fedsvd.strategies.FedSVD" in told
+    assert "FedSVD works on A and B, and SVFit trains sigma" in told
+    assert "strategies that can: " in told
+    able = told.partition("strategies that can: ")[2]
+    assert "fedavg" in able
+    assert "ffa" not in able
+    check("adapter=svfit", "strategy=fedavg")
+    check("adapter=none")
+    check("adapter=svfit", "strategy._target_=flwr.serverapp.strategy.FedMedian")
+
+
+def test_clients_ranks_need_factors_of_nothing_but_the_update():
+    with pytest.raises(InputError, match=r"clients\.ranks: pissa cannot be cut"):
+        check("adapter=pissa", "strategy=flexlora", "clients.ranks=[2,4,8,8,8,8]")
+    check("strategy=flexlora", "clients.ranks=[2,4,8,8,8,8]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["adapter.init=pizza"], "adapter.init: 'pizza' is not allowed (did you mean 'pissa'?)"),
+        (["+adapter.gama=1"], "adapter.gama: 'gama' is not allowed"),
+        (["adapter=lora_xs", "adapter.start=svt"], "adapter.start: 'svt' is not allowed (did you"),
+        (["adapter._target_=nowhere.Mine"], "adapter._target_: 'nowhere.Mine' cannot be imported"),
+        (["adapter._target_=fedsvd.adapters.Pisa"], "did you mean fedsvd.adapters.Pissa?"),
+        (["adapter._target_=fedsvd.strategies.FFA"], "is not an adapter; derive it from"),
+        (["adapter._target_=fedsvd.adapters.Initialiser"], "lacks the method factors"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_an_adapter_is_told_before_work(overrides, sentence):
+    with pytest.raises(InputError) as found:
+        check(*overrides)
+    assert sentence in str(found.value)
+
+
+def test_list_prints_all_that_can_be_chosen(capsys):
+    assert run.main(["--list"]) == 0
+    out = capsys.readouterr().out
+    for group in ("strategy", "adapter", "data", "model"):
+        for path in (run.config_folder() / group).glob("*.yaml"):
+            assert f"\n  {path.stem} " in out or f"\n  {path.stem}\n" in out
+    lines = out.splitlines()
+    letters = {line.split()[1]: line.split()[0] for line in lines if len(line.split()) == 2}
+    header = next(line.split() for line in lines if line.split()[:2] == ["a", "b"])
+    table = lines[lines.index(next(x for x in lines if x.split()[:2] == ["a", "b"])) :]
+    rows = {line.split()[0]: line.split()[1:] for line in table[1:]}
+    for strategy, built in configured(run.config_folder()):
+        for adapter in ADAPTERS:
+            cell = rows[strategy][header.index(letters[adapter])]
+            assert (cell == "x") is (verdict(built, adapter) is None), (strategy, adapter)

@@ -1,0 +1,339 @@
+"""A corpus of wrong inputs: each is one line that names the key or file and what is allowed."""
+
+import copy
+import json
+import re
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from fedsvd.config import from_config
+from fedsvd.data.task import load_task
+from fedsvd.errors import InputError
+from fedsvd.experiment import prepare
+from fedsvd.models.backbone import load_backbone, load_tokenizer
+from fedsvd.results.load import load
+from fedsvd.run import config_folder, main
+from fedsvd.settings import DataSettings, ModelSettings, StrategySettings
+from fedsvd.strategies.build import build_strategy
+from tests.conftest import compose_settings
+from tests.results.tiny import make_inputs
+
+
+@pytest.fixture(scope="module")
+def base():
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return OmegaConf.to_container(compose("config"), resolve=True)
+
+
+SETTINGS = [
+    ({"seed": -1}, "seed: -1 is not allowed; it must be a whole number of at least 0"),
+    ({"seed": "x"}, "seed: 'x' is not allowed; it must be a whole number"),
+    ({"seed": None}, "seed: None is not allowed; it must be a whole number"),
+    ({"rounds": 0}, "rounds: 0 is not allowed"),
+    ({"rounds": 2.5}, "rounds: 2.5 is not allowed; it must be a whole number"),
+    ({"rounds": True}, "rounds: True is not allowed; it must be a whole number"),
+    ({"device": "gpu"}, "device: 'gpu' is not allowed"),
+    ({"clients": 3}, "clients: 3 is not allowed; it must be a group of settings"),
+    ({"clients.number": 0}, "clients.number: 0"),
+    ({"clients.per_round": 0}, "clients.per_round: 0"),
+    ({"clients.per_round": 9}, "clients.per_round: 9 is not allowed; it must be at most"),
+    ({"clients.participation": "balance"}, "(did you mean 'balanced'?)"),
+    ({"clients.weighting": "example"}, "(did you mean 'examples'?)"),
+    ({"clients.weighting": "examples"}, "clients.weighting: 'examples' is not allowed"),
+    ({"clients.max_rounds": 0}, "clients.max_rounds: 0"),
+    ({"clients.numbr": 3}, "clients.numbr: 'numbr' is not allowed (did you mean 'number'?)"),
+    ({"training.lr": -1}, "training.lr: -1.0 is not allowed; it must be a number above 0"),
+    ({"training.lr": float("inf")}, "training.lr: inf"),
+    ({"training.lr": float("nan")}, "training.lr: nan"),
+    ({"training.lr": "fast"}, "training.lr: 'fast' is not allowed; it must be a number"),
+    ({"training.schedule": "cosine"}, "training.schedule: 'cosine'"),
+    ({"training.momentum": 1}, "training.momentum: 1.0 is not allowed; it must be in [0, 1)"),
+    ({"training.weight_decay": -1}, "training.weight_decay: -1.0"),
+    ({"training.local_steps": 0}, "training.local_steps: 0"),
+    ({"training.batch_size": 0}, "training.batch_size: 0"),
+    ({"training.clip_norm": 0}, "training.clip_norm: 0.0"),
+    ({"training.precision": "fp16"}, "training.precision: 'fp16' is not allowed"),
+    ({"training.factors": "BA"}, "training.factors: 'BA' is not allowed"),
+    ({"training.microbatch_tokens": 0}, "training.microbatch_tokens: 0"),
+    ({"model.pooling": "men"}, "(did you mean 'mean'?)"),
+    ({"model.head": "frozen"}, "model.head: 'frozen' is not allowed"),
+    ({"model.scale": 0}, "model.scale: 0.0"),
+    ({"model.dropout": 1.5}, "model.dropout: 1.5"),
+    ({"model.max_length": 1}, "model.max_length: 1"),
+    (
+        {"model.trust_remote_code": True},
+        "model.trust_remote_code: 'trust_remote_code' is not allowed",
+    ),
+    ({"adapter.rank": 0}, "adapter.rank: 0"),
+    ({"adapter.rank": -4}, "adapter.rank: -4"),
+    ({"adapter.rank": 2.5}, "adapter.rank: 2.5 is not allowed; it must be a whole number"),
+    ({"adapter.alpha": 0}, "adapter.alpha: 0.0"),
+    ({"adapter.init": "kaming"}, "(did you mean 'kaiming'?)"),
+    ({"adapter.targets": []}, "adapter.targets: [] is not allowed"),
+    ({"adapter.targets": {"a": 1}}, "adapter.targets: {'a': 1} is not allowed; it must be a list"),
+    ({"adapter.dropout": -0.1}, "adapter.dropout: -0.1"),
+    ({"strategy._target_": None}, "strategy._target_: None is not allowed"),
+    ({"strategy._target_": "Mine"}, "it must be the import path of a class"),
+    ({"privacy.unit": "examples"}, "(did you mean 'example'?)"),
+    ({"privacy.epsilon": 0}, "privacy.epsilon: 0.0"),
+    ({"privacy.epsilon": None}, "privacy.epsilon: None is not allowed"),
+    ({"privacy.noise_multiplier": 1}, "null while privacy.epsilon=1 is set"),
+    ({"privacy.delta": 0}, "privacy.delta: 0.0"),
+    ({"privacy.delta": 1}, "privacy.delta: 1.0"),
+    ({"privacy.clip_norm": -1}, "privacy.clip_norm: -1.0"),
+    ({"privacy.clipping": "flaat"}, "(did you mean 'flat'?)"),
+    ({"privacy.accountant": "rpd"}, "privacy.accountant: 'rpd' is not allowed"),
+    ({"privacy.threat_model": "trusted_server"}, "privacy.threat_model: 'trusted_server'"),
+    ({"privacy.clip_quantile": 0.5}, "privacy.clip_quantile: 0.5 is not allowed; it must be null"),
+    ({"engine.name": "rya"}, "(did you mean 'ray'?)"),
+    ({"engine.threads": 0}, "engine.threads: 0"),
+    ({"recorder.name": "tensorbord"}, "(did you mean 'tensorboard'?)"),
+    ({"recorder.evaluate_every": 0}, "recorder.evaluate_every: 0"),
+    ({"recorder.checkpoint_every": 0}, "recorder.checkpoint_every: 0"),
+    (
+        {"recorder.keep": 0},
+        "recorder.keep: 0 is not allowed; it must be a whole number of at least 1",
+    ),
+    ({"partition.name": "dirichlt"}, "(did you mean 'dirichlet'?)"),
+    ({"partition.alpha": 0}, "partition.alpha: 0.0"),
+    ({"partition.min_examples": 0}, "partition.min_examples: 0"),
+    ({"data.validation": 0}, "data.validation: 0.0 is not allowed; it must be a share"),
+    ({"data.test": 0.95}, "data.test: 0.95 is not allowed; it must be such that"),
+    ({"data.limit": 0}, "data.limit: 0"),
+    ({"data.text": []}, "data.text: [] is not allowed"),
+    ({"data.text": ["a", "b", "c"]}, "one column, or two for sentence pairs"),
+    ({"faults.kind": "naan"}, "(did you mean 'nan'?)"),
+    ({"faults.rate": 0.3}, "faults.rate: 0.3 is not allowed; it must be 0, or choose"),
+    ({"datta": {}}, "datta: 'datta' is not allowed (did you mean 'data'?)"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), SETTINGS, ids=lambda v: str(v)[:40])
+def test_settings(change, message, base):
+    config = copy.deepcopy(base)
+    for key, value in change.items():
+        *above, last = key.split(".")
+        inner = config
+        for part in above:
+            inner = inner[part]
+        inner[last] = value
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        from_config(config)
+    assert "\n" not in str(caught.value)
+
+
+GOOD = "".join(f"text {i},{i % 2}\n" for i in range(20))
+CSV = [
+    (b"", "bad.csv: is empty"),
+    (b"\n\n", "bad.csv: is empty"),
+    (b"text,label\n", "bad.csv: no rows"),
+    (b"txt,label\na,0\n", "no column 'text' (data.text) (did you mean 'txt'?); it has txt, label"),
+    (b"text,lable\na,0\n", "no column 'label' (data.label) (did you mean 'lable'?)"),
+    (b"text,label,text\na,0,b\n", "column 'text' is there twice"),
+    (b"text,label\n,0\n", "line 2: column 'text' holds no text"),
+    (b"text,label\n  ,0\n", "line 2: column 'text' holds no text"),
+    (b"text,label\na,\n", "line 2: column 'label' holds no label but ''"),
+    (b"text,label\na\n", "line 2 has 1 fields, the header 2"),
+    (b"text,label\na, b,0\n", "line 2 has 3 fields, the header 2; texts with commas need quotes"),
+    (b'text,label\n"a,0\nb,1\n', "is a quote left open?"),
+    (b'text,label\n"a"b,0\n', "line 2:"),
+    (b"text,label\ncaf\xe9,0\n", "line 2 is not UTF-8 (byte 0xe9)"),
+    ("text,label\na,0\n".encode("utf-16"), "holds a NUL byte; is it a text file?"),
+    (b"text,label\na\0b,0\n", "line 2 holds a NUL byte"),
+    (b"\x80\x04\x95pickle", "is not UTF-8"),
+    (b"PK\x03\x04\0\0", "NUL byte"),
+    (b"text,label\n" + b"x" * (1 << 21) + b",0\n", "line 2 is longer than 1048576 bytes"),
+    (b"text,label\na,0\nb,0\n", "column 'label' holds 1 label; need 2"),
+    (b"text,label\n" + b"".join(b"t%d,%d\n" % (i, i) for i in range(1100)), "more than 1000"),
+]
+JSONL = [
+    (b"", "bad.jsonl: is empty"),
+    (b"{}\n", "no column 'text'"),
+    (b"[1, 2]\n", "line 1 is not a JSON object"),
+    (b'{"text": "a", "label": 0\n', "line 1 is not JSON"),
+    (b'{"text": "a", "label": 0}\n{"text": "b"}\n', "line 2: no 'label' (data.label)"),
+    (b'{"text": 3, "label": 0}\n', "line 1: column 'text' holds no text"),
+    (b'{"text": ["a"], "label": 0}\n', "line 1: column 'text' holds no text"),
+    (b'{"text": null, "label": 0}\n', "line 1: column 'text' holds no text"),
+    (b'{"text": "a", "label": null}\n', "holds no label but None"),
+    (b'{"text": "a", "label": NaN}\n', "holds no label but nan"),
+    (b'{"text": "a", "label": {"x": 1}}\n', "holds no label but {'x': 1}"),
+    (b'{"text": "a", "text": "b", "label": 0}\n', "a key is there twice"),
+    (b'{"a":' * 100_000 + b"\n", "line 1 is not JSON: too deeply nested"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [("bad.csv", *c) for c in CSV] + [("bad.jsonl", *c) for c in JSONL],
+    ids=lambda v: str(v)[:40],
+)
+def test_data_files(name, data, message, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        load_task(DataSettings("mine", path=str(path)), 0)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+FOLDERS = [
+    ({}, {}, "holds no .csv or .jsonl file"),
+    ({"a.csv": GOOD, "b.csv": GOOD}, {}, "must hold train.csv"),
+    (
+        {"train.csv": GOOD, "test.csv": "new,7\n"},
+        {},
+        "label '7' of the test part is not in training",
+    ),
+    ({"train.csv": GOOD}, {"labels": ("a", "b", "c")}, None),
+    ({"train.csv": "a,2\nb,0\n"}, {"labels": ("x", "y")}, "line 2: label '2' is not one of x, y"),
+    ({"train.csv": GOOD}, {"filter": {"text": "nothing"}}, "no rows after data.filter"),
+    ({"train.csv": GOOD}, {"filter": {"lang": "de"}}, "no column 'lang' (data.filter)"),
+    ({"train.csv": GOOD}, {"id": "key"}, "no column 'key' (data.id)"),
+    ({"train.csv": "a,0\nb,1\nc,0\n"}, {"id": "label"}, "line 4: its id '0' is that of"),
+    ({"train.csv": GOOD, "test.csv": "new,1\n"}, {"id": "label"}, "its id '0' is that of"),
+]
+
+
+@pytest.mark.parametrize(("files", "more", "message"), FOLDERS, ids=lambda v: str(v)[:40])
+def test_data_folders(files, more, message, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).write_text("text,label\n" + text)
+    settings = DataSettings("mine", path=str(tmp_path), **more)
+    if message is None:  # a label that is named and never occurs is no error
+        assert load_task(settings, 0).classes == 3
+        return
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_task(settings, 0)
+
+
+STRATEGIES = [
+    ("nowhere.Mine", {}, "cannot be imported (ModuleNotFoundError"),
+    ("fedsvd.strategies.FedSVDD", {}, "did you mean fedsvd.strategies.FedSVD?"),
+    ("fedsvd.strategies.fedsvd", {}, "is not a strategy; derive it from"),
+    ("fedsvd.strategies.Update", {}, "is not a strategy"),
+    ("fedsvd.strategies.Strategy", {}, "lacks the method aggregate"),
+    ("os.path.join", {}, "is not a strategy"),
+    ("fedsvd.strategies.FedSVD", {"period": 0}, "strategy.period: 0 is not allowed"),
+    ("fedsvd.strategies.FedSVD", {"split": "svdd"}, "strategy.split: 'svdd'"),
+    ("fedsvd.strategies.FedSVD", {"peroid": 2}, "(did you mean 'period'?)"),
+    ("fedsvd.strategies.FedAvg", {"server": {"nam": 1}}, "strategy.server.nam: 'nam'"),
+    ("fedsvd.strategies.FedAvg", {"server": 3}, "strategy.server: 3"),
+]
+
+
+@pytest.mark.parametrize(("target", "options", "message"), STRATEGIES, ids=lambda v: str(v)[:40])
+def test_strategies(target, options, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        build_strategy(StrategySettings(target, options), list(options))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
+MODELS = [
+    (["adapter.rank=17"], "adapter.rank: 17 is not allowed; it must be at most 16"),
+    (["adapter.targets=[qery]"], "no linear layer of the model is called 'qery'"),
+    (["data.public_size=null"], "data.public_size: needed under privacy"),
+    (["privacy.delta=0.5"], "privacy.delta: 0.5 is not allowed; it must be below 1/n"),
+    (["clients.number=50", "partition.min_examples=9"], "is left with"),
+    (["model.head_init=texts"], "data.label_texts: a head that starts from texts needs"),
+    (["device=cuda:0"], "device: 'cuda:0' is not allowed"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), MODELS, ids=lambda v: str(v)[:40])
+def test_models_and_plans(change, message, inputs):
+    import torch
+
+    if "device=cuda:0" in change and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    settings = compose_settings(*inputs, *change)
+    with pytest.raises(InputError, match=re.escape(message)):
+        prepare(settings, build_strategy(settings.strategy))
+
+
+def broken_models(folder):
+    """Model folders, each with what is told of it."""
+    yield {}, "holds no config.json"
+    yield {"config.json": "{"}, "cannot be loaded"
+    yield {"config.json": '{"model_type": "brt"}'}, "cannot be loaded"
+    remote = {"auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}, "model_type": "evil"}
+    evil = f"open({str(folder / 'ran')!r}, 'w')\n"
+    yield {"config.json": json.dumps(remote), "evil.py": evil}, "cannot be loaded"
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_model_folders(case, tmp_path):
+    """Also one that asks for its own code to be run, and one of pickles."""
+    files, message = list(broken_models(tmp_path))[case]
+    (tmp_path / "model").mkdir()
+    for name, text in files.items():
+        (tmp_path / "model" / name).write_text(text)
+    settings = ModelSettings(name=str(tmp_path / "model"))
+    for loader in (load_backbone, load_tokenizer):
+        with pytest.raises(InputError, match=message) as caught:
+            loader(settings)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+RUNS = [
+    ({}, "holds no finished run"),
+    ({"classifier.json": "{"}, "holds no finished run"),
+    ({"classifier.json": "[]"}, "holds no finished run"),
+    ({"classifier.json": '{"model": "x"}'}, "holds no finished run"),
+]
+
+
+@pytest.mark.parametrize(("files", "message"), RUNS, ids=lambda v: str(v)[:40])
+def test_finished_runs(files, message, tmp_path):
+    (tmp_path / "classifier").mkdir()
+    for name, text in files.items():
+        (tmp_path / "classifier" / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        load(tmp_path)
+
+
+COMMANDS = [
+    (["resume=nowhere"], "resume: 'nowhere' is no run folder: it holds no config.yaml"),
+    (["resume=.", "hydra.run.dir=x"], "hydra.run.dir: resume=RUN_DIR says where the run is"),
+    (["-m", "resume=nowhere"], "resume: 'nowhere' is one run; with -m use resume=auto"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), COMMANDS, ids=lambda v: str(v)[:40])
+def test_commands(arguments, message, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["fedsvd"])
+    assert main(arguments) == 2
+    told = capfd.readouterr().err
+    assert told.startswith(f"error: {message}")
+    assert len(told.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_of_ours_is_one_line_without_a_traceback(monkeypatch, capfd):
+    monkeypatch.setattr("sys.argv", ["fedsvd"])
+
+    def broken(arguments, debug):
+        raise ZeroDivisionError("a\nb")
+
+    monkeypatch.setattr("fedsvd.run._main", broken)
+    assert main([]) == 1
+    told = capfd.readouterr().err
+    assert told == (
+        "error: a failure of this software: ZeroDivisionError: a b (FEDSVD_DEBUG=1 shows where)\n"
+    )
+    monkeypatch.setenv("FEDSVD_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        main([])
+
+
+def test_the_corpus_is_large():
+    corpus = (SETTINGS, CSV, JSONL, FOLDERS, STRATEGIES, MODELS, RUNS, COMMANDS)
+    assert sum(map(len, corpus)) + 7 >= 100

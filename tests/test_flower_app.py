@@ -1,0 +1,115 @@
+"""The ServerApp and ClientApp in Flower's own runtime, and clients with data of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+
+from fedsvd.client.worker import deal
+from fedsvd.engines.base import claim_identity
+from fedsvd.errors import InputError
+from fedsvd.experiment import make_grid, one_round, prepare
+from fedsvd.flower_app import client_app, settings_of
+from fedsvd.strategies.build import build_strategy
+from tests.conftest import TINY, compose_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+OWN = [
+    "partition=own", "data.filter=null", "privacy.secure_noise=true", "privacy.diagnostics=false",
+    "clients.number=3", "clients.per_round=3",
+]  # fmt: skip
+
+
+def test_flowers_simulation_gives_the_bits_and_the_ledger_of_one_process(tmp_path):
+    given = [*TINY, "engine.threads=1", "rounds=2"]
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts" / "flwr_simulation.sh"), str(tmp_path / "run"), *given],
+        capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MOST_SECONDS": "240",
+             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    settings = compose_settings(*given)
+    run = prepare(settings, build_strategy(settings.strategy))
+    for number in (1, 2):
+        one_round(run, number)
+    assert summary["state_digest"] == run.state.digest()
+    ledger = json.loads((tmp_path / "run" / "privacy.json").read_text())
+    assert ledger == json.loads(json.dumps(run.ledger.as_dict()))
+    assert sum(client["steps"] for client in ledger["clients"]) == 6
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Three clients' texts and the server's."""
+    for k in range(3):
+        (tmp_path / f"client{k}").mkdir()
+        lines = [f"client {k} says {i},{('bad', 'good')[i % 2]}" for i in range(12 + k)]
+        (tmp_path / f"client{k}" / "train.csv").write_text("\n".join(["text,label", *lines]))
+    (tmp_path / "server").mkdir()
+    for part in ("validation", "test"):
+        lines = [f"{part} {i},{('bad', 'good')[i % 2]}" for i in range(6)]
+        (tmp_path / "server" / f"{part}.csv").write_text("\n".join(["text,label", *lines]))
+    return tmp_path
+
+
+def own(folders, who, *more):
+    given = [*OWN, "data.labels=[bad,good]", f"data.path={folders / who}", *more]
+    return compose_settings(*given)
+
+
+def test_a_node_trains_on_all_of_its_folder_and_the_server_on_nothing(folders):
+    for k in range(3):
+        task, parts = deal(own(folders, f"client{k}", f"partition.holder={k}"))
+        assert [len(p) for p in parts] == [12 + k if j == k else 0 for j in range(3)]
+        assert all(task.texts[i][0].startswith(f"client {k}") for i in parts[k])
+    task, parts = deal(own(folders, "server"))
+    assert [len(p) for p in parts] == [0, 0, 0]
+    assert (len(task.validation), len(task.test)) == (6, 6)
+    with pytest.raises(InputError, match=r"partition\.min_examples: 20 is not allowed"):
+        deal(own(folders, "client0", "partition.holder=0", "partition.min_examples=20"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("privacy.secure_noise=false", "the server knows the seed"),
+        ("privacy.diagnostics=true", "outside the guarantee"),
+        ("privacy.public_counts=true", "public_counts false"),
+        ("data.labels=null", "the list of labels"),
+    ],
+)
+def test_what_would_void_the_guarantee_of_a_deployment_is_refused(folders, override, message):
+    with pytest.raises(InputError, match=message):
+        own(folders, "server", override)
+
+
+def test_own_data_needs_a_deployment(folders):
+    with pytest.raises(InputError, match="needs a deployment"):
+        make_grid(own(folders, "server"), None)
+
+
+def test_a_node_has_the_last_word_and_keeps_its_own_count_of_rounds(folders):
+    tiny = [o for o in TINY if not o.startswith("partition")]
+    shared = " ".join([*tiny, *OWN, "data.labels=[bad,good]", "data.path=/nowhere", "rounds=1"])
+    config = {
+        "partition-id": 1,
+        "overrides": f"data.path={folders / 'client1'} privacy.epsilon=0.5",
+    }
+    context = Context(1, 99, config, RecordDict(), {"overrides": shared})
+    settings = settings_of(context)
+    assert settings.privacy.epsilon == 0.5
+    assert settings.partition.holder == 1
+    claim_identity()
+    content = RecordDict({"arrays": ArrayRecord({}), "config": ConfigRecord({"server-round": 1})})
+    reply = client_app(Message(content, 99, "train"), context)
+    assert reply.content["report"]["steps"] == 1
+    assert all(np.isfinite(a.numpy()).all() for a in reply.content["arrays"].values())
+    with pytest.raises(InputError, match="trained in 1 rounds, all that its budget allows"):
+        client_app(Message(content, 99, "train"), context)
