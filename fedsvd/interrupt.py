@@ -37,6 +37,10 @@ def listening() -> Iterator[None]:
     before = {signum: signal.signal(signum, _take) for signum in NAMES}
     try:
         yield
+    except SystemError as error:  # how compiled code (Ray's) tells of a handler that raised in it
+        if not _Asked.count:
+            raise
+        raise Interrupted(_Asked.signum, NAMES[signal.Signals(_Asked.signum)]) from error
     finally:
         _Asked.count = 0
         for signum, handler in before.items():

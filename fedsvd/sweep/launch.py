@@ -115,7 +115,8 @@ def _look(trial: Trial) -> None:
     if not (trial.folder / SUMMARY).exists():
         return
     kept = (trial.folder / "config.yaml").read_text(encoding="utf-8")
-    if OmegaConf.create(kept) != OmegaConf.create(dict(trial.config)):
+    given = {key: value for key, value in trial.config.items() if key != "resume"}
+    if OmegaConf.create(kept) != OmegaConf.create(given):
         raise InputError(
             f"{trial.folder}: holds the run of other settings; choose another hydra.sweep.dir"
         )

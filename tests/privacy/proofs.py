@@ -67,7 +67,7 @@ def check_noise():
     real = Worker.losses
     settings, plan = worker.settings, worker.plan.clients[0]
     uploads = []
-    with patch.object(Worker, "losses", lambda self, rows: 0 * real(self, rows)):
+    with patch.object(Worker, "losses", lambda self, rows, **how: 0 * real(self, rows, **how)):
         for client, round, shared in (
             (0, 1, worker), (1, 1, worker), (0, 2, worker),
             (0, 3, planned(worker, 0, sample_rate=1e-12)),  # every batch is empty
@@ -95,9 +95,9 @@ def check_neighbours():
     hostile = int(rows[0])
     real = Worker.losses
 
-    def losses(self, rows):
+    def losses(self, rows, **how):
         sign = torch.tensor([-1e6 if int(r) == hostile else 1.0 for r in rows])
-        return sign * real(self, rows)
+        return sign * real(self, rows, **how)
 
     steps = []
     with patch.object(Worker, "losses", losses):
@@ -138,9 +138,9 @@ def check_ledger():
     counted, now = Counter(), []
     real = app.train_locally
 
-    def train(worker, state, client, round, reports):
+    def train(worker, state, client, *rest):
         now[:] = [client]
-        return real(worker, state, client, round, reports)
+        return real(worker, state, client, *rest)
 
     def step(optimizer, groups, losses):
         counted[now[0]] += 1
