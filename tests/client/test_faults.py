@@ -7,7 +7,7 @@ import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsvd import experiment
+from fedsvd import evaluation, experiment
 from fedsvd.client.faults import fault_of
 from fedsvd.engines.inline import InlineGrid
 from fedsvd.errors import InputError, TooFewReplies
@@ -56,7 +56,7 @@ def test_a_failing_client_is_left_out_counted_and_charged(kind, inputs):
     for client in metrics["clients"]:
         assert run.ledger.steps(client) == 1  # spent, also by who failed
     assert set(run.grid.states()) == set(metrics["clients"]) - set(bad)
-    assert experiment.reasons([metrics]) == {
+    assert evaluation.reasons([metrics]) == {
         why: list(metrics["failed"].values()).count(why) for why in metrics["failed"].values()
     }
     # As if they had not been drawn: the same round of the others alone.

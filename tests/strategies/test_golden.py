@@ -8,45 +8,10 @@ from scipy.optimize import linear_sum_assignment
 
 from fedsvd import strategies as S
 from fedsvd.errors import InputError
-from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.lowrank.robust import geometric_median, rank_one, robust_pca
 from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.strategies.server import ServerOptimizer
-
-P = np.array([0.2, 0.3, 0.5])
-D_OUT, D_IN, R = 5, 7, 2
-
-
-def case(shared_A, seed=0, round=1):
-    """A state and three clients' factors, in NumPy; A is the state's where it is shared."""
-    rng = np.random.default_rng(seed)
-    A, B = rng.normal(size=(R, D_IN)), rng.normal(size=(D_OUT, R))
-    As = [A if shared_A else A + 0.4 * rng.normal(size=A.shape) for _ in P]
-    Bs = [B + 0.4 * rng.normal(size=B.shape) for _ in P]
-    return A, B, As, Bs, wrap(A, B, round), updates(As, Bs, round)
-
-
-def wrap(A, B, round=1):
-    return AdapterState({"l": LowRank(torch.tensor(A), torch.tensor(B))}, {}, round)
-
-
-def updates(As, Bs, round=1):
-    return [S.Update(k, float(P[k]), wrap(As[k], Bs[k], round)) for k in range(len(As))]
-
-
-def run(rule, state, sent):
-    new = rule.aggregate(state, sent)
-    pair = new.factors["l"]
-    W = new.base["l"].numpy() if new.base else 0.0
-    return pair.A.numpy(), pair.B.numpy(), W
-
-
-def mean(xs):
-    return sum(p * x for p, x in zip(P, xs, strict=True))
-
-
-def product(As, Bs):
-    return mean([b @ a for a, b in zip(As, Bs, strict=True)])
+from tests.strategies.cases import D_IN, D_OUT, P, R, case, mean, product, run, updates, wrap
 
 
 def test_fedsvd_balanced_puts_the_root_on_both_sides():
@@ -376,94 +341,3 @@ def test_momentum_without_memory_at_rate_one_is_the_mean():
     mean_state = S.FedAvg().aggregate(state, sent)
     new = ServerOptimizer("momentum", lr=1.0, beta1=0.0).step(state, mean_state)
     torch.testing.assert_close(new.factors["l"].B, mean_state.factors["l"].B)
-
-
-def ranked(ranks, seed=3):
-    """Clients' factors of these ranks."""
-    rng = np.random.default_rng(seed)
-    return [rng.normal(size=(r, D_IN)) for r in ranks], [rng.normal(size=(D_OUT, r)) for r in ranks]
-
-
-def test_hetlora_weighs_padded_factors_by_the_size_of_their_product():
-    _A, _B, _As, _Bs, state, _ = case(shared_A=False)
-    As, Bs = ranked([1, 2, 2])
-    new_A, new_B, _ = run(S.HetLora(gamma=1.0), state, updates(As, Bs))
-    weights = np.array([p * np.linalg.norm(b @ a) for p, a, b in zip(P, As, Bs, strict=True)])
-    weights /= weights.sum()
-    As = [np.vstack([a, np.zeros((R - len(a), D_IN))]) for a in As]
-    Bs = [np.hstack([b, np.zeros((D_OUT, R - b.shape[1]))]) for b in Bs]
-    np.testing.assert_allclose(new_A, sum(w * a for w, a in zip(weights, As, strict=True)))
-    np.testing.assert_allclose(new_B, sum(w * b for w, b in zip(weights, Bs, strict=True)))
-
-
-def test_hetlora_prunes_the_clients_whose_tail_shrank():
-    A, B, _As, _Bs, state, _ = case(shared_A=False)
-    shrunk = B * np.array([1.0, 0.5])
-    rule = S.HetLora(gamma=0.5)
-    new = rule.aggregate(state, updates([A, A, A], [B, shrunk, 2 * B]))
-    assert rule.ranks_of(new) == {1: 1}
-    assert S.HetLora(gamma=1.0).aggregate(state, updates([A] * 3, [shrunk] * 3)).memory == {}
-    later = rule.aggregate(new, updates([A, A[:1], A], [9 * B, B[:, :1], 0.1 * B]))
-    assert rule.ranks_of(later) == {1: 1, 2: 1}  # once pruned, pruned
-
-
-def test_flora_and_flexlora_take_clients_of_any_rank():
-    _A, _B, _As, _Bs, state, _ = case(shared_A=False)
-    As, Bs = ranked([1, 2, 1])
-    expected = product(As, Bs)
-    _, B, W = run(S.Flora(), state, updates(As, Bs))
-    np.testing.assert_allclose(W, expected, atol=1e-12)
-    assert not B.any()
-    new_A, new_B, _ = run(S.FlexLora(), state, updates(As, Bs))
-    U, s, Vh = np.linalg.svd(expected)
-    np.testing.assert_allclose(new_B @ new_A, (U[:, :R] * s[:R]) @ Vh[:R], atol=1e-12)
-
-
-class Target(S.PublicView):
-    """Half the squared distance of B to a fixed matrix."""
-
-    def __init__(self, B):
-        self.B = torch.tensor(B)
-
-    def gradients(self, state):
-        apart = state.factors["l"].B - self.B
-        zero = torch.zeros_like(state.factors["l"].A)
-        return 0.5 * float(apart.square().sum()), {"l.B": apart, "l.A": zero}
-
-    def weight(self, layer):
-        return torch.tensor(np.random.default_rng(5).normal(size=(D_OUT, D_IN)))
-
-    def moment(self, layer):
-        return self.weight(layer).mT @ self.weight(layer)
-
-
-def test_scaled_finds_the_coefficients_that_the_public_loss_asks_for():
-    _A, B, _As, Bs, state, sent = case(shared_A=True)
-    wanted = B + 0.7 * (Bs[0] - B) - 0.2 * (Bs[1] - B) + 0.4 * (Bs[2] - B)
-    rule = S.Scaled(steps=400, lr=0.05)
-    rule.public = Target(wanted)
-    np.testing.assert_allclose(run(rule, state, sent)[1], wanted, atol=1e-4)
-    one = S.Scaled(steps=1, lr=0.05)
-    one.public = Target(mean(Bs))
-    np.testing.assert_allclose(run(one, state, sent)[1], mean(Bs), atol=1e-12)  # p_k is best there
-
-
-@pytest.mark.parametrize("directions", ["leading", "trailing", "inputs"])
-def test_refresh_takes_its_rows_from_the_list(directions):
-    A, _B, _As, Bs, state, sent = case(shared_A=True)
-    rule = S.FedSvdRefresh(keep=1, directions=directions)
-    rule.public = Target(Bs[0])
-    new_A, new_B, _ = run(rule, state, sent)
-    W0 = rule.public.weight("l").numpy()
-    V = np.linalg.svd(W0, full_matrices=False)[2]
-    first = V[-1] if directions == "trailing" else V[0]
-    kept = np.linalg.svd(mean(Bs) @ A)[2][0]
-    rest = first - (first @ kept) * kept
-    assert abs(new_A[1] @ rest) / np.linalg.norm(rest) == pytest.approx(1.0)
-    assert not new_B[:, 1].any()
-    # The next refresh goes on in the list.
-    rule.keep = 0
-    later = rule.aggregate(wrap(new_A, new_B, 2), updates([new_A] * 3, [new_B] * 3, 2))
-    listed = np.linalg.eigh(W0.T @ W0)[1].T[::-1] if directions == "inputs" else V
-    expected = listed[::-1][2:4] if directions == "trailing" else listed[2:4]
-    np.testing.assert_allclose(np.abs(later.factors["l"].A.numpy()), np.abs(expected), atol=1e-6)

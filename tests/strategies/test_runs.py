@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fedsvd.client.app import PERSONAL
-from fedsvd.experiment import evaluate, one_round, prepare
+from fedsvd.evaluation import evaluate
+from fedsvd.experiment import one_round, prepare
 from fedsvd.records import from_record
 from fedsvd.strategies.build import build_strategy
 from tests.conftest import TINY, compose_settings
