@@ -22,8 +22,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 SMALL = [
-    "data.limit=120", "rounds=2", "training.batch_size=16", "training.local_steps=2",
+    "data.limit=60", "rounds=2", "training.batch_size=16", "training.local_steps=2",
     "training.precision=fp32", "privacy.accountant=rdp", "partition.alpha=100",
+    "partition.min_examples=3",
 ]  # fmt: skip
 
 
@@ -34,7 +35,7 @@ def compose_settings(*overrides: str) -> Settings:
 
 
 # As SMALL, for tests of what travels and who keeps it: hardly any arithmetic.
-TINY = [*SMALL, "training.batch_size=4", "training.local_steps=1", "data.limit=90"]
+TINY = [*SMALL, "training.batch_size=4", "training.local_steps=1", "data.limit=48"]
 
 
 @pytest.fixture(autouse=True)

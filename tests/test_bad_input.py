@@ -5,8 +5,10 @@ import json
 import re
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from safetensors.torch import save
 
 from fedsvd.config import from_config
 from fedsvd.data.task import load_task
@@ -259,21 +261,30 @@ def test_models_and_plans(change, message, inputs):
 
 def broken_models(folder):
     """Model folders, each with what is told of it."""
+    whole = {
+        "model.safetensors": save({"x": torch.zeros(1)}).decode("latin1"),
+        "vocab.txt": "[UNK]\n[CLS]\n[SEP]\n[PAD]\n[MASK]\n",
+    }
     yield {}, "holds no config.json"
-    yield {"config.json": "{"}, "cannot be loaded"
-    yield {"config.json": '{"model_type": "brt"}'}, "cannot be loaded"
+    yield {**whole, "config.json": "{"}, "cannot be loaded"
+    yield {**whole, "config.json": '{"model_type": "brt"}'}, "cannot be loaded"
     remote = {"auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}, "model_type": "evil"}
     evil = f"open({str(folder / 'ran')!r}, 'w')\n"
-    yield {"config.json": json.dumps(remote), "evil.py": evil}, "cannot be loaded"
+    yield {**whole, "config.json": json.dumps(remote), "evil.py": evil}, "cannot be loaded"
+    bert = {"config.json": '{"model_type": "bert"}'}
+    yield bert, "holds no .safetensors file"
+    yield {**bert, "model.safetensors": "x"}, r"model.safetensors cannot be loaded"
+    yield {**bert, "pytorch_model.bin": "x"}, r"no .safetensors file \(files of pickles"
+    yield {**bert, "model.safetensors": whole["model.safetensors"]}, "holds no tokeniser"
 
 
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("case", range(8))
 def test_model_folders(case, tmp_path):
     """Also one that asks for its own code to be run, and one of pickles."""
     files, message = list(broken_models(tmp_path))[case]
     (tmp_path / "model").mkdir()
     for name, text in files.items():
-        (tmp_path / "model" / name).write_text(text)
+        (tmp_path / "model" / name).write_text(text, "latin1")
     settings = ModelSettings(name=str(tmp_path / "model"))
     for loader in (load_backbone, load_tokenizer):
         with pytest.raises(InputError, match=message) as caught:

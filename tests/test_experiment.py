@@ -13,6 +13,8 @@ from fedsvd.results.checkpoint import read_checkpoint
 from fedsvd.run import config_folder, execute
 from tests.conftest import SMALL, TINY, compose_settings
 
+LIGHT = TINY[len(SMALL) :]
+
 
 def run(folder, *overrides):
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
@@ -119,7 +121,7 @@ def test_bytes_are_those_of_what_the_strategy_sends(done, tmp_path):
     ids=lambda o: " ".join(o),
 )
 def test_variants_train(overrides, tmp_path):
-    summary = run(tmp_path / "x", *TINY[len(SMALL) :], *overrides)
+    summary = run(tmp_path / "x", *LIGHT, *overrides)
     initial = get_worker(compose_settings(*TINY, *overrides)).initial
     assert summary["state_digest"] != initial.digest()
     assert np.isfinite(summary["loss"])
@@ -169,7 +171,9 @@ def test_adapter_and_classifier_give_the_runs_outputs(chosen, tmp_path):
 
 
 def test_a_run_ends_when_no_client_may_take_part(tmp_path):
-    summary = run(tmp_path / "x", "rounds=6", "clients.max_rounds=1", "recorder.evaluate_every=9")
+    summary = run(
+        tmp_path / "x", *LIGHT, "rounds=6", "clients.max_rounds=1", "recorder.evaluate_every=9"
+    )
     assert summary["rounds_completed"] == 2
     assert summary["ended"] == "no client may take part in another round"
     assert np.isfinite(summary["loss"])
@@ -178,7 +182,7 @@ def test_a_run_ends_when_no_client_may_take_part(tmp_path):
 
 def test_given_noise_states_its_cost_and_is_not_exceeded(tmp_path):
     summary = run(
-        tmp_path / "x", "privacy.noise_multiplier=0.9", "privacy.epsilon=null", "rounds=3",
+        tmp_path / "x", *LIGHT, "privacy.noise_multiplier=0.9", "privacy.epsilon=null", "rounds=3",
         "clients.participation=uniform",
     )  # fmt: skip
     ledger = json.loads((tmp_path / "x" / "privacy.json").read_text())
@@ -188,7 +192,7 @@ def test_given_noise_states_its_cost_and_is_not_exceeded(tmp_path):
 
 
 def test_tensorboard_writes_events(tmp_path):
-    run(tmp_path / "x", "recorder=tensorboard", "rounds=1")
+    run(tmp_path / "x", *LIGHT, "recorder=tensorboard", "rounds=1")
     assert list((tmp_path / "x" / "tensorboard").glob("events*"))
 
 

@@ -4,11 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fedsvd.data.sources import package_file
 from fedsvd.errors import InputError
 from fedsvd.settings import ModelSettings
+
+TOKENIZERS = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model",
+    "sentencepiece.bpe.model",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,11 @@ def locate(settings: ModelSettings) -> Source:
     """Return where the weights of `model.name` are.
 
     A local folder is used as it is; otherwise an installed package that ships them; otherwise the
-    hub. Raises InputError for a path that does not exist.
+    hub. Raises InputError for a path that does not exist, or lacks weights or a tokeniser.
     """
     path = Path(settings.name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"model.name: {settings.name!r} holds no config.json")
+        _check(path)
         return Source(str(path), "folder")
     if path.is_absolute() or settings.name.count("/") > 1 or settings.name.startswith("."):
         raise InputError(f"model.name: folder {settings.name!r} does not exist")
@@ -81,6 +86,27 @@ def load_backbone(settings: ModelSettings) -> nn.Module:
         **extra,
     )
     return model.eval().requires_grad_(False)
+
+
+def _check(folder: Path) -> None:
+    """Refuse a model folder in which something is missing or damaged, which loaders may let pass."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model.name: {str(folder)!r} holds no config.json")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = " (files of pickles are not read)" if list(folder.glob("*.bin")) else ""
+        raise InputError(f"model.name: {str(folder)!r} holds no .safetensors file{pickled}")
+    for file in weights:
+        try:
+            with safe_open(str(file), "pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise InputError(f"model.name: {file} cannot be loaded: {reason}") from error
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        raise InputError(
+            f"model.name: {str(folder)!r} holds no tokeniser: none of {', '.join(TOKENIZERS)}"
+        )
 
 
 def _load(settings: ModelSettings, loader: Any, **kwargs: Any) -> Any:
