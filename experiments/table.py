@@ -4,7 +4,7 @@ python -m experiments.table add RESULTS.jsonl RUN SETTING VARIANT SEED    record
 python -m experiments.table show RESULTS.jsonl BASELINE                   prints a table per setting
 
 The table has the mean over seeds and the paired difference to BASELINE over matched seeds, with 95 %
-intervals (Student's t).
+intervals (Student's t), the largest epsilon that a client spent, and the replies left out of rounds.
 """
 
 import json
@@ -15,7 +15,16 @@ from typing import Any
 
 from fedsvd.results.compare import estimate, shown
 
-KEYS = ("accuracy", "test_accuracy", "epsilon_max", "bytes_up", "state_digest", "seconds")
+KEYS = (
+    "accuracy",
+    "test_accuracy",
+    "epsilon_max",
+    "failures",
+    "state_digest",
+    "seconds",
+    "bytes_up",
+)
+HEADER = "| variant | seeds | validation | difference | test | difference | epsilon | left out |"
 
 
 def add(results: Path, run: Path, setting: str, variant: str, seed: int) -> None:
@@ -33,8 +42,8 @@ def show(results: Path, baseline: str) -> None:
     for setting, variants in runs.items():
         base = variants.get(baseline, {})
         print(f"\n{setting}\n")
-        print("| variant | seeds | validation | difference | test | difference |")
-        print("|---|---|---|---|---|---|")
+        print(HEADER)
+        print("|---" * 8 + "|")
         for variant, found in variants.items():
             cells = []
             for key in ("accuracy", "test_accuracy"):
@@ -43,6 +52,9 @@ def show(results: Path, baseline: str) -> None:
                 differences = [found[s][key] - base[s][key] for s in common]
                 cells.append(shown(estimate(differences), signed=True))
             seeds = " ".join(map(str, sorted(found)))
+            spent = [r["epsilon_max"] for r in found.values() if r["epsilon_max"] is not None]
+            cells.append(f"{max(spent):.3f}" if spent else "-")
+            cells.append(str(sum(r.get("failures", 0) for r in found.values())))
             print(f"| {variant} | {seeds} | {' | '.join(cells)} |")
 
 

@@ -29,7 +29,7 @@ def locate(settings: ModelSettings) -> Source:
     """Return where the weights of `model.name` are.
 
     A local folder is used as it is; otherwise an installed package that ships them; otherwise the
-    hub. Raises InputError for a path that does not exist, or lacks weights or a tokeniser.
+    hub. Raises InputError for a path that does not exist, or lacks weights.
     """
     path = Path(settings.name).expanduser()
     if path.is_dir():
@@ -45,9 +45,14 @@ def locate(settings: ModelSettings) -> Source:
 
 
 def load_tokenizer(settings: ModelSettings) -> Any:
-    """Return the tokeniser of the backbone."""
+    """Return the tokeniser of the backbone; InputError if it cannot be loaded."""
     from transformers import AutoTokenizer
 
+    folder = Path(locate(settings).location)
+    if folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZERS):
+        raise InputError(
+            f"model.name: {str(folder)!r} holds no tokeniser: none of {', '.join(TOKENIZERS)}"
+        )
     return _load(settings, AutoTokenizer.from_pretrained)
 
 
@@ -103,10 +108,6 @@ def _check(folder: Path) -> None:
         except (OSError, SafetensorError) as error:
             reason = str(error).splitlines()[0][:200]
             raise InputError(f"model.name: {file} cannot be loaded: {reason}") from error
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        raise InputError(
-            f"model.name: {str(folder)!r} holds no tokeniser: none of {', '.join(TOKENIZERS)}"
-        )
 
 
 def _load(settings: ModelSettings, loader: Any, **kwargs: Any) -> Any:

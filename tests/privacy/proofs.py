@@ -24,7 +24,9 @@ from fedsvd.privacy.plan import make_plan
 from fedsvd.strategies.build import build_strategy
 from tests.conftest import SMALL, compose_settings
 
-OVERRIDES = [*SMALL, "privacy.accountant=prv", "rounds=4", "training.schedule=constant"]
+OVERRIDES = [
+    *SMALL, "data.limit=120", "privacy.accountant=prv", "rounds=4", "training.schedule=constant",
+]  # fmt: skip
 
 
 def the_worker() -> Worker:
