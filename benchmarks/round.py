@@ -4,13 +4,13 @@ Baseline: the same ClientApp called three times without grid, strategy or aggreg
 """
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from benchmarks.common import interleaved, machine, table
+from benchmarks.noop import noop_app
 from fedsvd.engines.inline import InlineGrid
 from fedsvd.lowrank import AdapterState, LowRank
-from fedsvd.records import ARRAYS, METRICS, WEIGHT, arrays_of, from_record, to_record
+from fedsvd.records import ARRAYS, to_record
 from fedsvd.strategies import FFA
 
 
@@ -20,14 +20,7 @@ def main() -> None:
     # 25 layers of 1024, rank 8: B alone is 0.8 MB, A and B 1.6 MB.
     pair = LowRank(torch.randn(8, 1024), torch.randn(1024, 8))
     state = AdapterState({f"layer{i}": pair for i in range(25)})
-    app = ClientApp()
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        tensors = from_record(arrays_of(message))
-        content = RecordDict({ARRAYS: to_record(tensors), METRICS: MetricRecord({WEIGHT: 1.0})})
-        return Message(content, reply_to=message)
-
+    app = noop_app()
     grid = InlineGrid(app, 6)
     strategy = FFA()
     strategy.broadcasts = ("A", "B")  # 1.6 MB down and up

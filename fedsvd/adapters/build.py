@@ -1,37 +1,18 @@
 """From a configuration's adapter group to an adapter, ours or a user's own."""
 
-import importlib
 import inspect
 
 from fedsvd.adapters.base import Adapter
-from fedsvd.errors import InputError, nearest, one_of
+from fedsvd.errors import InputError, one_of
+from fedsvd.plugins import find_plugin
 from fedsvd.settings import AdapterSettings
 from fedsvd.settings.model import ADAPTERS
 
 
 def find_adapter(target: str) -> type[Adapter]:
     """Return the adapter class at an import path, or raise InputError that says what is wrong."""
-    module_name, _, name = target.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may fail in any way while it is imported
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"adapter._target_: {target!r} cannot be imported ({reason})") from error
-    found = getattr(module, name, None)
-    if found is None:
-        classes = [n for n, v in vars(module).items() if inspect.isclass(v)]
-        near = nearest(name, classes)
-        hint = f"; did you mean {module_name}.{near}?" if near else ""
-        raise InputError(f"adapter._target_: module {module_name!r} has no {name!r}{hint}")
-    if not inspect.isclass(found) or not issubclass(found, Adapter):
-        raise InputError(
-            f"adapter._target_: {target!r} is not an adapter; derive it from "
-            "fedsvd.adapters.Initialiser and write factors(self, site)"
-        )
-    missing = sorted(getattr(found, "__abstractmethods__", ()))
-    if missing:
-        raise InputError(f"adapter._target_: {target!r} lacks the method {', '.join(missing)}")
-    return found
+    advice = "derive it from fedsvd.adapters.Initialiser and write factors(self, site)"
+    return find_plugin("adapter._target_", target, Adapter, "an adapter", advice)
 
 
 def class_of(settings: AdapterSettings) -> type[Adapter]:

@@ -1,14 +1,14 @@
 """From `strategy._target_` to a strategy, ours or any of Flower's."""
 
 import dataclasses
-import importlib
 import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
-from fedsvd.errors import InputError, nearest, one_of, wrong
+from fedsvd.errors import InputError, one_of, wrong
+from fedsvd.plugins import find_plugin
 from fedsvd.settings import Settings, StrategySettings
 from fedsvd.strategies.base import Strategy
 from fedsvd.strategies.server import ServerOptimizer
@@ -29,27 +29,8 @@ SERVER = "server"  # the option that any averaging strategy takes
 
 def find_class(target: str) -> type[FlowerStrategy]:
     """Return the strategy class at an import path, or raise InputError that says what is wrong."""
-    module_name, _, name = target.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may fail in any way while it is imported
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"strategy._target_: {target!r} cannot be imported ({reason})") from error
-    found = getattr(module, name, None)
-    if found is None:
-        classes = [n for n, v in vars(module).items() if inspect.isclass(v)]
-        near = nearest(name, classes)
-        hint = f"; did you mean {module_name}.{near}?" if near else ""
-        raise InputError(f"strategy._target_: module {module_name!r} has no {name!r}{hint}")
-    if not inspect.isclass(found) or not issubclass(found, FlowerStrategy):
-        raise InputError(
-            f"strategy._target_: {target!r} is not a strategy; derive it from "
-            "fedsvd.strategies.Strategy and write aggregate(self, state, updates)"
-        )
-    missing = sorted(getattr(found, "__abstractmethods__", ()))
-    if missing:
-        raise InputError(f"strategy._target_: {target!r} lacks the method {', '.join(missing)}")
-    return found
+    advice = "derive it from fedsvd.strategies.Strategy and write aggregate(self, state, updates)"
+    return find_plugin("strategy._target_", target, FlowerStrategy, "a strategy", advice)
 
 
 def factors_of(settings: Settings) -> tuple[str, ...]:

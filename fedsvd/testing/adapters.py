@@ -25,6 +25,7 @@ from fedsvd.privacy.dpsgd import attach_hooks
 from fedsvd.records import from_record, to_record
 from fedsvd.results.checkpoint import read_checkpoint, write_checkpoint
 from fedsvd.settings import AdapterSettings
+from fedsvd.testing.claims import measured
 
 TARGETS = ("query", "value", "intermediate.dense", "layer.1.output.dense")
 RANK, ALPHA = 4, 8.0
@@ -135,12 +136,12 @@ def _start(name: str, adapter: Adapter) -> None:
         ours = model.backbone(**inputs).last_hidden_state
         plain = small_bert()(**inputs).last_hidden_state
     same = _far(ours, plain) < START
-    _measured(name, "preserves", adapter.preserves, same,
+    measured(name, "preserves", adapter.preserves, same,
               "computes at the start what the pretrained model does")  # fmt: skip
     factors = model.initial.factors.values()
     filled = any(bool(pair.B.any()) and bool(pair.A.any()) for pair in factors)
     if factors:
-        _measured(name, "absorbs", adapter.absorbs, filled, "starts with B A other than 0")
+        measured(name, "absorbs", adapter.absorbs, filled, "starts with B A other than 0")
 
 
 def _streams(name: str, adapter: Adapter) -> None:
@@ -227,12 +228,3 @@ def _travels(name: str, adapter: Adapter) -> None:
         assert _far(other(inputs), model(inputs)) < EXACT, (
             f"{name} computes something else in another process that has its state."
         )
-
-
-def _measured(name: str, claim: str, declared: bool, found: bool, sentence: str) -> None:
-    if declared and not found:
-        raise AssertionError(
-            f"{name} declares {claim} = True, but it is not so that it {sentence}."
-        )
-    if found and not declared:
-        raise AssertionError(f"{name} declares {claim} = False, but it {sentence}.")

@@ -22,6 +22,7 @@ from fedsvd.lowrank.pair import kind_of
 from fedsvd.records import ARRAYS, METRICS, WEIGHT, fault, from_record, to_record
 from fedsvd.results.checkpoint import read_checkpoint, write_checkpoint
 from fedsvd.strategies.base import PublicView, Strategy, Update
+from fedsvd.testing.claims import measured
 
 SHAPES = {"first": (12, 20), "second": (12, 20), "third": (16, 10)}  # (d_out, d_in)
 RANK = 3
@@ -174,7 +175,7 @@ def _weights(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
     halves = [Update(k, last.weight / 2, last.state) for k in (3, 4)]
     whole = rule.aggregate(state, updates)
     found = distance(_make(cls, options).aggregate(state, [*updates[:-1], *halves]), whole)
-    _measured(name, "weighted", rule.weighted, found < TOLERANCE,
+    measured(name, "weighted", rule.weighted, found < TOLERANCE,
               "counts two clients alike as one of twice the weight")  # fmt: skip
 
 
@@ -183,7 +184,7 @@ def _equal(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
     one = make_updates(rule, state)[0]
     new = rule.aggregate(state, [Update(k, w, one.state) for k, w in enumerate(WEIGHTS)])
     found = distance(new, one.state)
-    _measured(name, "idempotent", rule.idempotent, found < TOLERANCE,
+    measured(name, "idempotent", rule.idempotent, found < TOLERANCE,
               "gives equal clients back what they sent")  # fmt: skip
 
 
@@ -191,7 +192,7 @@ def _unchanged(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
     rule, state = _make(cls, options), make_state()
     new = rule.aggregate(state, [Update(k, w, state) for k, w in enumerate(WEIGHTS)])
     found = distance(new, state)
-    _measured(name, "fixed_point", rule.fixed_point, found < TOLERANCE,
+    measured(name, "fixed_point", rule.fixed_point, found < TOLERANCE,
               "leaves W + B A as it is when no client changes anything")  # fmt: skip
 
 
@@ -203,18 +204,8 @@ def _exactness(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
     for layer in state.factors:
         mean = sum((u.weight * total(u.state, layer) for u in updates), torch.zeros(()))
         worst = max(worst, float((total(new, layer) - mean).norm() / mean.norm()))
-    _measured(name, "exact", rule.exact, worst < TOLERANCE,
+    measured(name, "exact", rule.exact, worst < TOLERANCE,
               "makes W + B A the weighted mean of the clients' products")  # fmt: skip
-
-
-def _measured(name: str, claim: str, declared: bool, found: bool, sentence: str) -> None:
-    """Raise unless the claim is what was found; `sentence` says it in words."""
-    if declared and not found:
-        raise AssertionError(
-            f"{name} declares {claim} = True, but it is not so that it {sentence}."
-        )
-    if found and not declared:
-        raise AssertionError(f"{name} declares {claim} = False, but it {sentence}.")
 
 
 def _nan(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
