@@ -105,7 +105,8 @@ class RayGrid(Engine):
         """Return the replies, whichever worker gave them and in whatever order they came."""
         contents: dict[int, Any] = {}
         for message in messages:  # messages of a round share their content: one object for all
-            contents.setdefault(id(message.content), ray.put(message.content))
+            if id(message.content) not in contents:
+                contents[id(message.content)] = ray.put(message.content)
         waiting = sorted(
             range(len(messages)), key=lambda i: self._costs[messages[i].metadata.dst_node_id]
         )

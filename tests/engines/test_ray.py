@@ -57,6 +57,15 @@ def test_clients_answer_in_order_from_workers_on_both_nodes(cluster):
     assert ray.cluster_resources()["CPU"] == 2
 
 
+def test_the_content_of_a_round_is_put_into_the_object_store_once(cluster, monkeypatch):
+    grid, put, given = RayGrid(adding_app, 4, EngineSettings("ray"), [1.0] * 4), ray.put, []
+    monkeypatch.setattr(ray, "put", lambda value: (given.append(value), put(value))[1])
+    sent = messages([0, 1, 2, 3])
+    assert not any(reply.has_error() for reply in grid.send_and_receive(sent))
+    assert given == [sent[0].content]
+    grid.close()
+
+
 def test_a_dead_worker_is_replaced_and_its_client_answers(cluster, tmp_path):
     make = partial(adding_app, die=1, marks=str(tmp_path))
     grid = RayGrid(make, 4, EngineSettings("ray"), [1.0] * 4)
