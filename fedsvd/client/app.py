@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from fedsvd.lowrank.pair import kind_of
 from fedsvd.lowrank.ranks import truncate
 from fedsvd.privacy.dpsgd import StepReport
 from fedsvd.privacy.plan import weighting
-from fedsvd.randomness import Purpose, torch_stream
+from fedsvd.randomness import Purpose, attempt_key, torch_stream
 from fedsvd.records import (
     ARRAYS,
     ATTEMPT,
@@ -51,7 +51,8 @@ def make_client_app(settings: Settings) -> ClientApp:
     into the client's state instead of the reply, and taken from there in its next round.
     Losses, gradient norms and clip fractions are computed on private data outside the mechanism;
     they are sent only with `privacy.diagnostics`, for the eyes of whoever simulates.
-    An evaluation message is answered with accuracy and loss of the client's own model.
+    An evaluation message is answered with accuracy and loss of the client's own model; under privacy
+    only with `privacy.diagnostics`, whatever a server asks for.
     """
     app = ClientApp(mods=[*injected(settings)])
 
@@ -85,7 +86,9 @@ def make_client_app(settings: Settings) -> ClientApp:
         own = {name: t for name, t in trained.items() if kind_of(name) in keeps}
         sent = {name: t for name, t in trained.items() if name not in own}
         if client in settings.attack.clients:
-            generator = torch_stream(settings.seed, Purpose.ATTACK, round, client)
+            generator = torch_stream(
+                settings.seed, Purpose.ATTACK, round, client, *attempt_key(attempt)
+            )
             sent = poison(sent, start.tensors(), settings.attack, generator)
         if own:
             context.state.array_records[PERSONAL] = to_record(own)
@@ -101,6 +104,9 @@ def make_client_app(settings: Settings) -> ClientApp:
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         worker = get_worker(settings)
+        if worker.plan.private and not settings.privacy.diagnostics:
+            reason = "evaluation at a client is outside the guarantee: privacy.diagnostics is false"
+            return Message(Error(code=1, reason=reason), reply_to=message)
         received = from_record(arrays_of(message), worker.device)
         received.update(personal(context, worker.device))
         part = str(message.content.config_records[CONFIG][PART])

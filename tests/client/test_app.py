@@ -32,6 +32,21 @@ def test_without_diagnostics_nothing_but_the_release_and_the_steps_leave():
     assert set(records.from_record(records.arrays_of(answer))) == set(worker.model.trainable())
 
 
+@pytest.mark.parametrize("diagnostics", [True, False])
+def test_a_client_evaluates_under_privacy_only_with_diagnostics(diagnostics):
+    settings = compose_settings(*SMALL, f"privacy.diagnostics={str(diagnostics).lower()}")
+    arrays = records.to_record(get_worker(settings).initial.tensors())
+    config = ConfigRecord({app.PART: "validation"})
+    content = RecordDict({records.ARRAYS: arrays, records.CONFIG: config})
+    grid = InlineGrid(app.make_client_app(settings), settings.clients.number)
+    (answer,) = grid.send_and_receive([Message(content, 2, MessageType.EVALUATE)])
+    if diagnostics:
+        assert {"accuracy", "loss"} <= set(records.metrics_of(answer))
+    else:
+        assert answer.has_error()
+        assert "privacy.diagnostics" in answer.error.reason
+
+
 def test_public_counts_and_diagnostics_do_leave():
     worker, answer = reply("privacy.public_counts=true")
     assert dict(records.metrics_of(answer)) == {records.WEIGHT: float(len(worker.parts[2]))}
