@@ -68,6 +68,7 @@ def _main(arguments: list[str], debug: bool) -> int:
     if "--list" in arguments:
         from fedsvd.listing import listing
 
+        _quiet()
         print(listing(config_folder()))
         return 0
     sys.argv = [sys.argv[0], *with_run_folder(arguments)]
@@ -170,6 +171,8 @@ def execute(
 
 def _quiet() -> None:
     """Keep libraries' advice off the screen; warnings of ours stay."""
+    import flwr.common.logger  # noqa: F401 -- sets its own level when it is imported
+
     logging.getLogger("flwr").setLevel(logging.ERROR)
     for name in ("transformers", "datasets", "opacus", "peft"):
         logging.getLogger(name).setLevel(logging.ERROR)

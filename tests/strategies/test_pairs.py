@@ -1,5 +1,7 @@
 """Which adapter goes with which strategy: refused before work, with what can; and the listing."""
 
+import logging
+
 import pytest
 
 from fedsvd import run
@@ -77,7 +79,9 @@ def test_what_is_wrong_with_an_adapter_is_told_before_work(overrides, sentence):
 
 
 def test_list_prints_all_that_can_be_chosen(capsys):
+    logging.getLogger("flwr").setLevel(logging.INFO)
     assert run.main(["--list"]) == 0
+    assert logging.getLogger("flwr").level == logging.ERROR  # no advice between the lines
     out = capsys.readouterr().out
     for group in ("strategy", "adapter", "data", "model"):
         for path in (run.config_folder() / group).glob("*.yaml"):
