@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # bash experiments/strategies/run.sh [FOLDER [RESULTS.jsonl]]: every strategy on the default task, without
-# privacy and at epsilon 3, three seeds; then the table. 20 rounds of half batches, one learning rate a
-# setting for all, nothing tuned. Two runs at a time; about 3.5 hours on 2 cores. Runs that the results
-# hold are not made again: see experiments/each.sh.
+# privacy and at epsilon 3, three seeds; then the table. 12 rounds of half batches, one learning rate a
+# setting for all, nothing tuned. Two runs at a time; about an hour and a half on 2 cores. Runs that the
+# results hold are not made again: see experiments/each.sh. VARIANTS=.../options.txt makes those of options.
 set -euo pipefail
 here=$(dirname "$0")
 out=$(realpath -m "${1:-outputs/strategies}")
 results=$(realpath -m "${2:-$here/results.jsonl}")
-for seed in 0 1 2; do
+for seed in ${SEEDS:-0 1 2}; do
   for setting in dp_eps3 no_dp; do
     while read -r variant arguments; do
       echo "$setting $variant $seed +experiment=$setting $arguments"
-    done < "$here/variants.txt"
+    done < "${VARIANTS:-$here/variants.txt}"
   done
-done | bash "$here/../each.sh" "$results" "$out" rounds=20 training.batch_size=64 recorder.evaluate_every=20
+done | bash "$here/../each.sh" "$results" "$out" rounds=12 training.batch_size=64 recorder.evaluate_every=12
 python -m experiments.table show "$results" ffa_orthonormal
