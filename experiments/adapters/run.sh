@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # bash experiments/adapters/run.sh [FOLDER [ADAPTERS.jsonl [HEADS.jsonl]]]: every adapter under FedSVD, or FedAvg
 # where it has no factors, without privacy and at epsilon 3; every head under FedSVD at epsilon 1 and 3; three
-# seeds; then the tables. 20 rounds of half batches, one learning rate a setting for all, nothing tuned. Runs that
-# the results hold are not made again: see experiments/each.sh. SEEDS="0" and OVERRIDES="rounds=2 ..." shorten it.
+# seeds; then the tables. 10 rounds of half batches, one learning rate a setting for all, nothing tuned. Runs that
+# the results hold are not made again: see experiments/each.py. SEEDS="0" and OVERRIDES="rounds=2 ..." shorten it.
 set -euo pipefail
 here=$(dirname "$0")
 out=$(realpath -m "${1:-outputs/adapters}")
@@ -17,10 +17,10 @@ lines() { # FILE SETTING...
     done
   done
 }
-common="rounds=20 training.batch_size=64 recorder.evaluate_every=20 ${OVERRIDES:-}"
+common="rounds=10 training.batch_size=64 recorder.evaluate_every=10 ${OVERRIDES:-}"
 # shellcheck disable=SC2086
-lines "${ADAPTERS:-$here/adapters.txt}" dp_eps3 no_dp | bash "$here/../each.sh" "$adapters" "$out/adapters" $common
+lines "${ADAPTERS:-$here/adapters.txt}" dp_eps3 no_dp | python -m experiments.each "$adapters" "$out/adapters" $common
 # shellcheck disable=SC2086
-lines "${HEADS:-$here/heads.txt}" dp_eps1 dp_eps3 | bash "$here/../each.sh" "$heads" "$out/heads" $common
+lines "${HEADS:-$here/heads.txt}" dp_eps1 dp_eps3 | python -m experiments.each "$heads" "$out/heads" $common
 python -m experiments.table show "$adapters" lora
 python -m experiments.table show "$heads" trained_texts

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bash experiments/attacks/run.sh [FOLDER [RESULTS.jsonl]]: robust rules against one of six clients that does
 # harm, without privacy, three seeds; then a table for every attack. FFA with orthonormal A is what they are
-# compared with. Two runs at a time; see experiments/each.sh.
+# compared with. Two runs at a time; see experiments/each.py.
 set -euo pipefail
 here=$(dirname "$0")
 out=$(realpath -m "${1:-outputs/attacks}")
@@ -14,6 +14,6 @@ for seed in 0 1 2; do
       echo "$attack $rule $seed attack=$attack $clients strategy=$rule"
     done
   done
-done | bash "$here/../each.sh" "$results" "$out" +experiment=no_dp adapter.init=orthonormal rounds=6 \
+done | python -m experiments.each "$results" "$out" +experiment=no_dp adapter.init=orthonormal rounds=6 \
   clients.participation=all training.batch_size=64 recorder.evaluate_every=6
 python -m experiments.table show "$results" ffa

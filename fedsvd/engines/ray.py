@@ -1,63 +1,24 @@
 """The Ray engine: clients run in actors of a Ray cluster, each with a model of its own."""
 
-import logging
 import math
-import os
-import signal
-import socket
 import sys
-import threading
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, final
 
 import ray
-from flwr.app import Context, Message, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import Message, RecordDict
 
-from fedsvd.engines.base import Engine, claim_identity, error_reply, late
+from fedsvd.engines.actor import Answer, AppMaker, ClientActor
+from fedsvd.engines.base import Engine, error_reply, late
+from fedsvd.engines.cluster import connect, room_for
 from fedsvd.errors import InputError
 from fedsvd.settings import EngineSettings
 
 ATTEMPTS = 3  # of a message whose worker died
 STARTUP = 300.0  # seconds that a new worker has to start and build its model, beside a deadline
-
-# What makes the ClientApp in a worker's process.
-AppMaker = Callable[[], ClientApp]
-
-
-@ray.remote(max_restarts=0)
-class ClientActor:
-    """A worker process: one ClientApp, whose model stays from round to round."""
-
-    def __init__(self, make_app: AppMaker, threads: int, paths: list[str]) -> None:
-        import torch
-
-        sys.path.extend(p for p in paths if p not in sys.path)
-        torch.set_num_threads(threads)
-        claim_identity()
-        self._app = make_app()
-
-    def ready(self) -> None:
-        """Return once the process is up."""
-
-    def answer(
-        self, content: RecordDict, kind: str, client: int, context: Context
-    ) -> tuple[RecordDict | None, str, RecordDict]:
-        """Return the reply's content, or None and a reason; and the client's state after it."""
-        try:
-            reply = self._app(Message(content, client, kind), context)
-        except InputError:
-            raise
-        except Exception as error:  # whatever a client's code raises is that client's failure
-            reason = "".join(traceback.format_exception_only(error)).strip()
-            return None, reason, context.state
-        if reply.has_error():
-            return None, reply.error.reason or "no reason given", context.state
-        return reply.content, "", context.state
+TOGETHER = 0.02  # seconds of clients' work that are worth a call of their own
 
 
 @final
@@ -65,9 +26,10 @@ class RayGrid(Engine):
     """Deals messages to actors, longest first; a worker that dies is replaced.
 
     Only workers that are up get messages, so that runs which share a cluster never wait for each
-    other's: one with a single worker goes on with that one. A worker's death costs its client's
-    work, which is done again by another with the same streams: the result has the same bits. The
-    content of a round's messages is put into the object store once. A cluster that was running
+    other's: one with a single worker goes on with that one. Clients whose work takes less than
+    `TOGETHER` seconds, as the last calls took, go several to a call. A worker's death costs its
+    clients' work, which is done again by others with the same streams: the result has the same bits.
+    The content of a round's messages is put into the object store once. A cluster that was running
     before is joined and left as it was.
 
     `costs[k]` is what client k's work weighs, in any unit. `deadline`: seconds that a client has from
@@ -87,11 +49,13 @@ class RayGrid(Engine):
         self._deadline = deadline
         self._until: dict[Any, float] = {}  # reference: when it is late
         self._proven: set[Any] = set()  # workers that have answered
+        self._pace: dict[str, float] = {}  # kind of message: seconds of a client's work
         self._make_app, self._costs, self._settings = make_app, costs, settings
+        self._clients = clients
         self._started = connect(settings.address)
         self._room = room_for(settings)
         self._idle: list[Any] = []
-        self._busy: dict[Any, tuple[Any, int]] = {}  # reference: (worker, position in the round)
+        self._busy: dict[Any, tuple[Any, list[int]]] = {}  # reference: (worker, positions)
         self._starting: dict[Any, Any] = {}  # reference: worker
         if self._room < 1:
             free = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
@@ -115,9 +79,9 @@ class RayGrid(Engine):
         while waiting or self._busy:
             self._start_workers(len(messages))
             while waiting and self._idle:
-                position = waiting.pop()
-                attempts[position] += 1
-                self._send(messages[position], contents[id(messages[position].content)], position)
+                taken = self._take(waiting, messages, attempts)
+                content = contents[id(messages[taken[0]].content)]
+                self._send([messages[i] for i in taken], content, taken)
             waited = [*self._busy, *self._starting]
             ready, _ = ray.wait(waited, timeout=self._patience())
             if not ready:
@@ -128,25 +92,57 @@ class RayGrid(Engine):
             if done in self._starting:
                 self._greet(done)
                 continue
-            worker, position = self._busy.pop(done)
-            message = messages[position]
+            worker, positions = self._busy.pop(done)
             self._proven.add(worker)
             try:
-                replies[position] = self._receive(message, *ray.get(done))
+                answers, seconds = ray.get(done)
                 self._idle.append(worker)
+                kind = messages[positions[0]].metadata.message_type
+                self._pace[kind] = seconds / len(answers)
+                for position, answer in zip(positions, answers, strict=True):
+                    replies[position] = self._receive(messages[position], answer)
             except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as death:
-                if attempts[position] < ATTEMPTS:
-                    waiting.append(position)
-                else:
-                    replies[position] = error_reply(
-                        message, f"its worker died {ATTEMPTS} times: {death}".splitlines()[0]
-                    )
+                for position in positions:
+                    if attempts[position] < ATTEMPTS:
+                        waiting.append(position)
+                    else:
+                        replies[position] = error_reply(
+                            messages[position],
+                            f"its worker died {ATTEMPTS} times: {death}".splitlines()[0],
+                        )
             except ray.exceptions.RayTaskError as error:
                 self._idle.append(worker)
                 if isinstance(error.cause, InputError):
                     raise error.cause from None
                 raise
         return [reply for reply in replies if reply is not None]
+
+    def _take(
+        self, waiting: list[int], messages: Sequence[Message], attempts: list[int]
+    ) -> list[int]:
+        """Take from the end of `waiting` the positions that go out in one call.
+
+        More than one only where they carry the same message, none has a deadline or cost a worker
+        its life before, and no more than an idle worker's share.
+        """
+        first = messages[waiting[-1]]
+        pace = self._pace.get(first.metadata.message_type, math.inf)
+        share = math.ceil(len(waiting) / len(self._idle))
+        most = min(share, int(TOGETHER / max(pace, 1e-9))) if self._deadline is None else 1
+        taken: list[int] = []
+        while waiting and len(taken) < max(1, most):
+            message, again = messages[waiting[-1]], attempts[waiting[-1]] > 0
+            same = message.content is first.content and (
+                message.metadata.message_type == first.metadata.message_type
+            )
+            if taken and (again or not same):
+                break
+            taken.append(waiting.pop())
+            if again:
+                break
+        for position in taken:
+            attempts[position] += 1
+        return taken
 
     def _patience(self) -> float | None:
         """Return the seconds until the first busy worker is late; None without a deadline."""
@@ -159,9 +155,9 @@ class RayGrid(Engine):
         given_up = [r for r in self._busy if self._until[r] <= now]
         positions = []
         for reference in given_up:
-            worker, position = self._busy.pop(reference)
+            worker, taken = self._busy.pop(reference)
             ray.kill(worker)
-            positions.append(position)
+            positions.extend(taken)
         return positions
 
     def _start_workers(self, needed: int) -> None:
@@ -170,7 +166,10 @@ class RayGrid(Engine):
         there = len(self._idle) + len(self._busy) + len(self._starting)
         for _ in range(there, min(self._room, needed)):
             actor = ClientActor.options(**options).remote(  # type: ignore[attr-defined]
-                self._make_app, threads_of(self._settings), [p for p in sys.path if p]
+                self._make_app,
+                self._clients,
+                threads_of(self._settings),
+                [p for p in sys.path if p],
             )
             self._starting[actor.ready.remote()] = actor
 
@@ -188,21 +187,21 @@ class RayGrid(Engine):
             return
         self._idle.append(worker)
 
-    def _send(self, message: Message, content: Any, position: int) -> None:
-        worker, client = self._idle.pop(), message.metadata.dst_node_id
-        reference = worker.answer.remote(
-            content, message.metadata.message_type, client, self.context(client)
-        )
-        self._busy[reference] = (worker, position)
+    def _send(self, messages: Sequence[Message], content: Any, positions: list[int]) -> None:
+        """Let an idle worker answer these messages, which are the same but for their clients."""
+        worker, kind = self._idle.pop(), messages[0].metadata.message_type
+        clients = [message.metadata.dst_node_id for message in messages]
+        calls = [(client, self.context(client).state or None) for client in clients]
+        reference = worker.answer.remote(content, kind, calls)
+        self._busy[reference] = (worker, positions)
         limit = math.inf  # evaluation has no deadline
-        if self._deadline is not None and message.metadata.message_type == "train":
+        if self._deadline is not None and kind == "train":
             limit = self._deadline + (0.0 if worker in self._proven else STARTUP)
         self._until[reference] = time.monotonic() + limit
 
-    def _receive(
-        self, message: Message, content: RecordDict | None, reason: str, state: RecordDict
-    ) -> Message:
-        self.context(message.metadata.dst_node_id).state = state
+    def _receive(self, message: Message, answer: Answer) -> Message:
+        content, reason, state = answer
+        self.context(message.metadata.dst_node_id).state = RecordDict() if state is None else state
         if content is None:
             return error_reply(message, reason)
         return Message(content, reply_to=message)
@@ -217,55 +216,6 @@ class RayGrid(Engine):
         self._idle, self._busy, self._starting = [], {}, {}
         if self._started:
             ray.shutdown()
-
-
-def connect(address: str | None, key: str = "engine.address") -> bool:
-    """Join the cluster at `address` (default: RAY_ADDRESS) or start one; return whether started.
-
-    Within a Ray task or actor the surrounding cluster is used. Raises InputError, with `key` for the
-    address, if nothing answers.
-    """
-    if ray.is_initialized():
-        return False
-    address = address or os.environ.get("RAY_ADDRESS")
-    address = None if address == "local" else address
-    on_terminate = signal.getsignal(signal.SIGTERM)  # Ray would put its own in the place of ours
-    try:
-        _probe(address)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # on devices of workers without a GPU
-            ray.init(
-                address=address or "local", log_to_driver=False, logging_level=logging.ERROR,
-                configure_logging=False, include_dashboard=False if not address else None,
-            )  # fmt: skip
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(f"{key}: {address!r} cannot be joined: {first}") from error
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)
-    return not address
-
-
-def _probe(address: str | None) -> None:
-    """Raise OSError if nothing listens at host:port; Ray itself would wait for minutes."""
-    host, _, port = (address or "").rpartition(":")
-    if host and "/" not in host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-
-
-def room_for(settings: EngineSettings) -> int:
-    """Return how many workers the cluster's nodes hold, at most `engine.workers`."""
-    room = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            fits = [
-                int(has.get(kind, 0) / need)
-                for kind, need in (("CPU", settings.num_cpus), ("GPU", settings.num_gpus))
-                if need > 0
-            ]
-            room += min(fits) if fits else 1
-    return room if settings.workers is None else min(room, settings.workers)
 
 
 def threads_of(settings: EngineSettings) -> int:

@@ -14,7 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globa
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fedsvd.config import from_config
-from fedsvd.engines.ray import connect, room_for
+from fedsvd.engines.cluster import connect, room_for
 from fedsvd.errors import InputError, TrialsFailed, one_of, wrong
 from fedsvd.settings import EngineSettings, Settings
 from fedsvd.settings.checks import at_least

@@ -7,7 +7,8 @@ import pytest
 import ray
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
-from fedsvd.engines.ray import RayGrid, room_for
+from fedsvd.engines.cluster import room_for
+from fedsvd.engines.ray import RayGrid
 from fedsvd.errors import InputError
 from fedsvd.experiment import make_grid, one_round, prepare
 from fedsvd.settings import EngineSettings
@@ -89,13 +90,64 @@ def test_the_longest_go_first(cluster):
     sent = []
     real = grid._send
 
-    def record(message, content, position):
-        sent.append(message.metadata.dst_node_id)
-        real(message, content, position)
+    def record(given, content, positions):
+        sent.append([m.metadata.dst_node_id for m in given])
+        real(given, content, positions)
 
     grid._send = record
     list(grid.send_and_receive(messages([0, 1, 2, 3])))
-    assert sent == [2, 0, 3, 1]
+    assert sent[0] == [2]  # before anything is known of how long it takes
+    assert [client for call in sent for client in call] == [2, 0, 3, 1]
+    grid.close()
+
+
+def test_clients_of_short_work_go_several_to_a_call(cluster, tmp_path):
+    grid = RayGrid(adding_app, 6, EngineSettings("ray", workers=2), [1.0] * 6)
+    calls, real = [], grid._send
+
+    def record(given, content, positions):
+        calls.append(len(given))
+        real(given, content, positions)
+
+    grid._send = record
+    while len(grid._idle) < 2:  # until both workers are up
+        list(grid.send_and_receive(messages(range(6))))
+    calls.clear()
+    replies = list(grid.send_and_receive(messages(range(6))))
+    assert calls == [3, 3]
+    for k, reply in enumerate(replies):
+        np.testing.assert_allclose(reply.content["arrays"]["x"].numpy(), k)
+    calls.clear()
+    contents = messages([0, 1]) + messages([2, 3])  # messages of two kinds are not mixed
+    list(grid.send_and_receive(contents))
+    assert calls == [2, 2]
+    grid._pace["train"] = 1.0  # long work goes alone
+    calls.clear()
+    list(grid.send_and_receive(messages(range(4))))
+    assert calls[:2] == [1, 1]
+    grid.close()
+
+
+def test_a_call_of_several_that_kills_its_worker_is_made_again_one_by_one(cluster, tmp_path):
+    make = partial(adding_app, die=1, marks=str(tmp_path))
+    grid = RayGrid(make, 6, EngineSettings("ray", workers=1), [1.0] * 6)
+    list(grid.send_and_receive(messages([0, 2, 3])))
+    calls, real = [], grid._send
+
+    def record(given, content, positions):
+        calls.append([m.metadata.dst_node_id for m in given])
+        real(given, content, positions)
+
+    grid._send, grid._pace["train"] = record, 1e-4
+    replies = list(grid.send_and_receive(messages([0, 1, 2, 3, 4, 5])))
+    assert (tmp_path / "died").exists()
+    assert sorted(calls[0]) == [0, 1, 2, 3, 4, 5]
+    assert sorted(c for call in calls[1:] for c in call) == [0, 1, 2, 3, 4, 5]
+    assert all(len(call) == 1 for call in calls[1:])
+    for k, reply in enumerate(replies):
+        np.testing.assert_allclose(reply.content["arrays"]["x"].numpy(), k)
+        # What the dead worker's clients kept is as it was before the call.
+        assert reply.content["metrics"]["seen"] == (2 if k in (0, 2, 3) else 1)
     grid.close()
 
 

@@ -1,0 +1,83 @@
+"""Make every run of a study that its results do not hold yet.
+
+    python -m experiments.each RESULTS.jsonl FOLDER OVERRIDES... < LINES
+
+LINES are "SETTING VARIANT SEED OVERRIDES...", each a run in FOLDER/SETTING/VARIANT/sSEED, recorded as
+a line of RESULTS.jsonl. JOBS at a time (default 2), one thread each. It may be stopped and started
+again; another RESULTS.jsonl makes all runs anew. A run is a process forked from this one, which has
+imported everything (5 seconds a run), and is otherwise `python -m fedsvd.run`. Status 1 if one fails.
+"""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+# Read when a process starts, so this one is started anew with them. glibc then keeps freed memory:
+# a step's tensors are not faulted in anew (8 % of a run's time).
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": "1000000000",
+    "MALLOC_TRIM_THRESHOLD_": "2000000000",
+}
+
+
+def main() -> int:
+    results, folder, common = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    lines = [line.split() for line in sys.stdin if line.strip()]
+    waiting = [line for line in lines if (line[0], line[1], int(line[2])) not in held(results)]
+    import peft  # noqa: F401 -- for the runs
+    import transformers  # noqa: F401
+
+    import fedsvd.experiment  # noqa: F401
+    from experiments.table import add
+
+    running: dict[int, tuple[list[str], Path]] = {}
+    failed = 0
+    while waiting or running:
+        while waiting and len(running) < int(os.environ.get("JOBS", "2")):
+            line = waiting.pop(0)
+            run = folder / line[0] / line[1] / f"s{line[2]}"
+            child = os.fork()
+            if child == 0:
+                os._exit(one([*line[3:], *common, f"seed={line[2]}"], run))
+            running[child] = line, run
+        child, status = os.wait()
+        line, run = running.pop(child)
+        if status == 0:
+            add(results, run, line[0], line[1], int(line[2]))
+        else:
+            failed += 1
+            print(f"failed: {run}.log", flush=True)
+    return 1 if failed else 0
+
+
+def held(results: Path) -> set[tuple[str, str, int]]:
+    """Return (setting, variant, seed) of each run that is recorded."""
+    if not results.exists():
+        return set()
+    found = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    return {(run["setting"], run["variant"], run["seed"]) for run in found}
+
+
+def one(arguments: list[str], run: Path) -> int:
+    """Make a run in this process, its output in a file beside its folder; return its status."""
+    from fedsvd.run import main as run_main
+
+    shutil.rmtree(run, ignore_errors=True)
+    run.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(f"{run}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    status = run_main([*arguments, "engine.threads=1", f"hydra.run.dir={run}"])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+if __name__ == "__main__":
+    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
+        os.environ.update(ENVIRONMENT)
+        os.execv(sys.executable, [sys.executable, "-m", "experiments.each", *sys.argv[1:]])
+    sys.exit(main())
