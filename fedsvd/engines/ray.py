@@ -10,7 +10,7 @@ from typing import Any, final
 import ray
 from flwr.app import Message, RecordDict
 
-from fedsvd.engines.actor import Answer, AppMaker, ClientActor
+from fedsvd.engines.actor import Answer, AppMaker, ClientActor, pickle_bytes_apart
 from fedsvd.engines.base import Engine, error_reply, late
 from fedsvd.engines.cluster import connect, room_for
 from fedsvd.errors import InputError
@@ -46,6 +46,7 @@ class RayGrid(Engine):
         deadline: float | None = None,
     ) -> None:
         super().__init__(clients)
+        pickle_bytes_apart()
         self._deadline = deadline
         self._until: dict[Any, float] = {}  # reference: when it is late
         self._proven: set[Any] = set()  # workers that have answered
