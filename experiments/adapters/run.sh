@@ -2,7 +2,8 @@
 # bash experiments/adapters/run.sh [FOLDER [ADAPTERS.jsonl [HEADS.jsonl]]]: every adapter under FedSVD, or FedAvg
 # where it has no factors, without privacy and at epsilon 3; every head under FedSVD at epsilon 1 and 3; three
 # seeds; then the tables. 10 rounds of half batches, one learning rate a setting for all, nothing tuned. Runs that
-# the results hold are not made again: see experiments/each.py. SEEDS="0" and OVERRIDES="rounds=2 ..." shorten it.
+# the results hold are not made again: see experiments/each.py. SEEDS="0" and OVERRIDES="rounds=2 ..." shorten it;
+# ADAPTERS=.../adapter_options.txt and HEADS=.../head_options.txt make the runs of further options.
 set -euo pipefail
 here=$(dirname "$0")
 out=$(realpath -m "${1:-outputs/adapters}")
