@@ -100,6 +100,71 @@ def test_what_is_not_post_processing_is_refused_under_privacy(lab, settings):
     check_use(settings("strategy=fedavg"))
 
 
+def test_what_an_option_makes_no_post_processing_is_refused_too(lab, settings):
+    lab(
+        """
+        from fedsvd.strategies import Strategy, weighted_mean
+        class Sometimes(Strategy):
+            def __init__(self, peek=False):
+                self.post_processing = not peek
+            def aggregate(self, state, updates):
+                return weighted_mean(state, updates)
+        """
+    )
+    chosen = settings("strategy._target_=my_lab.Sometimes", "+strategy.peek=true")
+    with pytest.raises(InputError, match=r"my_lab\.Sometimes uses more than what clients released"):
+        check_use(chosen, build_strategy(chosen.strategy))
+    chosen = settings("strategy._target_=my_lab.Sometimes")
+    check_use(chosen, build_strategy(chosen.strategy))
+
+
+@pytest.mark.parametrize("factors", ["A", "AB"])
+def test_training_what_is_not_sent_back_is_refused(settings, factors):
+    with pytest.raises(
+        InputError, match=rf"training\.factors: '{factors}' has clients train A, wh"
+    ):
+        check_use(settings("strategy=ffa", f"training.factors={factors}"))
+    check_use(settings("strategy=fedsvd", f"training.factors={factors}"))
+    check_use(settings("strategy=fedsa"))  # its B stays with the clients
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], r"clients\.per_round: 3 is not allowed; it must be at least 4 f \+ 3 = 7 with Bulyan"),
+        (["clients.participation=all"], r"clients\.number: 6 is not allowed; it must be at least"),
+        (["privacy=client_level"], "Bulyan chooses among clients"),
+    ],
+)
+def test_bulyan_is_refused_where_it_would_aggregate_nothing(settings, overrides, message):
+    chosen = settings("strategy=bulyan", *overrides)
+    with pytest.raises(InputError, match=message):
+        check_use(chosen, build_strategy(chosen.strategy))
+    for enough in (
+        ["clients.number=9", "clients.per_round=7"],
+        ["clients.number=7", "clients.participation=all"],
+        ["strategy.num_malicious_nodes=0"],
+    ):
+        chosen = settings("strategy=bulyan", *enough)
+        check_use(chosen, build_strategy(chosen.strategy))
+
+
+@pytest.mark.parametrize("name", ["fedavg", "ffa", "fedsa", "fedsb", "rolora", "la_lora", "fedrot"])
+def test_a_server_optimiser_is_an_option_of_all_that_average(settings, name):
+    server = ("+strategy.server.name=adam", "+strategy.server.lr=0.1")
+    built = build_strategy(settings(f"strategy={name}", *server).strategy)
+    assert (built.server.name, built.server.lr) == ("adam", 0.1)
+    with pytest.raises(InputError, match=r"strategy\.server\.lr: is missing"):
+        build_strategy(settings(f"strategy={name}", server[0]).strategy)
+
+
+def test_a_server_optimiser_is_refused_where_factors_change_basis(settings):
+    for name in ("fedsvd", "flora", "fedex", "fedgsa"):
+        chosen = settings(f"strategy={name}", "+strategy.server.name=adam", "+strategy.server.lr=1")
+        with pytest.raises(InputError, match=r"does not average factors.* choose fedavg"):
+            build_strategy(chosen.strategy)
+
+
 def test_training_a_is_refused_where_clients_must_hold_one(settings):
     with pytest.raises(InputError, match=r"training\.factors: 'AB' is not allowed"):
         check_use(settings("strategy=geometric_median", "training.factors=AB"))
