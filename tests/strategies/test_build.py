@@ -8,7 +8,8 @@ from fedsvd.errors import InputError
 from fedsvd.run import config_folder
 from fedsvd.settings import StrategySettings
 from fedsvd.strategies import FedSVD
-from fedsvd.strategies.build import build_strategy, check_use
+from fedsvd.strategies.build import build_strategy
+from fedsvd.strategies.use import check_use
 
 
 @pytest.fixture
@@ -116,6 +117,20 @@ def test_what_an_option_makes_no_post_processing_is_refused_too(lab, settings):
         check_use(chosen, build_strategy(chosen.strategy))
     chosen = settings("strategy._target_=my_lab.Sometimes")
     check_use(chosen, build_strategy(chosen.strategy))
+
+
+def test_one_of_flowers_kind_that_says_it_is_no_post_processing_is_refused_too(lab, settings):
+    lab(
+        """
+        from flwr.serverapp.strategy import FedAvg
+        class Peeks(FedAvg):
+            post_processing = False
+        """
+    )
+    with pytest.raises(InputError, match=r"my_lab\.Peeks uses more than what clients released"):
+        check_use(settings("strategy._target_=my_lab.Peeks"))
+    check_use(settings("strategy._target_=my_lab.Peeks", "privacy=none"))
+    check_use(settings("strategy=median"))
 
 
 @pytest.mark.parametrize("factors", ["A", "AB"])
