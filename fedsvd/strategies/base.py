@@ -109,6 +109,10 @@ class Strategy(FlowerStrategy, ABC):
     # Whether it looks at public texts: data.public sets them aside.
     needs_public: bool = False
 
+    # Whether it remembers something of each client; refused under privacy.unit=client, where the
+    # server has one noised mean in their place.
+    tells_clients_apart: bool = False
+
     exact: bool = False  # the new W + B A is the old W plus the weighted mean of the B_k A_k
     weighted: bool = True  # a client is worth as much as two alike it of half its weight
     idempotent: bool = True  # where all clients send the same, the new W + B A is theirs

@@ -27,6 +27,13 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
         )  # fmt: skip
     if isinstance(strategy, Bulyan):
         _check_bulyan(settings, strategy)
+    apart = isinstance(strategy, Strategy) and strategy.tells_clients_apart
+    if apart and settings.privacy.unit == "client":
+        raise InputError(
+            f"strategy: {settings.strategy.target} tells clients apart, and with privacy.unit=client "
+            "the server has their one noised mean; use another strategy, or hetlora with "
+            "strategy.gamma=1"
+        )
     ranks = settings.clients.ranks
     if ranks is not None and not (issubclass(found, Strategy) and found.any_rank):
         raise wrong(

@@ -164,6 +164,16 @@ def test_bulyan_is_refused_where_it_would_aggregate_nothing(settings, overrides,
         check_use(chosen, build_strategy(chosen.strategy))
 
 
+def test_ranks_are_not_pruned_where_one_noised_mean_arrives(settings):
+    """The mean would count as client 0's, whose next reply the mechanism could not add up."""
+    chosen = settings("strategy=hetlora", "privacy=client_level")
+    with pytest.raises(InputError, match=r"HetLora tells clients apart, .* strategy\.gamma=1"):
+        check_use(chosen, build_strategy(chosen.strategy))
+    for allowed in (["privacy=client_level", "strategy.gamma=1"], ["privacy=dp_sgd"]):
+        chosen = settings("strategy=hetlora", *allowed)
+        check_use(chosen, build_strategy(chosen.strategy))
+
+
 @pytest.mark.parametrize("name", ["fedavg", "ffa", "fedsa", "fedsb", "rolora", "la_lora", "fedrot"])
 def test_a_server_optimiser_is_an_option_of_all_that_average(settings, name):
     server = ("+strategy.server.name=adam", "+strategy.server.lr=0.1")
