@@ -215,6 +215,8 @@ def _attempt(run: Run, number: int) -> dict[str, Any]:
     if run.client_level is not None:
         good = [_noised(run, good, wanted, number, metrics)]
     result = run.strategy.aggregate_train(number, good)[0] if good else None
+    if good and result is None:  # as a stock strategy may, given fewer than its rule takes
+        metrics["not_aggregated"] = len(good)
     state = run.state if result is None else run.state.update(_tensors(run, result))
     run.state = replace(state, round=number)
     metrics["train_seconds"] = time.perf_counter() - began

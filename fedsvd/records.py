@@ -140,6 +140,15 @@ def report_of(message: Message) -> dict[str, Any]:
     return dict(found) if found else {}
 
 
+def usable(message: Message) -> bool:
+    """Return whether a training reply has arrays of finite values and a positive finite weight."""
+    if message.has_error() or ARRAYS not in message.content.array_records:
+        return False
+    weight = metrics_of(message)[WEIGHT]
+    fine = isinstance(weight, (int, float)) and 0 < weight < float("inf")
+    return fine and all(bool(np.isfinite(decode(a)).all()) for a in arrays_of(message).values())
+
+
 def fault(message: Message, sent: Mapping[str, Tensor]) -> str | None:
     """Return why a training reply cannot be aggregated, or None if it can.
 

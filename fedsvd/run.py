@@ -133,8 +133,9 @@ def execute(
         from fedsvd.results.recorder import make_recorder
         from fedsvd.results.resume import begin, finished, open_run
         from fedsvd.results.screen import Screen
-        from fedsvd.strategies.build import build_strategy, check_use
+        from fedsvd.strategies.build import build_strategy
         from fedsvd.strategies.pairs import check_pair
+        from fedsvd.strategies.use import check_use
 
         settings, until, saved = open_run(folder, settings, resume is not None)
         done = finished(folder, until) if saved else None

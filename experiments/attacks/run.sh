@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bash experiments/attacks/run.sh [FOLDER [RESULTS.jsonl]]: robust rules against one of six clients that does
+# bash experiments/attacks/run.sh [FOLDER [RESULTS.jsonl]]: robust rules against one of seven clients that does
 # harm, without privacy, three seeds; then a table for every attack. FFA with orthonormal A is what they are
 # compared with. Two runs at a time; see experiments/each.py.
 set -euo pipefail
@@ -14,6 +14,11 @@ for seed in 0 1 2; do
       echo "$attack $rule $seed attack=$attack $clients strategy=$rule"
     done
   done
+<<<<<<< HEAD
 done | python -m experiments.each "$results" "$out" +experiment=no_dp adapter.init=orthonormal rounds=6 \
   clients.participation=all training.batch_size=64 recorder.evaluate_every=6
+=======
+done | bash "$here/../each.sh" "$results" "$out" +experiment=no_dp adapter.init=orthonormal rounds=6 \
+  clients.number=7 clients.participation=all training.batch_size=64 recorder.evaluate_every=6
+>>>>>>> review4
 python -m experiments.table show "$results" ffa

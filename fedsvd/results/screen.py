@@ -183,6 +183,9 @@ def _round_line(metrics: Mapping[str, Any]) -> str:
 def _trouble(metrics: Mapping[str, Any]) -> str:
     lines = [f"  client {k} {why}; left out" for k, why in metrics.get("failed", {}).items()]
     lines += [f"  client {k} has spent its budget; sits out" for k in metrics.get("sat_out", [])]
+    if metrics.get("not_aggregated"):
+        n = metrics["not_aggregated"]
+        lines.append(f"  the strategy made nothing of {n} valid replies; the state stays")
     if metrics.get("ended"):
         lines.append(f"  the run ends here: {metrics['ended']}")
     return "\n".join(lines)

@@ -27,6 +27,7 @@ class Align(Strategy):
     """
 
     trains: ClassVar[tuple[str, ...]] = ("A", "B")
+    averages: ClassVar[bool] = True  # of factors turned to those that the round began with
 
     def __init__(self, method: str = "permutation", iterations: int = 3) -> None:
         if method not in MAPS:

@@ -26,6 +26,7 @@ from fedsvd.records import (
     from_record,
     metrics_of,
     to_record,
+    usable,
 )
 from fedsvd.strategies.server import ServerOptimizer
 
@@ -93,7 +94,8 @@ class Strategy(FlowerStrategy, ABC):
     # Whether it uses only what clients released, the state and public data. One that does not is
     # refused under privacy.
     post_processing: ClassVar[bool] = True
-    # Whether the new factors are the clients' means, so that a server optimiser can follow them.
+    # Whether the new factors are means of the clients' in the basis of the old ones, so that a server
+    # optimiser can follow them.
     averages: ClassVar[bool] = False
     # Whether it relies on all clients holding the A that they were sent.
     needs_equal_A: ClassVar[bool] = False
@@ -106,6 +108,10 @@ class Strategy(FlowerStrategy, ABC):
 
     # Whether it looks at public texts: data.public sets them aside.
     needs_public: bool = False
+
+    # Whether it remembers something of each client; refused under privacy.unit=client, where the
+    # server has one noised mean in their place.
+    tells_clients_apart: bool = False
 
     exact: bool = False  # the new W + B A is the old W plus the weighted mean of the B_k A_k
     weighted: bool = True  # a client is worth as much as two alike it of half its weight
@@ -158,13 +164,14 @@ class Strategy(FlowerStrategy, ABC):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Aggregate the replies, in the order of node ids, into the next state."""
+        """Aggregate the replies, in the order of node ids, into the next state.
+
+        Replies that failed or hold a number that is not finite are left out, also where no round loop
+        of ours has looked at them before.
+        """
         assert self._state is not None
         state = self._state
-        valid = sorted(
-            (r for r in replies if not r.has_error() and ARRAYS in r.content.array_records),
-            key=lambda r: r.metadata.src_node_id,
-        )
+        valid = sorted((r for r in replies if usable(r)), key=lambda r: r.metadata.src_node_id)
         if not valid:
             return None, None
         weights = [float(metrics_of(r)[WEIGHT]) for r in valid]  # type: ignore[arg-type]

@@ -45,43 +45,6 @@ def factors_of(settings: Settings) -> tuple[str, ...]:
     return found.trains if issubclass(found, Strategy) else ("B",)
 
 
-def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> None:
-    """Raise InputError if the strategy cannot be used under these settings.
-
-    Under privacy a server step must be post-processing of what clients released; and one that relies
-    on equal A cannot have clients train A. One that looks at public texts (`strategy`, the built one,
-    can tell) must have some.
-    """
-    found = find_class(settings.strategy.target)
-    if isinstance(strategy, Strategy) and strategy.needs_public and not settings.data.public:
-        raise wrong(
-            "data.public", 0,
-            f"at least 1 with {settings.strategy.target}, which looks at so many training examples "
-            "that no client then holds",
-        )  # fmt: skip
-    ranks = settings.clients.ranks
-    if ranks is not None and not (issubclass(found, Strategy) and found.any_rank):
-        raise wrong(
-            "clients.ranks", list(ranks),
-            f"null with {settings.strategy.target}, whose clients must have one rank; flora, "
-            "flexlora and hetlora allow several",
-        )  # fmt: skip
-    if not issubclass(found, Strategy):
-        return
-    if settings.privacy.unit != "none" and not found.post_processing:
-        raise InputError(
-            f"strategy: the server step of {settings.strategy.target} uses more than what clients "
-            f"released (post_processing is False), so privacy.unit={settings.privacy.unit} would not "
-            "hold; use privacy=none or another strategy"
-        )
-    if found.needs_equal_A and "A" in factors_of(settings):
-        raise wrong(
-            "training.factors",
-            settings.training.factors,
-            f"'auto' or 'B' with {settings.strategy.target}, whose clients must hold one A",
-        )
-
-
 def options_of_server(
     settings: StrategySettings, found: type[FlowerStrategy]
 ) -> dict[str, Any] | None:
@@ -95,10 +58,14 @@ def options_of_server(
     for name in server:
         if name not in names:
             raise one_of(f"strategy.{SERVER}.{name}", name, names)
+    for name in ("name", "lr"):
+        if name not in server:
+            raise InputError(f"strategy.{SERVER}.{name}: is missing; there is no default")
     if not found.averages:
         raise InputError(
             f"strategy.{SERVER}: {settings.target} does not average factors, so no server optimiser "
-            "can follow them; leave it out or choose fedavg, ffa, fedsa or rolora"
+            "can follow them; leave it out or choose fedavg, ffa, fedsa, fedsb, rolora, la_lora, "
+            "fedrot or align"
         )
     return dict(server)
 

@@ -19,6 +19,7 @@ class FedRot(Strategy):
     """
 
     trains: ClassVar[tuple[str, ...]] = ("A", "B")
+    averages: ClassVar[bool] = True  # of factors turned to those that the round began with
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
         """Return the weighted mean of the turned factors."""

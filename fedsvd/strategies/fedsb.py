@@ -20,6 +20,7 @@ class FedSb(Strategy):
     trains: ClassVar[tuple[str, ...]] = ()
     broadcasts: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ("R",)
+    averages: ClassVar[bool] = True
     exact = True
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import ClassVar, final
 
 from fedsvd.lowrank import AdapterState, refactorise_pairs, weighted_sum
+from fedsvd.lowrank.ranks import pad
 from fedsvd.strategies.base import Strategy, Update, weighted_extra
 
 
@@ -25,6 +26,8 @@ class FlexLora(Strategy):
         mean, weights, factors = weighted_extra(state, updates), [u.weight for u in updates], {}
         for layer, pair in state.factors.items():
             stacked = weighted_sum([u.state.factors[layer] for u in updates], weights)
+            # Few small clients have fewer components than A has rows; the others get B = 0.
+            stacked = pad(stacked, max(stacked.rank, pair.rank))
             best = refactorise_pairs({layer: stacked}, rank=pair.rank, dtype=pair.A.dtype)
             factors.update(best)
         return replace(mean, factors=factors)

@@ -25,7 +25,8 @@ class HetLora(Strategy):
     a round, the client's rank falls to t for the rest of the run. Not exact.
 
     The pruning compares what a client was sent with what it sent back, so it is decided here and
-    told with the next round: post-processing. `gamma` 1 prunes nothing.
+    told with the next round: post-processing. `gamma` 1 prunes nothing. Where the server has one
+    noised mean in the clients' place nobody's rank can be told, and `gamma` must be 1.
     """
 
     trains: ClassVar[tuple[str, ...]] = ("A", "B")
@@ -36,7 +37,7 @@ class HetLora(Strategy):
             raise wrong("strategy.gamma", gamma, "in (0, 1]")
         if not 0 <= penalty < float("inf"):
             raise wrong("strategy.penalty", penalty, "a number of at least 0")
-        self.gamma = gamma
+        self.gamma, self.tells_clients_apart = gamma, gamma < 1
         self.local = LocalRule(penalty=penalty if gamma < 1 else 0.0, tail=gamma)
 
     def ranks_of(self, state: AdapterState) -> dict[int, int]:

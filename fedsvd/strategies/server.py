@@ -65,4 +65,5 @@ class ServerOptimizer:
                 new[f"{MEMORY}v.{name}"] = v.to(x.dtype)
             new[f"{MEMORY}m.{name}"] = m.to(x.dtype)
             new[name] = (x.double() + self.lr * move).to(x.dtype)
-        return replace(mean, memory=old.memory).update(new)
+        # What the rule itself remembers is in `mean`, and stays.
+        return replace(mean, memory={**old.memory, **mean.memory}).update(new)

@@ -1,110 +1,58 @@
 """A conformance kit for aggregation rules: `check_strategy(MyStrategy, option=value)` in one line.
 
 It measures what every rule must do and what each declares of itself (`Strategy.exact`, `.weighted`,
-`.idempotent`, `.fixed_point`), on random clients of a small model with two shapes of layers and a
-head. A rule that fails raises AssertionError with one sentence.
+`.idempotent`, `.fixed_point`, `.averages`, `.any_rank`) on the clients of `fedsvd.testing.cases`. A
+rule that fails raises AssertionError with one sentence.
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from torch import Generator, Tensor
 
 from fedsvd.engines.inline import InlineGrid
-from fedsvd.lowrank import AdapterState, LowRank
+from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
 from fedsvd.records import ARRAYS, METRICS, WEIGHT, fault, from_record, to_record
 from fedsvd.results.checkpoint import read_checkpoint, write_checkpoint
-from fedsvd.strategies.base import PublicView, Strategy, Update
+from fedsvd.strategies.base import Strategy, Update
+from fedsvd.testing.cases import (
+    RANK,
+    ROUND,
+    WEIGHTS,
+    QuadraticView,
+    distance,
+    make_state,
+    make_updates,
+    sent,
+    total,
+)
 from fedsvd.testing.claims import measured
 
-SHAPES = {"first": (12, 20), "second": (12, 20), "third": (16, 10)}  # (d_out, d_in)
-RANK = 3
-WEIGHTS = (0.1, 0.2, 0.3, 0.4)
 TOLERANCE = 1e-6  # relative, on float64 states
 
 
 def check_strategy(cls: type[Strategy], **options: Any) -> None:
     """Raise AssertionError, with one sentence that says what is wrong, unless `cls` is sound.
 
-    `options` go to its constructor. Checked: the order of clients does not matter; weights, equal
-    clients, unchanged clients and exactness are as declared; the arguments and the global random
-    state are left alone; what clients are not sent does not change; names, shapes, dtypes and the
-    round hold; a client with NaN is refused before it; state goes through records and checkpoints,
-    and the next round needs nothing but it.
+    `options` go to its constructor. Checked: neither the order of clients nor that of their replies
+    matters; weights, equal clients, unchanged clients and exactness are as declared, in a round in
+    which much is due and in the next one; what a server optimiser can follow does not change its
+    basis; the arguments and the global random state are left alone; what clients are not sent does
+    not change; names, shapes, dtypes, ranks and the round hold, also for clients of other ranks where
+    they are declared; a client with NaN is refused; state goes through records and checkpoints, and
+    the next round needs nothing but it.
     """
     name = cls.__name__
     for check in (
-        _form, _arguments, _order, _weights, _equal, _unchanged, _exactness, _nan, _resumes,
+        _form, _arguments, _order, _weights, _equal, _unchanged, _exactness, _ranks, _nan, _resumes,
     ):  # fmt: skip
         check(name, cls, options)
-
-
-def make_state(seed: int = 0, dtype: torch.dtype = torch.float64, round: int = 12) -> AdapterState:
-    """Return a state of random factors of rank 3 and a head, in the middle of a run.
-
-    What happens every 2, 3, 4 or 6 rounds happens in round 12.
-    """
-    g = torch.Generator().manual_seed(seed)
-    factors = {
-        layer: LowRank(_draw((RANK, d_in), g).to(dtype), _draw((d_out, RANK), g).to(dtype))
-        for layer, (d_out, d_in) in SHAPES.items()
-    }
-    extra = {"head.weight": _draw((3, 8), g).to(dtype), "head.bias": _draw((3,), g).to(dtype)}
-    return AdapterState(factors, extra, round)
-
-
-def make_updates(
-    rule: Strategy, state: AdapterState, weights: Sequence[float] = WEIGHTS, seed: int = 1
-) -> list[Update]:
-    """Return updates of clients that each moved what `rule` has them send in the state's round."""
-    g = torch.Generator().manual_seed(seed)
-    updates = []
-    for k, weight in enumerate(weights):
-        moved = {n: t + 0.5 * _draw(t.shape, g).to(t.dtype) for n, t in _sent(rule, state).items()}
-        updates.append(Update(k, weight, state.update(moved)))
-    return updates
-
-
-def distance(x: AdapterState, y: AdapterState) -> float:
-    """Return the largest relative distance of W + B A over the layers, and of the head's tensors."""
-    pairs = [(total(x, layer), total(y, layer)) for layer in y.factors]
-    pairs += [(x.extra[n].double(), t.double()) for n, t in y.extra.items()]
-    return max(float((a - b).norm() / (b.norm() + 1e-30)) for a, b in pairs)
-
-
-def total(state: AdapterState, layer: str) -> Tensor:
-    """Return W + B A of a layer as a dense (d_out, d_in) float64 matrix."""
-    pair = state.factors[layer]
-    product = pair.B.double() @ pair.A.double()
-    return product + state.base[layer].double() if layer in state.base else product
-
-
-@final
-class QuadraticView(PublicView):
-    """A public problem with a known answer: half the squared distance to fixed tensors."""
-
-    def gradients(self, state: AdapterState) -> tuple[float, dict[str, Tensor]]:
-        """Return the loss and x - target for every factor and tensor of the head."""
-        g, apart = torch.Generator().manual_seed(7), {}
-        for name, x in state.select(("A", "B", "extra")).items():
-            apart[name] = x - _draw(x.shape, g).to(x)
-        return 0.5 * float(sum(x.square().sum() for x in apart.values())), apart
-
-    def weight(self, layer: str) -> Tensor:
-        """Return a fixed random weight of the layer's shape."""
-        return _draw(SHAPES[layer], torch.Generator().manual_seed(8))
-
-    def moment(self, layer: str) -> Tensor:
-        """Return the second moment of fixed random inputs of the layer."""
-        X = _draw((20, SHAPES[layer][1]), torch.Generator().manual_seed(9))
-        return X.mT @ X / len(X)
 
 
 def _make(cls: type[Strategy], options: Mapping[str, Any]) -> Strategy:
@@ -113,18 +61,24 @@ def _make(cls: type[Strategy], options: Mapping[str, Any]) -> Strategy:
     return rule
 
 
-def _draw(shape: Sequence[int], generator: Generator) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+def _start(rule: Strategy, dtype: torch.dtype = torch.float64, round: int = ROUND) -> AdapterState:
+    """Return the state that a round of `rule` begins with, frozen weights changed if it does so."""
+    return make_state(dtype=dtype, round=round, base="W" in rule.broadcasts)
 
 
-def _sent(rule: Strategy, state: AdapterState) -> dict[str, Tensor]:
-    kinds = [kind for kind in rule.trains_in(state.round) if kind not in rule.keeps]
-    return state.select((*kinds, "extra"))
+def _rounds(
+    cls: type[Strategy], options: Mapping[str, Any]
+) -> Iterator[tuple[Strategy, AdapterState]]:
+    """Yield a new rule and the state for a round in which much is due, and for the next one."""
+    for round in (ROUND, ROUND + 1):
+        rule = _make(cls, options)
+        yield rule, _start(rule, round=round)
 
 
 def _form(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
     for dtype in (torch.float64, torch.float32):
-        rule, state = _make(cls, options), make_state(dtype=dtype)
+        rule = _make(cls, options)
+        state = _start(rule, dtype)
         new = rule.aggregate(state, make_updates(rule, state))
         assert isinstance(new, AdapterState), f"{name} returns no AdapterState."
         assert list(new.factors) == list(state.factors), f"{name} loses or reorders layers."
@@ -145,7 +99,8 @@ def _form(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 
 def _arguments(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = _make(cls, options), make_state()
+    rule = _make(cls, options)
+    state = _start(rule)
     updates = make_updates(rule, state)
     given = [state, *(u.state for u in updates)]
     before, randomness = [s.digest() for s in given], torch.random.get_rng_state()
@@ -158,79 +113,140 @@ def _arguments(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 
 def _order(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = _make(cls, options), make_state()
-    updates = make_updates(rule, state)
-    there = rule.aggregate(state, updates)
-    turned = [updates[i] for i in (2, 0, 3, 1)]
-    back = _make(cls, options).aggregate(
-        state, [replace(u, client=k) for k, u in enumerate(turned)]
-    )
-    assert distance(back, there) < TOLERANCE, f"{name} depends on the order of the clients."
+    for rule, state in _rounds(cls, options):
+        updates = make_updates(rule, state)
+        there = rule.aggregate(state, updates)
+        turned = [updates[i] for i in (2, 0, 3, 1)]
+        back = _make(cls, options).aggregate(
+            state, [replace(u, client=k) for k, u in enumerate(turned)]
+        )
+        assert distance(back, there) < TOLERANCE, f"{name} depends on the order of the clients."
 
 
 def _weights(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = _make(cls, options), make_state()
-    updates = make_updates(rule, state)
-    last = updates[-1]
-    halves = [Update(k, last.weight / 2, last.state) for k in (3, 4)]
-    whole = rule.aggregate(state, updates)
-    found = distance(_make(cls, options).aggregate(state, [*updates[:-1], *halves]), whole)
+    found = 0.0
+    for rule, state in _rounds(cls, options):
+        updates = make_updates(rule, state)
+        last = updates[-1]
+        halves = [Update(k, last.weight / 2, last.state) for k in (3, 4)]
+        whole = rule.aggregate(state, updates)
+        split = _make(cls, options).aggregate(state, [*updates[:-1], *halves])
+        found = max(found, distance(split, whole))
     measured(name, "weighted", rule.weighted, found < TOLERANCE,
               "counts two clients alike as one of twice the weight")  # fmt: skip
 
 
 def _equal(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = _make(cls, options), make_state()
-    one = make_updates(rule, state)[0]
-    new = rule.aggregate(state, [Update(k, w, one.state) for k, w in enumerate(WEIGHTS)])
-    found = distance(new, one.state)
+    found = 0.0
+    for rule, state in _rounds(cls, options):
+        one = make_updates(rule, state)[0]
+        new = rule.aggregate(state, [Update(k, w, one.state) for k, w in enumerate(WEIGHTS)])
+        found = max(found, distance(new, one.state))
     measured(name, "idempotent", rule.idempotent, found < TOLERANCE,
               "gives equal clients back what they sent")  # fmt: skip
 
 
 def _unchanged(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = _make(cls, options), make_state()
-    new = rule.aggregate(state, [Update(k, w, state) for k, w in enumerate(WEIGHTS)])
-    found = distance(new, state)
+    found = 0.0
+    for rule, state in _rounds(cls, options):
+        new = rule.aggregate(state, [Update(k, w, state) for k, w in enumerate(WEIGHTS)])
+        found = max(found, distance(new, state))
+        for key, old in state.select(("A", "B")).items():
+            moved = float((new.tensors()[key] - old).norm() / old.norm())
+            assert not rule.averages or moved < TOLERANCE, (
+                f"{name} declares averages = True, but it gives {key} another basis, where a server "
+                "optimiser would take the difference for a step."
+            )
     measured(name, "fixed_point", rule.fixed_point, found < TOLERANCE,
               "leaves W + B A as it is when no client changes anything")  # fmt: skip
 
 
 def _exactness(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = _make(cls, options), make_state()
-    updates = make_updates(rule, state)
-    new = rule.aggregate(state, updates)
     worst = 0.0
-    for layer in state.factors:
-        mean = sum((u.weight * total(u.state, layer) for u in updates), torch.zeros(()))
-        worst = max(worst, float((total(new, layer) - mean).norm() / mean.norm()))
+    for rule, state in _rounds(cls, options):
+        updates = make_updates(rule, state)
+        worst = max(worst, _inexact(rule.aggregate(state, updates), updates))
     measured(name, "exact", rule.exact, worst < TOLERANCE,
               "makes W + B A the weighted mean of the clients' products")  # fmt: skip
 
 
+def _inexact(new: AdapterState, updates: Sequence[Update]) -> float:
+    """Return the largest relative distance of W + B A to the weighted mean of the clients'."""
+    worst = 0.0
+    for layer in new.factors:
+        mean = sum((u.weight * total(u.state, layer) for u in updates), torch.zeros(()))
+        worst = max(worst, float((total(new, layer) - mean).norm() / mean.norm()))
+    return worst
+
+
+def _ranks(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
+    if not cls.any_rank:
+        return
+    for ranks in ((1, 2, RANK, 2), (1,)):  # all kinds, and fewer components than the state has
+        rule = _make(cls, options)
+        state, weights = _start(rule), WEIGHTS if len(ranks) > 1 else (1.0,)
+        updates = make_updates(rule, state, weights, ranks=ranks)
+        try:
+            new = rule.aggregate(state, updates)
+        except Exception as error:  # an author's class may fail in any way
+            raise AssertionError(
+                f"{name} declares any_rank = True, but fails for clients of ranks {ranks}: {error}."
+            ) from error
+        for layer, pair in new.factors.items():
+            assert pair.rank == RANK, (
+                f"{name} turns rank {RANK} of {layer} into {pair.rank} for clients of ranks {ranks}."
+            )
+        finite = all(bool(t.isfinite().all()) for t in new.tensors().values())
+        assert finite, f"{name} returns values that are not finite for clients of ranks {ranks}."
+        assert not rule.exact or _inexact(new, updates) < TOLERANCE, (
+            f"{name} declares exact = True, but it is not so for clients of ranks {ranks}."
+        )
+
+
 def _nan(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = _make(cls, options), make_state()
-    sent = _sent(rule, state)
-    assert sent, f"{name} has clients send nothing."
+    rule = _make(cls, options)
+    state = _start(rule)
+    wanted = sent(rule, state)
+    assert wanted, f"{name} has clients send nothing."
+    good = [sent(rule, u.state) for u in make_updates(rule, state)]
     app = ClientApp()
 
     @app.train()
     def spoil(message: Message, context: Context) -> Message:
-        bad = {n: t.clone() for n, t in sent.items()}
-        bad[list(sent)[int(context.node_id)]].view(-1)[0] = float("nan")
-        content = RecordDict({ARRAYS: to_record(bad), METRICS: MetricRecord({WEIGHT: 1.0})})
+        k = int(context.node_id)
+        tensors = good[k % len(good)]
+        if k < len(wanted):  # a client for every tensor that it can spoil, then sound ones
+            tensors = {n: t.clone() for n, t in tensors.items()}
+            tensors[list(wanted)[k]].view(-1)[0] = float("nan")
+        content = RecordDict({ARRAYS: to_record(tensors), METRICS: MetricRecord({WEIGHT: 1.0 + k})})
         return Message(content, reply_to=message)
 
-    grid = InlineGrid(app, len(sent))
-    arrays = to_record(state.tensors())
-    messages = rule.configure_train(state.round, arrays, ConfigRecord(), grid)
-    for key, reply in zip(sent, grid.send_and_receive(messages), strict=True):
-        why = fault(reply, sent)
+    def replies(rule: Strategy) -> list[Message]:
+        grid = InlineGrid(app, len(wanted) + 3)
+        arrays = to_record(state.tensors())
+        return list(
+            grid.send_and_receive(rule.configure_train(state.round, arrays, ConfigRecord(), grid))
+        )
+
+    every = replies(rule)
+    for key, reply in zip(wanted, every, strict=False):
+        why = fault(reply, wanted)
         assert why == f"{key!r} is not finite", f"{name} would be given a client with NaN in {key}."
+    # Flower's own loop does not look at replies before the strategy does.
+    some = rule.aggregate_train(state.round, every)[0]
+    again = _make(cls, options)
+    fewer = again.aggregate_train(state.round, replies(again)[: len(wanted) - 1 : -1])[0]
+    assert some is not None, f"{name} makes nothing of valid replies."
+    assert fewer is not None, f"{name} makes nothing of three valid replies."
+    bits = [AdapterState.from_tensors(from_record(r)).digest() for r in (some, fewer)]
+    assert bits[0] == bits[1], (
+        f"{name} lets a client with NaN into its result, or goes by the order of arrival."
+    )
 
 
 def _resumes(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule, state = _make(cls, options), make_state()
+    rule = _make(cls, options)
+    state = _start(rule)
     first = rule.aggregate(state, make_updates(rule, state))
     straight = _next_round(first)
     assert straight.digest() == first.digest(), f"{name} returns a state that records do not carry."

@@ -6,7 +6,8 @@ import torch
 from fedsvd.client.public import WorkerView
 from fedsvd.errors import InputError
 from fedsvd.experiment import one_round, prepare
-from fedsvd.strategies.build import build_strategy, check_use
+from fedsvd.strategies.build import build_strategy
+from fedsvd.strategies.use import check_use
 from tests.conftest import TINY, compose_settings
 
 

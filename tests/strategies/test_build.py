@@ -8,7 +8,8 @@ from fedsvd.errors import InputError
 from fedsvd.run import config_folder
 from fedsvd.settings import StrategySettings
 from fedsvd.strategies import FedSVD
-from fedsvd.strategies.build import build_strategy, check_use
+from fedsvd.strategies.build import build_strategy
+from fedsvd.strategies.use import check_use
 
 
 @pytest.fixture
@@ -98,6 +99,95 @@ def test_what_is_not_post_processing_is_refused_under_privacy(lab, settings):
             check_use(settings(target, f"privacy={privacy}"))
     check_use(settings(target, "privacy=none"))
     check_use(settings("strategy=fedavg"))
+
+
+def test_what_an_option_makes_no_post_processing_is_refused_too(lab, settings):
+    lab(
+        """
+        from fedsvd.strategies import Strategy, weighted_mean
+        class Sometimes(Strategy):
+            def __init__(self, peek=False):
+                self.post_processing = not peek
+            def aggregate(self, state, updates):
+                return weighted_mean(state, updates)
+        """
+    )
+    chosen = settings("strategy._target_=my_lab.Sometimes", "+strategy.peek=true")
+    with pytest.raises(InputError, match=r"my_lab\.Sometimes uses more than what clients released"):
+        check_use(chosen, build_strategy(chosen.strategy))
+    chosen = settings("strategy._target_=my_lab.Sometimes")
+    check_use(chosen, build_strategy(chosen.strategy))
+
+
+def test_one_of_flowers_kind_that_says_it_is_no_post_processing_is_refused_too(lab, settings):
+    lab(
+        """
+        from flwr.serverapp.strategy import FedAvg
+        class Peeks(FedAvg):
+            post_processing = False
+        """
+    )
+    with pytest.raises(InputError, match=r"my_lab\.Peeks uses more than what clients released"):
+        check_use(settings("strategy._target_=my_lab.Peeks"))
+    check_use(settings("strategy._target_=my_lab.Peeks", "privacy=none"))
+    check_use(settings("strategy=median"))
+
+
+@pytest.mark.parametrize("factors", ["A", "AB"])
+def test_training_what_is_not_sent_back_is_refused(settings, factors):
+    with pytest.raises(
+        InputError, match=rf"training\.factors: '{factors}' has clients train A, wh"
+    ):
+        check_use(settings("strategy=ffa", f"training.factors={factors}"))
+    check_use(settings("strategy=fedsvd", f"training.factors={factors}"))
+    check_use(settings("strategy=fedsa"))  # its B stays with the clients
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], r"clients\.per_round: 3 is not allowed; it must be at least 4 f \+ 3 = 7 with Bulyan"),
+        (["clients.participation=all"], r"clients\.number: 6 is not allowed; it must be at least"),
+        (["privacy=client_level"], "Bulyan chooses among clients"),
+    ],
+)
+def test_bulyan_is_refused_where_it_would_aggregate_nothing(settings, overrides, message):
+    chosen = settings("strategy=bulyan", *overrides)
+    with pytest.raises(InputError, match=message):
+        check_use(chosen, build_strategy(chosen.strategy))
+    for enough in (
+        ["clients.number=9", "clients.per_round=7"],
+        ["clients.number=7", "clients.participation=all"],
+        ["strategy.num_malicious_nodes=0"],
+    ):
+        chosen = settings("strategy=bulyan", *enough)
+        check_use(chosen, build_strategy(chosen.strategy))
+
+
+def test_ranks_are_not_pruned_where_one_noised_mean_arrives(settings):
+    """The mean would count as client 0's, whose next reply the mechanism could not add up."""
+    chosen = settings("strategy=hetlora", "privacy=client_level")
+    with pytest.raises(InputError, match=r"HetLora tells clients apart, .* strategy\.gamma=1"):
+        check_use(chosen, build_strategy(chosen.strategy))
+    for allowed in (["privacy=client_level", "strategy.gamma=1"], ["privacy=dp_sgd"]):
+        chosen = settings("strategy=hetlora", *allowed)
+        check_use(chosen, build_strategy(chosen.strategy))
+
+
+@pytest.mark.parametrize("name", ["fedavg", "ffa", "fedsa", "fedsb", "rolora", "la_lora", "fedrot"])
+def test_a_server_optimiser_is_an_option_of_all_that_average(settings, name):
+    server = ("+strategy.server.name=adam", "+strategy.server.lr=0.1")
+    built = build_strategy(settings(f"strategy={name}", *server).strategy)
+    assert (built.server.name, built.server.lr) == ("adam", 0.1)
+    with pytest.raises(InputError, match=r"strategy\.server\.lr: is missing"):
+        build_strategy(settings(f"strategy={name}", server[0]).strategy)
+
+
+def test_a_server_optimiser_is_refused_where_factors_change_basis(settings):
+    for name in ("fedsvd", "flora", "fedex", "fedgsa"):
+        chosen = settings(f"strategy={name}", "+strategy.server.name=adam", "+strategy.server.lr=1")
+        with pytest.raises(InputError, match=r"does not average factors.* choose fedavg"):
+            build_strategy(chosen.strategy)
 
 
 def test_training_a_is_refused_where_clients_must_hold_one(settings):

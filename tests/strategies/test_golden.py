@@ -8,6 +8,7 @@ from scipy.optimize import linear_sum_assignment
 
 from fedsvd import strategies as S
 from fedsvd.errors import InputError
+from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.lowrank.robust import geometric_median, rank_one, robust_pca
 from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.strategies.server import ServerOptimizer
@@ -341,3 +342,26 @@ def test_momentum_without_memory_at_rate_one_is_the_mean():
     mean_state = S.FedAvg().aggregate(state, sent)
     new = ServerOptimizer("momentum", lr=1.0, beta1=0.0).step(state, mean_state)
     torch.testing.assert_close(new.factors["l"].B, mean_state.factors["l"].B)
+
+
+def test_a_rules_own_memory_stays_beside_that_of_its_server_optimiser():
+    *_, state, sent = case(shared_A=False)
+    mean_state = S.FedAvg().aggregate(state, sent).update({"memory.own": torch.ones(2)})
+    new = ServerOptimizer("momentum", lr=1.0).step(state, mean_state)
+    assert set(new.memory) == {"own", "m.l.A", "m.l.B"}
+    assert set(ServerOptimizer("momentum", lr=1.0).step(new, mean_state).memory) == set(new.memory)
+
+
+def test_a_server_optimiser_follows_the_mean_of_the_turned_factors():
+    *_, state, sent = case(shared_A=False)
+    turned = S.FedRot().aggregate(state, sent)
+    new = ServerOptimizer("momentum", lr=0.5).step(state, turned)
+    old = state.factors["l"]
+    expected = old.A + 0.5 * (turned.factors["l"].A - old.A)
+    torch.testing.assert_close(new.factors["l"].A, expected)
+    # Whatever basis a client's factors are in, the pseudo-gradient is the same.
+    Q = torch.linalg.qr(torch.randn(R, R, generator=torch.Generator().manual_seed(0)).double())[0]
+    pair = sent[0].state.factors["l"]
+    other = S.Update(0, sent[0].weight, AdapterState({"l": LowRank(Q.mT @ pair.A, pair.B @ Q)}))
+    again = S.FedRot().aggregate(state, [other, *sent[1:]])
+    torch.testing.assert_close(again.factors["l"].A, turned.factors["l"].A)

@@ -49,6 +49,15 @@ def test_flora_and_flexlora_take_clients_of_any_rank():
     np.testing.assert_allclose(new_B @ new_A, (U[:, :R] * s[:R]) @ Vh[:R], atol=1e-12)
 
 
+def test_flexlora_takes_fewer_components_than_it_keeps():
+    _A, _B, _As, _Bs, state, _ = case(shared_A=False)
+    (A1,), (B1,) = ranked([1])
+    new = S.FlexLora().aggregate(state, [S.Update(0, 1.0, wrap(A1, B1))]).factors["l"]
+    assert new.rank == R
+    np.testing.assert_allclose(new.product().numpy(), B1 @ A1, atol=1e-12)
+    np.testing.assert_allclose((new.A @ new.A.mT).numpy(), np.eye(R), atol=1e-12)  # all can train
+
+
 class Target(S.PublicView):
     """Half the squared distance of B to a fixed matrix."""
 

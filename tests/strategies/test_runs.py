@@ -7,6 +7,7 @@ from fedsvd.client.app import PERSONAL
 from fedsvd.evaluation import evaluate
 from fedsvd.experiment import one_round, prepare
 from fedsvd.records import from_record
+from fedsvd.results.screen import _trouble
 from fedsvd.strategies.build import build_strategy
 from tests.conftest import TINY, compose_settings
 
@@ -150,10 +151,23 @@ def test_la_lora_trains_one_factor_a_step(monkeypatch):
     "name", ["median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median"]
 )
 def test_robust_rules_hold_against_a_client_that_sends_noise(name):
-    settings = ["clients.participation=all", "privacy=none", "attack.std=100"]
+    settings = [
+        "clients.participation=all", "clients.number=7", "privacy=none", "attack.std=100",
+    ]  # fmt: skip
     run = start(f"strategy={name}", "attack=gaussian", *settings)
     plain = start("strategy=ffa", "attack=gaussian", *settings)
     for each in (run, plain):
-        assert one_round(each, 1)["failed"] == {}
+        metrics = one_round(each, 1)
+        assert metrics["failed"] == {}
+        assert "not_aggregated" not in metrics
     B = max(float(pair.B.abs().max()) for pair in run.state.factors.values())
-    assert B < 1 < max(float(pair.B.abs().max()) for pair in plain.state.factors.values())
+    assert 0 < B < 1 < max(float(pair.B.abs().max()) for pair in plain.state.factors.values())
+
+
+def test_a_round_of_which_a_stock_strategy_makes_nothing_is_told():
+    run = start("strategy=bulyan", "clients.participation=all", "privacy=none")  # 6 of 7
+    before = run.state.digest()
+    metrics = one_round(run, 1)
+    assert (metrics["failed"], metrics["not_aggregated"]) == ({}, 6)
+    assert (run.state.digest(), run.state.round) == (before, 1)
+    assert "made nothing of 6 valid replies" in _trouble(metrics)

@@ -7,7 +7,10 @@ import torch
 
 from fedsvd import strategies
 from fedsvd.lowrank import AdapterState, LowRank, average, refactorise
-from fedsvd.strategies import FedAvg, Strategy, weighted_mean
+from fedsvd.lowrank.ranks import truncate
+from fedsvd.records import arrays_of, from_record, to_record, usable
+from fedsvd.strategies import FedAvg, Strategy, Update, weighted_mean
+from fedsvd.strategies.fedex import mean_product
 from fedsvd.testing import check_strategy
 
 BESIDE = ("PublicView", "ServerOptimizer", "Strategy", "Update", "weighted_extra", "weighted_mean")
@@ -18,6 +21,8 @@ OPTIONS = [
     ("FedSVD", {"period": 3}),
     ("FedSvdRefresh", {"tail": "fold"}),
     ("FedSvdRefresh", {"keep": 1}),
+    ("FedSvdRefresh", {"period": 5}),
+    ("FedSvdDct", {"period": 10}),
     ("FedSvdRefresh", {"keep": 0, "tail": "fold"}),
     ("FedSvdDct", {"tail": "fold"}),
     ("Align", {"method": "rotation", "iterations": 1}),
@@ -127,9 +132,89 @@ class Grows(Strategy):
         return AdapterState(more, mean.extra, mean.round)
 
 
+class ForgetsTheBase(Strategy):
+    """FLoRA that puts each round's products in the place of those before."""
+
+    trains, broadcasts, exact = ("A", "B"), ("A", "B", "W"), True
+
+    def aggregate(self, state, updates):
+        factors = {n: LowRank(p.A, 0 * p.B) for n, p in state.factors.items()}
+        base = {n: mean_product(n, updates).to(p.B.dtype) for n, p in state.factors.items()}
+        return replace(weighted_mean(state, updates), factors=factors, base=base)
+
+
+class SoundInEvenRounds(Strategy):
+    exact = True
+
+    def aggregate(self, state, updates):
+        mean = weighted_mean(state, updates)
+        times = 1 + state.round % 2
+        return mean.update({n: times * t for n, t in mean.select("B").items()})
+
+
+class SaysAverages(Strategy):
+    averages = exact = True
+
+    def aggregate(self, state, updates):
+        return refactorise(weighted_mean(state, updates))
+
+
+class OneRank(Strategy):
+    any_rank = exact = True
+
+    def aggregate(self, state, updates):
+        return weighted_mean(state, updates)
+
+
+class Cuts(Strategy):
+    """The lowest rank of the clients for all."""
+
+    any_rank = True
+    exact = True
+
+    def aggregate(self, state, updates):
+        rank = min(p.rank for u in updates for p in u.state.factors.values())
+        cut = [truncate(u.state, rank) for u in updates]
+        return average(cut, [u.weight for u in updates], into=truncate(state, rank))
+
+
+class LeavesTheHead(Strategy):
+    exact = True
+
+    def aggregate(self, state, updates):
+        return replace(weighted_mean(state, updates), extra=state.extra)
+
+
+class TakesEveryReply(Strategy):
+    """A reply loop of its own, that does not look at what came."""
+
+    exact = True
+
+    def aggregate(self, state, updates):
+        return weighted_mean(state, updates)
+
+    def aggregate_train(self, server_round, replies):
+        sent = [from_record(arrays_of(r)) for r in replies]
+        updates = [Update(k, 1 / len(sent), self._state.update(t)) for k, t in enumerate(sent)]
+        return to_record(self.aggregate(self._state, updates).tensors()), None
+
+
+class AsTheyArrive(TakesEveryReply):
+    def aggregate_train(self, server_round, replies):
+        return super().aggregate_train(server_round, [r for r in replies if usable(r)])
+
+
 @pytest.mark.parametrize(
     ("cls", "sentence"),
     [
+        (ForgetsTheBase, "ForgetsTheBase declares idempotent = True, but"),
+        (SoundInEvenRounds, "SoundInEvenRounds declares idempotent = True, but"),
+        (SaysAverages, "SaysAverages declares averages = True, but it gives first.A another basis"),
+        (OneRank, "OneRank declares any_rank = True, but fails for clients of ranks (1, 2, 3, 2)"),
+        (Cuts, "Cuts turns rank 3 of first into 1 for clients of ranks (1, 2, 3, 2)."),
+        (LeavesTheHead, "LeavesTheHead declares idempotent = True, but"),
+        (TakesEveryReply, "TakesEveryReply lets a client with NaN into its result"),
+        (AsTheyArrive, "or goes by the order of arrival."),
         (FirstClient, "FirstClient depends on the order of the clients."),
         (Unweighted, "Unweighted declares weighted = True, but"),
         (SaysExact, "SaysExact declares exact = True, but"),

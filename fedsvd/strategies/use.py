@@ -1,0 +1,85 @@
+"""Whether a strategy can be used under a run's settings, and why not."""
+
+from flwr.serverapp.strategy import Bulyan
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+
+from fedsvd.errors import InputError, wrong
+from fedsvd.settings import Settings
+from fedsvd.strategies.base import Strategy
+from fedsvd.strategies.build import factors_of, find_class
+
+
+def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> None:
+    """Raise InputError if the strategy cannot be used under these settings.
+
+    Under privacy a server step must be post-processing of what clients released; and one that relies
+    on equal A cannot have clients train A, nor any other what it does not send back to them. One that
+    looks at public texts (`strategy`, the built one, can tell) must have some, and Bulyan as many
+    replies as its rule takes.
+    """
+    found = find_class(settings.strategy.target)
+    rule = found if strategy is None else strategy  # a constructor may set what a class declares
+    if isinstance(strategy, Strategy) and strategy.needs_public and not settings.data.public:
+        raise wrong(
+            "data.public", 0,
+            f"at least 1 with {settings.strategy.target}, which looks at so many training examples "
+            "that no client then holds",
+        )  # fmt: skip
+    if isinstance(strategy, Bulyan):
+        _check_bulyan(settings, strategy)
+    apart = isinstance(strategy, Strategy) and strategy.tells_clients_apart
+    if apart and settings.privacy.unit == "client":
+        raise InputError(
+            f"strategy: {settings.strategy.target} tells clients apart, and with privacy.unit=client "
+            "the server has their one noised mean; use another strategy, or hetlora with "
+            "strategy.gamma=1"
+        )
+    ranks = settings.clients.ranks
+    if ranks is not None and not (issubclass(found, Strategy) and found.any_rank):
+        raise wrong(
+            "clients.ranks", list(ranks),
+            f"null with {settings.strategy.target}, whose clients must have one rank; flora, "
+            "flexlora and hetlora allow several",
+        )  # fmt: skip
+    # A strategy of Flower's sees replies alone, which is post-processing, unless it says otherwise.
+    if settings.privacy.unit != "none" and not getattr(rule, "post_processing", True):
+        raise InputError(
+            f"strategy: the server step of {settings.strategy.target} uses more than what clients "
+            f"released (post_processing is False), so privacy.unit={settings.privacy.unit} would not "
+            "hold; use privacy=none or another strategy"
+        )
+    if not issubclass(found, Strategy):
+        return
+    trains = factors_of(settings)
+    if found.needs_equal_A and "A" in trains:
+        raise wrong(
+            "training.factors",
+            settings.training.factors,
+            f"'auto' or 'B' with {settings.strategy.target}, whose clients must hold one A",
+        )
+    lost = [kind for kind in trains if kind not in (*found.keeps, *found.broadcasts)]
+    if lost:
+        raise InputError(
+            f"training.factors: {settings.training.factors!r} has clients train {lost[0]}, which "
+            f"{settings.strategy.target} averages but does not send back to them (its broadcasts: "
+            f"{', '.join(found.broadcasts) or 'none'})"
+        )
+
+
+def _check_bulyan(settings: Settings, strategy: Bulyan) -> None:
+    """Raise InputError if no round can have the 4 f + 3 replies without which Bulyan does nothing."""
+    clients, need = settings.clients, 4 * strategy.num_malicious_nodes + 3
+    if settings.privacy.unit == "client":
+        raise InputError(
+            "strategy: Bulyan chooses among clients, and with privacy.unit=client the server has "
+            "their one noised mean; use another strategy"
+        )
+    every = clients.participation in ("all", "poisson")
+    most = clients.number if every else clients.per_round
+    if most < need:
+        key = "clients.number" if every else "clients.per_round"
+        raise wrong(
+            key, most,
+            f"at least 4 f + 3 = {need} with Bulyan and strategy.num_malicious_nodes="
+            f"{strategy.num_malicious_nodes}, or nothing is aggregated",
+        )  # fmt: skip
