@@ -140,7 +140,11 @@ def _wrap(
 
 
 def _check(name: str, site: Site, pair: LowRank) -> None:
-    """Raise InputError unless a start has the shapes of its layer."""
+    """Raise InputError unless a start is a pair of the shapes of its layer."""
+    if not isinstance(pair, LowRank):
+        raise InputError(
+            f"adapter: {name} gives no LowRank(A, B) for {site.name}, but {type(pair)}"
+        )
     d_out, d_in = site.weight.shape
     expected, found = ((site.rank, d_in), (d_out, site.rank)), (pair.A.shape, pair.B.shape)
     if tuple(map(tuple, found)) != expected:
