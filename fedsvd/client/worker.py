@@ -147,7 +147,9 @@ def build_worker(settings: Settings) -> Worker:
             backbone, names, (tokens.batch(g, device).inputs for g in groups)
         )
 
-    attached = lora.attach(backbone, settings.adapter, settings.seed, trains, measure)
+    # A client with data of its own has no public texts, and must not look at its private ones.
+    looks = None if settings.partition.name == "own" else measure
+    attached = lora.attach(backbone, settings.adapter, settings.seed, trains, looks)
     model = _classifier(settings, attached, head, precision)
     _check_trainable(model, trains)
     hooks = attach_hooks(model) if plan.per_example else None
