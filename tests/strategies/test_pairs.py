@@ -113,6 +113,9 @@ def test_list_prints_all_that_can_be_chosen(capsys):
     for group in ("strategy", "adapter", "data", "model"):
         for path in (run.config_folder() / group).glob("*.yaml"):
             assert f"\n  {path.stem} " in out or f"\n  {path.stem}\n" in out
+            first, second, *_ = path.read_text().splitlines()
+            # What is listed is a whole sentence, not the first half of one.
+            assert first.endswith(".") or not second.startswith("#"), path
     lines = out.splitlines()
     letters = {line.split()[1]: line.split()[0] for line in lines if len(line.split()) == 2}
     header = next(line.split() for line in lines if line.split()[:2] == ["a", "b"])
