@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from fedsvd.client.worker import deal
+from fedsvd.client.worker import build_worker, deal
 from fedsvd.engines.base import claim_identity
 from fedsvd.errors import InputError
 from fedsvd.experiment import make_grid, one_round, prepare
 from fedsvd.flower_app import client_app, settings_of
+from fedsvd.run import config_folder
 from fedsvd.strategies.build import build_strategy
+from fedsvd.strategies.pairs import check_pair
 from tests.conftest import TINY, compose_settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,6 +90,15 @@ def test_a_node_trains_on_all_of_its_folder_and_the_server_on_nothing(folders):
 def test_what_would_void_the_guarantee_of_a_deployment_is_refused(folders, override, message):
     with pytest.raises(InputError, match=message):
         own(folders, "server", override)
+
+
+def test_own_data_are_no_public_texts_for_an_adapter_to_look_at(folders):
+    given = ["adapter=eva", "training.precision=fp32", "privacy.accountant=rdp"]
+    settings = own(folders, "server", *given)
+    with pytest.raises(InputError, match="eva starts from public texts, and with partition=own"):
+        check_pair(settings, build_strategy(settings.strategy), config_folder())
+    with pytest.raises(InputError, match="Eva needs public texts to look at"):
+        build_worker(own(folders, "client0", "partition.holder=0", *given))
 
 
 def test_own_data_needs_a_deployment(folders):

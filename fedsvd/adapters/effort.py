@@ -36,15 +36,15 @@ class Effort(Parametrisation):
 
     def adapt(self, base: nn.Module, site: Site) -> Triplets:
         """Return the layer with its r last triplets apart."""
-        layer = Triplets(base, site, *last(site.weight, site.rank))
-        if self.orthogonality:
-            # The long side of W: its singular vectors do not fill the space.
-            W = site.weight.double()
-            d_out, d_in = W.shape
-            basis = torch.empty(0)
-            if d_out != d_in:
-                U, _, Vh = torch.linalg.svd(W, full_matrices=False)
-                basis = U.mT if d_out > d_in else Vh
+        # Before the layer is made, which takes the last triplets out of this very memory.
+        basis = _long_side(site.weight) if self.orthogonality else None
+        U, S, Vh = last(site.weight, site.rank)
+        layer = Triplets(base, site, U, S, Vh)
+        if basis is not None:
+            # B0 = U S as it is kept, to length 1 again; a singular value of 0 has left nothing in it.
+            size = layer.B0.norm(dim=0)
+            start = torch.where(size > 0, layer.B0 / size, U.to(layer.B0))
+            layer.register_buffer("start_U", start.contiguous(), persistent=False)
             layer.register_buffer("basis", basis.to(site.weight).contiguous(), persistent=False)
         return layer
 
@@ -58,10 +58,10 @@ class Effort(Parametrisation):
             U, S, Vh = layer.U.weight, layer.S.weight, layer.Vh.weight
             value = U.new_zeros(())
             if self.orthogonality:
-                start_U, start_V = layer.B0 / layer.B0.norm(dim=0), layer.A0
+                start_U = dict(layer.named_buffers())["start_U"]
                 value = value + self.orthogonality * (
                     _apart(U.mT, start_U.mT, _basis(layer, len(U)))
-                    + _apart(Vh, start_V, _basis(layer, Vh.shape[1]))
+                    + _apart(Vh, layer.A0, _basis(layer, Vh.shape[1]))
                 )
             if self.energy:
                 value = value + self.energy * (_energy(layer, U, S, Vh) - self._start(layer)).abs()
@@ -72,6 +72,15 @@ class Effort(Parametrisation):
     def _start(layer: Triplets) -> Tensor:
         A0 = layer.A0
         return _energy(layer, layer.B0, A0.new_ones(len(A0)), A0)
+
+
+def _long_side(weight: Tensor) -> Tensor:
+    """Return the singular vectors (n, max(d_out, d_in)) that do not fill their space, or nothing."""
+    d_out, d_in = weight.shape
+    if d_out == d_in:
+        return torch.empty(0)
+    U, _, Vh = torch.linalg.svd(weight.double(), full_matrices=False)
+    return U.mT if d_out > d_in else Vh
 
 
 def _basis(layer: Triplets, size: int) -> Tensor | None:

@@ -8,6 +8,7 @@ from torch import Generator, Tensor, nn
 
 from fedsvd.adapters.heads import set_head
 from fedsvd.adapters.linear import FactorLinear
+from fedsvd.adapters.threads import one_thread
 from fedsvd.errors import InputError, wrong
 from fedsvd.randomness import Purpose, torch_stream
 
@@ -21,15 +22,17 @@ def fixed_head(
     """Return the frozen head "etf", "equiangular" or "grassmann", from the stream (seed, "head").
 
     `cosine` bounds the equiangular head's cosines, `dim` is that of the Grassmann head's subspaces.
-    Raises InputError if they do not fit in `features` dimensions.
+    It never travels, so it is made on one thread: the same bits whatever the process has. Raises
+    InputError if the vectors do not fit in `features` dimensions.
     """
     generator = torch_stream(seed, Purpose.HEAD)
-    if kind == "grassmann":
-        return GrassmannHead(subspaces(features, classes, dim, generator).float()).to(device)
-    if kind == "etf":
-        weight = simplex_etf(features, classes, generator)
-    else:
-        weight = equiangular(features, classes, cosine, generator)
+    with one_thread():
+        if kind == "grassmann":
+            return GrassmannHead(subspaces(features, classes, dim, generator).float()).to(device)
+        if kind == "etf":
+            weight = simplex_etf(features, classes, generator)
+        else:
+            weight = equiangular(features, classes, cosine, generator)
     return set_head(FactorLinear(features, classes, bias=False, device=device), weight)
 
 

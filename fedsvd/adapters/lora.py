@@ -5,8 +5,7 @@ both have.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -20,6 +19,7 @@ from fedsvd.adapters.build import build_adapter
 from fedsvd.adapters.dora import MagnitudeAndDirection
 from fedsvd.adapters.linear import FactorLinear
 from fedsvd.adapters.targets import find_layers
+from fedsvd.adapters.threads import one_thread
 from fedsvd.errors import InputError
 from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.randomness import Purpose, torch_stream
@@ -65,7 +65,7 @@ def attach(
         return Attached(backbone, {}, AdapterState({}))
     adapter = build_adapter(settings) if adapter is None else adapter
     ranks = find_layers(backbone, settings)
-    with _one_thread():
+    with one_thread():
         inputs: Mapping[str, Inputs] = {}
         if adapter.needs_inputs:
             if measure is None:
@@ -96,16 +96,6 @@ def attach(
     initial = AdapterState(read_state(layers), extra_of(layers))
     set_trainable(layers, trains)
     return Attached(model, layers, initial, penalty)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _replace(
@@ -150,7 +140,11 @@ def _wrap(
 
 
 def _check(name: str, site: Site, pair: LowRank) -> None:
-    """Raise InputError unless a start has the shapes of its layer."""
+    """Raise InputError unless a start is a pair of the shapes of its layer."""
+    if not isinstance(pair, LowRank):
+        raise InputError(
+            f"adapter: {name} gives no LowRank(A, B) for {site.name}, but {type(pair)}"
+        )
     d_out, d_in = site.weight.shape
     expected, found = ((site.rank, d_in), (d_out, site.rank)), (pair.A.shape, pair.B.shape)
     if tuple(map(tuple, found)) != expected:

@@ -139,9 +139,11 @@ def penalty_step(
     share = learning_rate(training, round, worker.settings.rounds) / training.lr
 
     def add() -> None:
+        # Of what trains in this step: a strategy may let A and B take turns.
+        now = [p for p in parameters if p.requires_grad]
         with torch.enable_grad():
-            found = torch.autograd.grad(penalty(), parameters, allow_unused=True)
-        for p, gradient in zip(parameters, found, strict=True):
+            found = torch.autograd.grad(penalty(), now, allow_unused=True)
+        for p, gradient in zip(now, found, strict=True):
             if gradient is not None:
                 p.grad = share * gradient if p.grad is None else p.grad + share * gradient
 

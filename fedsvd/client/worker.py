@@ -12,6 +12,7 @@ from fedsvd.adapters import calibration, lora
 from fedsvd.adapters.base import Inputs
 from fedsvd.adapters.fixed_heads import fixed_head
 from fedsvd.adapters.heads import random_head, text_head, zero_head
+from fedsvd.adapters.threads import one_thread
 from fedsvd.client.attack import flip
 from fedsvd.data.partition import partition
 from fedsvd.data.task import Task, load_task
@@ -146,7 +147,9 @@ def build_worker(settings: Settings) -> Worker:
             backbone, names, (tokens.batch(g, device).inputs for g in groups)
         )
 
-    attached = lora.attach(backbone, settings.adapter, settings.seed, trains, measure)
+    # A client with data of its own has no public texts, and must not look at its private ones.
+    looks = None if settings.partition.name == "own" else measure
+    attached = lora.attach(backbone, settings.adapter, settings.seed, trains, looks)
     model = _classifier(settings, attached, head, precision)
     _check_trainable(model, trains)
     hooks = attach_hooks(model) if plan.per_example else None
@@ -222,7 +225,7 @@ def _make_head(
         zero_head(features, task.classes, False, device), precision,
     )  # fmt: skip
     prototypes = []
-    with torch.inference_mode():
+    with torch.inference_mode(), one_thread():  # a frozen head never travels
         for texts in label_texts:
             tokens = tokenise(tokenizer, [(t,) for t in texts], [0] * len(texts), model.max_length)
             batch = tokens.batch(range(len(texts)), device)

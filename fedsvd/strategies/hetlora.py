@@ -64,7 +64,9 @@ class HetLora(Strategy):
 
     def _pruned(self, state: AdapterState, updates: Sequence[Update]) -> dict[str, torch.Tensor]:
         """Return the new ranks of clients whose tail shrank, as scalar tensors by memory name."""
-        found = {}
+        found: dict[str, torch.Tensor] = {}
+        if not state.factors:  # adapter=none: nothing has a rank
+            return found
         dtype = next(iter(state.factors.values())).A.dtype
         for u in updates:
             rank = max(pair.rank for pair in u.state.factors.values())

@@ -38,11 +38,17 @@ def refusal(strategy: FlowerStrategy, adapter: Adapter) -> str | None:
 def check_pair(settings: Settings, strategy: FlowerStrategy, folder: Path) -> None:
     """Raise InputError, with the reason and what can, if adapter and strategy do not go together.
 
-    `folder` is that of the configurations, whose strategies are the ones named.
+    Also if the adapter does not go with the partition or the clients' ranks. `folder` is that of the
+    configurations, whose strategies are the ones named.
     """
     if settings.adapter.name == "none":
         return
     adapter = build_adapter(settings.adapter)
+    if adapter.needs_inputs and settings.partition.name == "own":
+        raise InputError(
+            f"adapter: {settings.adapter.label} starts from public texts, and with partition=own no "
+            "client has the server's; adapters that look at none can be used"
+        )
     if settings.clients.ranks and (adapter.absorbs or "A" not in adapter.tensors):
         raise InputError(
             f"clients.ranks: {settings.adapter.label} cannot be cut to a client's rank: its layers "

@@ -1,8 +1,8 @@
 """A conformance kit for adapters: `check_adapter(MyInitialiser, option=value)` in one line.
 
 It measures what every adapter must do and what each declares of itself (`Adapter.tensors`,
-`.absorbs`, `.preserves`), on a small random BERT with square, tall and wide layers. One that fails
-raises AssertionError with one sentence.
+`.absorbs`, `.preserves`, `.export`), on a small random BERT with square, tall and wide layers. One
+that fails raises AssertionError with one sentence.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ from fedsvd.adapters.adapted import Adapted, merged_weight, set_weight, weight_o
 from fedsvd.adapters.base import Adapter, Inputs
 from fedsvd.adapters.fixed_heads import fixed_head
 from fedsvd.errors import InputError
-from fedsvd.lowrank import AdapterState
+from fedsvd.lowrank import AdapterState, difference
 from fedsvd.models.classifier import Classifier
 from fedsvd.privacy.dpsgd import attach_hooks
 from fedsvd.records import from_record, to_record
@@ -39,17 +39,24 @@ def check_adapter(cls: type[Adapter], **options: Any) -> None:
 
     `options` go to its constructor. Checked: what trains is what it declares, of the right shapes;
     the model's function at the start, and whether factors hold part of the weight, are as declared;
-    a step changes nothing that is frozen; per-example gradients under Opacus's hooks are those of a
-    loop over examples; the merged weight computes the same; the state goes through records and
-    checkpoints into another process's model; the same stream gives the same bits, whichever other
-    layers there are and without touching the global random state.
+    a step changes nothing that is frozen; per-example gradients under Opacus's hooks are those of
+    examples that are alone in their batch; a regulariser is a finite scalar that does not change with
+    the data that went through the model; the merged weight, and the factors that are exported,
+    compute the same; the state goes through records and checkpoints into another process's model;
+    the same stream gives the same bits, whichever other layers there are and without touching the
+    global random state.
     """
     name = cls.__name__
-    for check in (_form, _start, _streams, _frozen, _gradients, _merge, _travels):
+    for check in (_form, _start, _streams, _frozen, _gradients, _penalty, _merge, _travels):
         try:
             check(name, cls(**options))
+        except AssertionError:
+            raise
         except InputError as error:
             raise AssertionError(f"{name} is refused: {error}") from error
+        except Exception as error:
+            said = (str(error).splitlines() or [""])[0]
+            raise AssertionError(f"{name} raises {type(error).__name__}: {said}") from error
 
 
 def small_bert(seed: int = 0) -> BertModel:
@@ -125,6 +132,9 @@ def _form(name: str, adapter: Adapter) -> None:
     assert not hidden, f"{name} leaves {hidden[0]} trainable, which is no part of the state."
     state = model.initial.tensors()
     assert set(trainable) <= set(state), f"{name} trains what the first state does not hold."
+    idle = sorted(set(state) - set(trainable))
+    assert not idle, f"{name} lets {idle[0]} travel, which does not train."
+    assert len(known) == len(trainable), f"{name} gives one parameter two names in the state."
     for key, p in trainable.items():
         assert state[key].shape == p.shape, f"{name} has {key} in another shape in the state."
         assert bool(p.isfinite().all()), f"{name} starts {key} with values that are not finite."
@@ -175,37 +185,68 @@ def _gradients(name: str, adapter: Adapter) -> None:
     model, (inputs, labels) = moved(small_classifier(adapter)), small_batch()
     trainable = model.trainable()
 
-    def losses() -> Tensor:
-        return torch.nn.functional.cross_entropy(model(inputs), labels, reduction="none")
+    def losses(rows: slice) -> Tensor:
+        some = {key: value[rows] for key, value in inputs.items()}
+        return torch.nn.functional.cross_entropy(model(some), labels[rows], reduction="none")
 
-    rows = [torch.autograd.grad(each, list(trainable.values()), retain_graph=True)
-            for each in losses()]  # fmt: skip
+    model.set_dropout(True)  # what a layer does in training only counts; there is no dropout here
+    # Each example on its own: nothing of the others may be in its gradient.
+    rows = [torch.autograd.grad(losses(slice(i, i + 1)).sum(), list(trainable.values()))
+            for i in range(len(labels))]  # fmt: skip
     expected = {n: torch.stack([row[i] for row in rows]) for i, n in enumerate(trainable)}
+    whole = float(torch.stack([rows.norm() for rows in expected.values()]).norm())
     hooks = attach_hooks(model)
     try:
-        model.set_dropout(False)
-        losses().sum().backward()
+        losses(slice(None)).sum().backward()
         for key, p in trainable.items():
             found = getattr(p, "grad_sample", None)
             assert isinstance(found, Tensor), f"{name} has no per-example gradients of {key}."
-            assert _far(found, expected[key]) < EXACT, (
+            # What is 0 but for rounding is compared with the other gradients.
+            size = float(expected[key].norm()) + START * whole
+            assert float((found - expected[key]).norm()) < EXACT * size, (
                 f"{name} has per-example gradients of {key} that are not those of each example."
             )
     finally:
         hooks.cleanup()
 
 
+def _penalty(name: str, adapter: Adapter) -> None:
+    start, model = small_classifier(adapter), moved(small_classifier(adapter))
+    for each, inputs in ((start, None), (model, small_batch()[0])):
+        if each.penalty is None:
+            return
+        before = each.penalty()
+        number = before.ndim == 0 and bool(before.isfinite())
+        assert number, f"{name} has a penalty that is not a finite scalar."
+        assert before.requires_grad, f"{name} has a penalty that depends on nothing that trains."
+        found = torch.autograd.grad(before, list(each.trainable().values()), allow_unused=True)
+        finite = all(bool(g.isfinite().all()) for g in found if g is not None)
+        assert finite, f"{name} has a penalty whose gradient is not finite."
+        if inputs is not None:
+            each(inputs)
+            assert torch.equal(each.penalty(), before), (
+                f"{name} has a penalty that depends on the data that went through the model."
+            )
+
+
 def _merge(name: str, adapter: Adapter) -> None:
     model, (inputs, _) = moved(small_classifier(adapter)), small_batch()
-    plain, merged = small_bert().double(), small_bert().double()
+    started = AdapterState.from_tensors({n: t.double() for n, t in model.initial.tensors().items()})
+    now, plain, merged = model.read(started), small_bert().double(), small_bert().double()
     for layer, module in model.layers.items():
         value, base = merged_weight(module), weight_of(plain.get_submodule(layer))
         set_weight(merged.get_submodule(layer), value)
-        change = module.change() if isinstance(module, Adapted) else None
+        change, what = None, "has a change() that is"
+        if adapter.export == "lora" and layer in now.factors:
+            change, what = now.factors[layer], "is exported as LoRA factors that are"
+            if adapter.absorbs:
+                change = difference(change, started.factors[layer])
+        elif isinstance(module, Adapted):
+            change = module.change()
         if change is not None:
             scale = module.scaling["default"]  # type: ignore[index]
             assert _far(scale * change.product().detach(), value - base) < START, (
-                f"{name} has a change() that is not the merged weight less the pretrained one."
+                f"{name} {what} not the merged weight less the pretrained one."
             )
     with torch.no_grad():
         ours = model.backbone(**inputs).last_hidden_state

@@ -21,11 +21,13 @@ from fedsvd.adapters import (
     Site,
     Sorsa,
     SVFit,
+    lora,
 )  # fmt: skip
 from fedsvd.adapters.adapted import merged_weight
 from fedsvd.adapters.kronecker import QUATERNION
 from fedsvd.errors import InputError
 from fedsvd.randomness import Purpose, torch_stream
+from fedsvd.settings import AdapterSettings
 
 R = 3
 
@@ -143,6 +145,34 @@ def test_effort_freezes_the_leading_triplets_and_its_losses(shape):
         assert float(Effort(a, b).penalty([built]).detach()) == pytest.approx(
             a * apart + b * energy
         )
+
+
+@pytest.mark.parametrize("shape", [(12, 16), (16, 12), (12, 12)])
+def test_efforts_losses_on_an_attached_layer(shape):
+    """Where the layer's weight is the memory that its start is computed from, in float32."""
+    W = weight(*shape).float()
+    W[:2] = 0  # two singular values of 0, exactly
+    holder = nn.ModuleDict({"x": nn.Linear(shape[1], shape[0], bias=False)}).requires_grad_(False)
+    holder["x"].weight.data.copy_(W)
+    settings = AdapterSettings("effort", rank=R, targets=("x",))
+    attached = lora.attach(holder, settings, 0, (), adapter=Effort(orthogonality=1.0, energy=0.0))
+    g = torch.Generator().manual_seed(5)
+    layer = attached.layers["x"]
+    U, S, Vt = svd(W.double())
+    starts = {n: p.detach().double().numpy() for n, p in layer.trained().items()}
+    close(starts["S"], S[-R:], 1e-5)
+    with torch.no_grad():
+        for p in layer.trained().values():
+            p.add_(0.3 * torch.randn(p.shape, generator=g))
+    n, apart = len(S), 0.0
+    for key, lead in (("U", U[:, :-R].T), ("Vh", Vt[:-R])):
+        now = layer.trained()[key].detach().double().numpy()
+        whole = np.vstack([lead, now.T if key == "U" else now])
+        apart += np.linalg.norm(whole @ whole.T - np.eye(n)) ** 2
+    value = attached.penalty()
+    assert float(value.detach()) == pytest.approx(apart, rel=1e-4)
+    grads = torch.autograd.grad(value, [layer.U.weight, layer.Vh.weight])
+    assert all(bool(grad.isfinite().all()) for grad in grads)
 
 
 def test_eora_beats_plain_svd_on_what_the_layer_sees():

@@ -68,6 +68,16 @@ def test_a_head_follows_from_its_seed_alone(kind):
     assert not torch.equal(one.weight, other.weight)
 
 
+@pytest.mark.parametrize("kind", ["etf", "equiangular", "grassmann"])
+def test_a_head_does_not_depend_on_the_number_of_threads(kind):
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(fixed_head(kind, 384, 100, 0, CPU).weight)
+        assert torch.get_num_threads() == threads
+    assert torch.equal(*found)
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="at most 4 classes"):
         fixed_head("etf", 4, 5, 0, CPU)

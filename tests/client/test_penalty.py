@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fedsvd.client import training
+from fedsvd.client.rule import LocalRule
 from fedsvd.client.worker import get_worker
 from tests.conftest import TINY, compose_settings
 
@@ -45,3 +46,19 @@ def test_a_step_differs_by_the_penaltys_gradient_alone(privacy):
     norms = [torch.cat([s.norms for s in r.steps]) for r in (with_it, without)]
     if privacy == "dp_sgd":  # what is clipped does not see it
         assert torch.equal(*norms)
+
+
+def test_a_penalty_follows_factors_that_take_turns():
+    given = [o for o in SETTINGS if not o.startswith(("adapter=", "strategy=", "privacy."))]
+    worker = get_worker(compose_settings(*given, "adapter=lora", "strategy=fedavg", "privacy=none"))
+    factors = {n: p for n, p in worker.model.trainable().items() if not n.startswith("head")}
+    try:
+        worker.model.penalty = lambda: sum(p.square().sum() for p in factors.values())
+        found = training.train_locally(
+            worker, worker.initial, 0, 1, rule=LocalRule(alternates=True, smoothing=1.0)
+        )
+    finally:
+        worker.model.penalty = None
+    before, after = worker.initial.tensors(), found.state.tensors()
+    moved = {n for n in factors if not torch.equal(before[n], after[n])}
+    assert {n.rsplit(".", 1)[-1] for n in moved} == {"B"}  # the one step is B's

@@ -1,8 +1,10 @@
 """Which adapter goes with which strategy: refused before work, with what can; and the listing."""
 
 import logging
+from dataclasses import replace
 
 import pytest
+import torch
 
 from fedsvd import run
 from fedsvd.adapters.build import build_adapter
@@ -10,8 +12,10 @@ from fedsvd.errors import InputError
 from fedsvd.settings import AdapterSettings
 from fedsvd.settings.model import ADAPTERS
 from fedsvd.strategies import FFA, FedAvg, FedSVD, FedSvdRefresh
+from fedsvd.strategies.base import Strategy, Update
 from fedsvd.strategies.build import build_strategy
 from fedsvd.strategies.pairs import check_pair, configured, refusal
+from fedsvd.testing import make_state
 from tests.conftest import compose_settings
 
 
@@ -54,6 +58,29 @@ def test_a_pair_is_refused_with_the_reason_and_what_can():
     check("adapter=svfit", "strategy._target_=flwr.serverapp.strategy.FedMedian")
 
 
+OURS = [
+    name
+    for name, rule in configured(run.config_folder())
+    if isinstance(rule, Strategy) and name != "scaled"  # which asks for public texts
+]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_strategy_averages_a_head_alone(name):
+    rule = dict(configured(run.config_folder()))[name]
+    state = replace(make_state(), factors={})
+    updates = [
+        Update(k, 1 / 3, state.update({n: t + k for n, t in state.extra.items()})) for k in range(3)
+    ]
+    new = rule.aggregate(state, updates)
+    assert new.factors == {}
+    for key, old in state.extra.items():
+        change = new.extra[key] - old
+        assert bool((change > 0).all()), key
+        if "adam" not in name and "yogi" not in name:
+            torch.testing.assert_close(change, torch.ones_like(old))
+
+
 def test_clients_ranks_need_factors_of_nothing_but_the_update():
     with pytest.raises(InputError, match=r"clients\.ranks: pissa cannot be cut"):
         check("adapter=pissa", "strategy=flexlora", "clients.ranks=[2,4,8,8,8,8]")
@@ -86,6 +113,9 @@ def test_list_prints_all_that_can_be_chosen(capsys):
     for group in ("strategy", "adapter", "data", "model"):
         for path in (run.config_folder() / group).glob("*.yaml"):
             assert f"\n  {path.stem} " in out or f"\n  {path.stem}\n" in out
+            first, second, *_ = path.read_text().splitlines()
+            # What is listed is a whole sentence, not the first half of one.
+            assert first.endswith(".") or not second.startswith("#"), path
     lines = out.splitlines()
     letters = {line.split()[1]: line.split()[0] for line in lines if len(line.split()) == 2}
     header = next(line.split() for line in lines if line.split()[:2] == ["a", "b"])

@@ -218,6 +218,104 @@ class NotShared(Sound):
     layer = Remembers
 
 
+class Tuple(Initialiser):
+    def factors(self, site):
+        pair = zeros(site)
+        return pair.A, pair.B
+
+
+class Raises(Initialiser):
+    def factors(self, site):
+        return LowRank(torch.linalg.inv(site.weight)[: site.rank], zeros(site).B)
+
+
+class Rounds(Initialiser):
+    """Changes the frozen weight, which LoRA factors alone do not say."""
+
+    preserves = False
+
+    def factors(self, site):
+        return zeros(site)
+
+    def residual(self, site, pair):
+        return site.weight.round(decimals=1)
+
+
+class OwnDora(Parametrisation):
+    """DoRA that says it is exported as LoRA."""
+
+    tensors = ("A", "B", "magnitude")
+
+    def adapt(self, base, site):
+        return adapters.Dora().adapt(base, site)
+
+
+class Louder(Diagonal):
+    """Scales its update by the whole batch: an example's gradient depends on the others."""
+
+    def update(self, x):
+        y = super().update(x)
+        return y * (1 + y.detach().abs().mean()) if self.training else y
+
+
+class NotAlone(Sound):
+    layer = Louder
+
+
+class Watches(Diagonal):
+    seen = 1.0
+
+    def update(self, x):
+        self.seen = float(x.detach().norm())
+        return super().update(x)
+
+
+class Leaks(Sound):
+    """A regulariser of activations: it would be added outside clipping and noise."""
+
+    layer = Watches
+
+    def penalty(self, layers):
+        return sum(layer.seen * layer.down.weight.square().sum() for layer in layers)
+
+
+class Vector(Sound):
+    def penalty(self, layers):
+        return torch.stack([layer.down.weight.norm() for layer in layers])
+
+
+class Constant(Sound):
+    def penalty(self, layers):
+        return torch.ones(())
+
+
+class Steep(Sound):
+    """The root of B's length: finite at B = 0, its slope is not."""
+
+    def penalty(self, layers):
+        return torch.stack([layer.up.weight.square().sum().sqrt().sqrt() for layer in layers]).sum()
+
+
+class TwoNames(Diagonal):
+    def trained(self):
+        return {**super().trained(), "again": self.up.weight}
+
+
+class Tied(Sound):
+    tensors = ("down", "up", "again")
+    layer = TwoNames
+
+
+class Stops(Diagonal):
+    def __init__(self, base, site):
+        super().__init__(base, site)
+        self.down.weight.requires_grad_(False)
+
+
+class Idle(Sound):
+    layer = Stops
+
+
 @pytest.mark.parametrize(
     ("cls", "sentence"),
     [
@@ -235,6 +333,17 @@ class NotShared(Sound):
         (RunningState, "steps in a step; it is frozen."),
         (WrongChange, "WrongChange has a change() that is not the merged weight less"),
         (NotShared, "NotShared computes something else in another process that has its state."),
+        (Tuple, "Tuple is refused: adapter: Tuple gives no LowRank(A, B) for"),
+        (Raises, "Raises raises RuntimeError: linalg.inv"),
+        (Rounds, "Rounds is exported as LoRA factors that are not the merged weight"),
+        (OwnDora, "OwnDora is exported as LoRA factors that are not the merged weight"),
+        (NotAlone, "NotAlone has per-example gradients of"),
+        (Leaks, "Leaks has a penalty that depends on the data that went through the model."),
+        (Vector, "Vector has a penalty that is not a finite scalar."),
+        (Constant, "Constant has a penalty that depends on nothing that trains."),
+        (Steep, "Steep has a penalty whose gradient is not finite."),
+        (Tied, "Tied gives one parameter two names in the state."),
+        (Idle, "down travel, which does not train."),
     ],
     ids=lambda v: v.__name__ if isinstance(v, type) else "",
 )
