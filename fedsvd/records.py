@@ -144,7 +144,7 @@ def usable(message: Message) -> bool:
     """Return whether a training reply has arrays of finite values and a positive finite weight."""
     if message.has_error() or ARRAYS not in message.content.array_records:
         return False
-    weight = metrics_of(message)[WEIGHT]
+    weight = message.content.metric_records.get(METRICS, MetricRecord()).get(WEIGHT)
     fine = isinstance(weight, (int, float)) and 0 < weight < float("inf")
     return fine and all(bool(np.isfinite(decode(a)).all()) for a in arrays_of(message).values())
 

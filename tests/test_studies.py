@@ -11,8 +11,9 @@ from experiments.table import add
 from fedsvd import run
 from fedsvd.config import from_config
 from fedsvd.settings.model import ADAPTERS, HEADS
-from fedsvd.strategies.build import build_strategy, check_use
+from fedsvd.strategies.build import build_strategy
 from fedsvd.strategies.pairs import check_pair
+from fedsvd.strategies.use import check_use
 
 STUDIES = Path(__file__).resolve().parents[1] / "experiments"
 

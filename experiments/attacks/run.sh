@@ -14,11 +14,6 @@ for seed in 0 1 2; do
       echo "$attack $rule $seed attack=$attack $clients strategy=$rule"
     done
   done
-<<<<<<< HEAD
 done | python -m experiments.each "$results" "$out" +experiment=no_dp adapter.init=orthonormal rounds=6 \
-  clients.participation=all training.batch_size=64 recorder.evaluate_every=6
-=======
-done | bash "$here/../each.sh" "$results" "$out" +experiment=no_dp adapter.init=orthonormal rounds=6 \
   clients.number=7 clients.participation=all training.batch_size=64 recorder.evaluate_every=6
->>>>>>> review4
 python -m experiments.table show "$results" ffa
