@@ -1,4 +1,4 @@
-"""The lists of the recorded studies: every line composes and is an allowed pair; none is forgotten."""
+"""The lists of the recorded studies: every line composes, is an allowed pair; none is forgotten."""
 
 from pathlib import Path
 
