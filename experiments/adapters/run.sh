@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bash experiments/adapters/run.sh [FOLDER [ADAPTERS.jsonl [HEADS.jsonl]]]: every adapter under FedSVD, or FedAvg
 # where it has no factors, without privacy and at epsilon 3; every head under FedSVD at epsilon 1 and 3; three
-# seeds; then the tables. 10 rounds of half batches, one learning rate a setting for all, nothing tuned. Runs that
+# seeds; then the tables. 6 rounds of half batches, one learning rate a setting for all, nothing tuned. Runs that
 # the results hold are not made again: see experiments/each.py. SEEDS="0" and OVERRIDES="rounds=2 ..." shorten it;
 # ADAPTERS=.../adapter_options.txt and HEADS=.../head_options.txt make the runs of further options.
 set -euo pipefail
@@ -18,7 +18,7 @@ lines() { # FILE SETTING...
     done
   done
 }
-common="rounds=10 training.batch_size=64 recorder.evaluate_every=10 ${OVERRIDES:-}"
+common="rounds=6 training.batch_size=64 recorder.evaluate_every=6 ${OVERRIDES:-}"
 # shellcheck disable=SC2086
 lines "${ADAPTERS:-$here/adapters.txt}" dp_eps3 no_dp | python -m experiments.each "$adapters" "$out/adapters" $common
 # shellcheck disable=SC2086
