@@ -8,7 +8,7 @@ import textwrap
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel, GPT2Config, GPT2Model
 
 from fedsvd.adapters import Eva, Inputs, Olora, Pissa, lora
 from fedsvd.experiment import one_round, prepare
@@ -52,26 +52,46 @@ VARIANTS = {
         "adapter",
     ),
 }
+# GPT-2's layers are Conv1D, which store their weights transposed.
+DECODER = {
+    "pissa": (["adapter=pissa"], "fedsvd", "adapter"),
+    "eora": (["adapter=eora"], "fedsvd", "merged"),
+    "dora": (["adapter=dora"], "fedsvd", "adapter"),
+    "sorsa": (["adapter=sorsa"], "fedavg", "adapter"),
+    "kronecker": (["adapter=kronecker"], "fedavg", "adapter"),
+}
 RANK = ["adapter.rank=4", "adapter.targets=[query,value,intermediate.dense]"]
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    """A folder with a tiny random BERT and the default model's tokeniser."""
-    folder = tmp_path_factory.mktemp("backbone")
-    config = BertConfig(
-        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=48, max_position_embeddings=64, initializer_range=0.2,
-    )  # fmt: skip
+def saved(folder, cls, config, **more):
+    """A folder with a tiny random model, the default model's tokeniser, and texts."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+        cls(config, **more).save_pretrained(folder)
     load_tokenizer(compose_settings().model).save_pretrained(folder)
     g = torch.Generator().manual_seed(1)
     words = [" ".join(f"w{i}" for i in torch.randint(40, (7,), generator=g)) for _ in range(120)]
     lines = [f"{text},{i % 2}" for i, text in enumerate(words)]
     (folder / "train.csv").write_text("\n".join(["text,label", *lines]) + "\n")
     return folder
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    config = BertConfig(
+        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=48, max_position_embeddings=64, initializer_range=0.2,
+    )  # fmt: skip
+    return saved(tmp_path_factory.mktemp("bert"), BertModel, config, add_pooling_layer=False)
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    config = GPT2Config(
+        vocab_size=30522, n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2,
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return saved(tmp_path_factory.mktemp("gpt2"), GPT2Model, config)
 
 
 def start(backbone, *overrides):
@@ -85,7 +105,7 @@ def start(backbone, *overrides):
 
 
 ALONE = textwrap.dedent("""
-    import sys, warnings, pathlib, torch
+    import json, sys, warnings, pathlib, torch
     from safetensors.torch import load_file, save_file
     from transformers import AutoModel
     from peft import PeftModel
@@ -97,20 +117,40 @@ ALONE = textwrap.dedent("""
         if (run / "merged").exists():
             model = AutoModel.from_pretrained(run / "merged")
         else:
-            model = AutoModel.from_pretrained(backbone, add_pooling_layer=False)
+            model = AutoModel.from_pretrained(backbone)
             model = PeftModel.from_pretrained(model, run / "adapter")
         with torch.inference_mode():
             hidden = model.eval()(**inputs).last_hidden_state
-        save_file({"hidden": hidden.contiguous()}, run / "hidden.safetensors")
+        told = json.loads((run / "classifier" / "classifier.json").read_text())
+        head = load_file(run / "classifier" / "head.safetensors")["head.weight"]
+        mask = inputs["attention_mask"]
+        if told["pooling"] == "mean":
+            x = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        else:
+            x = hidden[torch.arange(len(mask)), mask.sum(1) - 1]
+        if told["normalize"] or head.ndim == 3:
+            x = x / x.norm(dim=1, keepdim=True)
+        if head.ndim == 2:
+            logits = x @ head.mT
+        else:
+            logits = torch.stack([(x @ S.mT).norm(dim=1) for S in head], 1)
+        found = {"hidden": hidden.contiguous(), "logits": told["scale"] * logits}
+        save_file(found, run / "found.safetensors")
     assert "fedsvd" not in sys.modules
 """)
 
 
-def test_what_is_exported_computes_the_same_in_a_process_without_fedsvd(backbone, tmp_path):
-    expected = {}
-    for name, (overrides, strategy, folder) in VARIANTS.items():
+@pytest.mark.parametrize(("family", "variants"), [("backbone", VARIANTS), ("decoder", DECODER)])
+def test_what_is_exported_computes_the_same_in_a_process_without_fedsvd(
+    family, variants, request, tmp_path
+):
+    backbone, expected = request.getfixturevalue(family), {}
+    own = RANK if family == "backbone" else [*RANK[:1], "adapter.targets=[query,c_fc]"]
+    if family == "decoder":
+        own.append("model.pooling=last")
+    for name, (overrides, strategy, folder) in variants.items():
         run = start(
-            backbone, *([] if name == "patterns" else RANK), *overrides, f"strategy={strategy}",
+            backbone, *([] if name == "patterns" else own), *overrides, f"strategy={strategy}",
             "privacy=none", "training.lr=3", "training.clip_norm=null",
         )  # fmt: skip
         first = run.worker.initial.digest()
@@ -136,13 +176,14 @@ def test_what_is_exported_computes_the_same_in_a_process_without_fedsvd(backbone
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    bare = BertModel.from_pretrained(backbone, add_pooling_layer=False).eval()
+    bare = AutoModel.from_pretrained(backbone).eval()
     for name, (hidden, logits, texts) in expected.items():
         out = tmp_path / "runs" / name
-        found = load_file(out / "hidden.safetensors")["hidden"]
-        torch.testing.assert_close(
-            found, hidden, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        found = load_file(out / "found.safetensors")
+        for key, ours in (("hidden", hidden), ("logits", logits)):
+            torch.testing.assert_close(
+                found[key], ours, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+            )
         with torch.inference_mode():
             plain = bare(**load_file(out / "inputs.safetensors")).last_hidden_state
         assert float((hidden - plain).norm()) > 1e-3, name  # the adapter does something
