@@ -13,6 +13,7 @@ RUN useradd --create-home fedsvd
 WORKDIR /home/fedsvd/src
 COPY --chown=fedsvd pyproject.toml constraints.txt README.md ./
 COPY --chown=fedsvd fedsvd ./fedsvd
+COPY --chown=fedsvd hydra_plugins ./hydra_plugins
 COPY --chown=fedsvd configs ./configs
 RUN chown -R fedsvd /home/fedsvd
 USER fedsvd
