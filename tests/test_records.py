@@ -3,7 +3,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord
 
-from fedsvd.records import decode, encode, from_record, record_bytes, to_record
+from fedsvd.records import decode, encode, finite, from_record, record_bytes, to_record
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
@@ -55,3 +55,15 @@ def test_tensors_that_share_a_shape_but_not_a_dtype_stay_apart():
     tensors = {"a": torch.ones(2), "b": torch.ones(2, dtype=torch.float64)}
     back = from_record(to_record(tensors))
     assert {n: t.dtype for n, t in back.items()} == {n: t.dtype for n, t in tensors.items()}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_finite_says_what_numpy_says_of_every_value(dtype):
+    large = np.full((3, 4), np.finfo(dtype).max, dtype)  # whose squares overflow
+    assert finite(large)
+    assert finite(np.zeros((0, 3), dtype))
+    for bad in (np.nan, np.inf, -np.inf):
+        for value in (large.copy(), np.ones((3, 4), dtype)):
+            value[1, 2] = bad
+            value.setflags(write=False)
+            assert not finite(value)
