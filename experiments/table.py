@@ -1,10 +1,11 @@
 """Recorded runs of a study, a JSON line each, and the table that they make.
 
 python -m experiments.table add RESULTS.jsonl RUN SETTING VARIANT SEED    records a finished run
-python -m experiments.table show RESULTS.jsonl BASELINE                   prints a table per setting
+python -m experiments.table show RESULTS.jsonl BASELINE [FIGURE.svg]      prints a table per setting
 
 The table has the mean over seeds and the paired difference to BASELINE over matched seeds, with 95 %
 intervals (Student's t), the largest epsilon that a client spent, and the replies left out of rounds.
+The figure has the differences.
 """
 
 import json
@@ -13,7 +14,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from fedsvd.results.compare import estimate, shown
+from fedsvd.results.compare import Estimate, estimate, shown
+from fedsvd.results.report import BLUE, GREY, canvas, label
 
 KEYS = (
     "accuracy",
@@ -34,11 +36,26 @@ def add(results: Path, run: Path, setting: str, variant: str, seed: int) -> None
         file.write(json.dumps({**line, **{k: summary.get(k) for k in KEYS}}) + "\n")
 
 
-def show(results: Path, baseline: str) -> None:
-    runs: dict[str, dict[str, dict[int, Any]]] = defaultdict(lambda: defaultdict(dict))
+# setting: variant: seed: run
+Runs = dict[str, dict[str, dict[int, Any]]]
+
+
+def read(results: Path) -> Runs:
+    runs: Runs = defaultdict(lambda: defaultdict(dict))
     for line in results.read_text(encoding="utf-8").splitlines():
         run = json.loads(line)
         runs[run["setting"]][run["variant"]][run["seed"]] = run
+    return runs
+
+
+def differences(
+    found: dict[int, Any], base: dict[int, Any], key: str = "accuracy"
+) -> Estimate | None:
+    """Return the mean difference over the seeds that both have, with its interval."""
+    return estimate([found[seed][key] - base[seed][key] for seed in sorted(found.keys() & base)])
+
+
+def show(runs: Runs, baseline: str) -> None:
     for setting, variants in runs.items():
         base = variants.get(baseline, {})
         print(f"\n{setting}\n")
@@ -48,9 +65,8 @@ def show(results: Path, baseline: str) -> None:
             cells = []
             for key in ("accuracy", "test_accuracy"):
                 cells.append(shown(estimate([r[key] for r in found.values()])))
-                common = [s for s in sorted(found) if s in base and variant != baseline]
-                differences = [found[s][key] - base[s][key] for s in common]
-                cells.append(shown(estimate(differences), signed=True))
+                apart = None if variant == baseline else differences(found, base, key)
+                cells.append(shown(apart, signed=True))
             seeds = " ".join(map(str, sorted(found)))
             spent = [r["epsilon_max"] for r in found.values() if r["epsilon_max"] is not None]
             cells.append(f"{max(spent):.3f}" if spent else "-")
@@ -58,9 +74,33 @@ def show(results: Path, baseline: str) -> None:
             print(f"| {variant} | {seeds} | {' | '.join(cells)} |")
 
 
+def draw(runs: Runs, baseline: str, path: Path) -> None:
+    """Draw the differences in validation accuracy, a panel for each setting."""
+    most = max(len(variants) for variants in runs.values())
+    figure, axes = canvas(len(runs))
+    figure.set_size_inches(3.6 * len(runs) + 1, 0.2 * most + 1)
+    for axis, (setting, variants) in zip(axes, runs.items(), strict=True):
+        base = variants.get(baseline, {})
+        found = {v: differences(r, base) for v, r in variants.items() if v != baseline}
+        known = {v: e for v, e in found.items() if e is not None}
+        axis.axvline(0, color=GREY, lw=1)
+        axis.errorbar(
+            [e.mean for e in known.values()], range(len(known)), fmt=".", color=BLUE, lw=1,
+            xerr=[e.half or 0 for e in known.values()],
+        )  # fmt: skip
+        axis.set_yticks(range(len(known)), list(known), fontsize=7)
+        axis.invert_yaxis()
+        axis.set_title(setting, fontsize=9)
+        label(axis, f"accuracy minus that of {baseline}", "")
+    figure.savefig(path, metadata={"Date": None})
+
+
 if __name__ == "__main__":
     what, file, *rest = sys.argv[1:]
     if what == "add":
         add(Path(file), Path(rest[0]), rest[1], rest[2], int(rest[3]))
     else:
-        show(Path(file), rest[0])
+        recorded = read(Path(file))
+        show(recorded, rest[0])
+        if len(rest) > 1:
+            draw(recorded, rest[0], Path(rest[1]))

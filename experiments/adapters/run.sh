@@ -23,5 +23,5 @@ common="rounds=6 training.batch_size=64 recorder.evaluate_every=6 ${OVERRIDES:-}
 lines "${ADAPTERS:-$here/adapters.txt}" dp_eps3 no_dp | python -m experiments.each "$adapters" "$out/adapters" $common
 # shellcheck disable=SC2086
 lines "${HEADS:-$here/heads.txt}" dp_eps1 dp_eps3 | python -m experiments.each "$heads" "$out/heads" $common
-python -m experiments.table show "$adapters" lora
-python -m experiments.table show "$heads" trained_texts
+python -m experiments.table show "$adapters" lora "${adapters%.jsonl}.svg"
+python -m experiments.table show "$heads" trained_texts "${heads%.jsonl}.svg"

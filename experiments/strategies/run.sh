@@ -14,4 +14,4 @@ for seed in ${SEEDS:-0 1 2}; do
     done < "${VARIANTS:-$here/variants.txt}"
   done
 done | python -m experiments.each "$results" "$out" rounds=10 training.batch_size=64 recorder.evaluate_every=10
-python -m experiments.table show "$results" ffa_orthonormal
+python -m experiments.table show "$results" ffa_orthonormal "${results%.jsonl}.svg"
