@@ -162,11 +162,13 @@ def digest(*overrides, kill=False):
     return run.state.digest(), run.ledger.as_dict()
 
 
-def test_the_same_bits_as_inline_also_after_a_worker_was_killed(cluster):
+def test_the_same_bits_as_inline_also_after_a_worker_was_killed(cluster, monkeypatch):
     expected = digest("engine.threads=1")
     assert digest("engine=ray", "engine.workers=1") == expected
     assert digest("engine=ray", "engine.workers=2", kill=True) == expected
     assert digest("engine=ray", "engine.workers=3", "engine.num_cpus=0.5") == expected
+    monkeypatch.setattr("fedsvd.engines.ray.TOGETHER", 1e9)  # all clients of round 2 in one call
+    assert digest("engine=ray", "engine.workers=1") == expected
 
 
 def test_a_local_ray_is_started_and_stopped(cluster):
