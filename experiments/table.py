@@ -14,6 +14,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+
 from fedsvd.results.compare import Estimate, estimate, shown
 from fedsvd.results.report import BLUE, GREY, canvas, label
 
@@ -92,7 +94,8 @@ def draw(runs: Runs, baseline: str, path: Path) -> None:
         axis.invert_yaxis()
         axis.set_title(setting, fontsize=9)
         label(axis, f"accuracy minus that of {baseline}", "")
-    figure.savefig(path, metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "fedsvd"}):  # the same file every time
+        figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":
