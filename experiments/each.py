@@ -5,7 +5,7 @@
 LINES are "SETTING VARIANT SEED OVERRIDES...", each a run in FOLDER/SETTING/VARIANT/sSEED, recorded as
 a line of RESULTS.jsonl. JOBS at a time (default 2), one thread each. It may be stopped and started
 again; another RESULTS.jsonl makes all runs anew. A run is a process forked from this one, which has
-imported everything (5 seconds a run), and is otherwise `python -m fedsvd.run`. Status 1 if one fails.
+imported everything, and is otherwise `python -m fedsvd.run`. Status 1 if one fails.
 """
 
 import json
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 # Read when a process starts, so this one is started anew with them. glibc then keeps freed memory:
-# a step's tensors are not faulted in anew (8 % of a run's time).
+# a step's tensors are not faulted in anew.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": "1000000000",

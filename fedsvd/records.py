@@ -153,7 +153,7 @@ def finite(value: np.ndarray) -> bool:
     """Return whether all values are finite numbers.
 
     A finite sum of squares says so, as squares cannot cancel; one that is not may have overflown, and
-    the values are looked at one by one, which takes some thirty times as long.
+    the values are looked at one by one, which takes much longer.
     """
     flat = value.ravel()
     with np.errstate(all="ignore"):
