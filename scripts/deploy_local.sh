@@ -35,7 +35,8 @@ with initialize_config_dir(str(config_folder()), version_base="1.3"):
     config = compose("config", ["partition.alpha=5", "clients.number=3", "clients.per_round=3", *limit])
 settings = from_config(OmegaConf.to_container(config, resolve=True))
 task = load_task(settings.data, 0)
-parts = partition(task.labels[task.train], 3, settings.partition, 0)
+texts = [task.texts[i] for i in task.train]
+parts = partition(texts, task.labels[task.train], 3, settings.partition, 0)
 files = {f"client{k}/train.csv": task.train[rows] for k, rows in enumerate(parts)}
 files |= {"server/validation.csv": task.validation, "server/test.csv": task.test}
 for name, rows in files.items():
