@@ -74,8 +74,10 @@ def test_a_node_trains_on_all_of_its_folder_and_the_server_on_nothing(folders):
     task, parts = deal(own(folders, "server"))
     assert [len(p) for p in parts] == [0, 0, 0]
     assert (len(task.validation), len(task.test)) == (6, 6)
+    few = ["partition.holder=0", "partition.min_examples=20"]
+    assert len(deal(own(folders, "client0", *few))[1][0]) == 12  # the number is nobody's business
     with pytest.raises(InputError, match=r"partition\.min_examples: 20 is not allowed"):
-        deal(own(folders, "client0", "partition.holder=0", "partition.min_examples=20"))
+        deal(own(folders, "client0", *few, "privacy=none"))
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,8 @@ def coins(
 def taken(values: np.ndarray, number: int | None, of: float | None) -> np.ndarray:
     """Return which rows (n,) bool are kept of a sample of about `number` rows, by their coins.
 
-    With the public size `of` these are the rows below number / of, each by itself; the number that is
-    kept is then random. Without it they are the `number` smallest, so that a row that comes in can push
+    With the public size `of` these are the rows below number / of, each by itself; how many are kept
+    is then random. Without it they are the `number` smallest, so that a row that comes in can push
     one out: two rows change. `number` None keeps all.
     """
     if number is None:

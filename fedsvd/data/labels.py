@@ -28,8 +28,8 @@ def label_names(
             return table.label_names
     if private:
         raise InputError(
-            "data.labels: needed under privacy, as the number and names of classes must not depend on "
-            "private rows; declare them from what is publicly known, in the order of their indices: "
+            "data.labels: needed under privacy, as the number and names of classes must not depend "
+            "on private rows; declare them from what is publicly known, in the order of indices: "
             "'data.labels=[negative,positive]'"
         )
     found = sorted({str(y) for table in tables.values() for y in table.labels}, key=_natural)

@@ -18,9 +18,9 @@ def partition(
 
     "dirichlet" draws, for every label, the clients' shares from Dirichlet(alpha, ..., alpha), and
     each example of the label goes to a client with these probabilities (Hsu et al., 2019, arXiv
-    1909.06335). "iid" has equal shares. An example goes by its own coin, so within a draw one example
-    more or less moves no other. A draw that leaves a client with fewer than `min_examples` is repeated
-    up to `draws` times; then InputError names the client.
+    1909.06335). "iid" has equal shares. An example goes by its own coin, so within a draw one
+    example more or less moves no other. A draw that leaves a client with fewer than `min_examples` is
+    repeated up to `draws` times; then InputError names the client.
     """
     for draw in range(settings.draws):
         values = coins(texts, seed, Purpose.PARTITION, draw)

@@ -17,10 +17,10 @@ def split(
     """Return disjoint, sorted index arrays into `texts` for train, validation, test and public.
 
     `parts` are the rows as the source has them: "all", or some of train, validation, test; and
-    "public". Of "all", or of a train part without validation, each row goes to validation or test with
-    the probabilities `data.validation` and `data.test`. Then, of what is to train, each row is public
-    with probability data.public / data.public_size, unless the source has public rows; and each
-    remaining one is kept with probability data.limit / data.public_size. Raises InputError if
+    "public". Of "all", or of a train part without validation, each row goes to validation or test
+    with the probabilities `data.validation` and `data.test`. Then, of what is to train, each row is
+    public with probability data.public / data.public_size, unless the source has public rows; and
+    each remaining one is kept with probability data.limit / data.public_size. Raises InputError if
     `data.public` cannot be had.
     """
     pool = parts.get("all", parts.get("train", np.zeros(0, dtype=np.int64)))

@@ -1,7 +1,7 @@
 """A task: labelled texts, split once into clients' part, validation, test and public texts.
 
-What becomes of a row follows from the row itself, the seed and the settings: a row more or less leaves
-every other one where it is (docs/data_privacy.md).
+What becomes of a row follows from the row itself, the seed and the settings: a row more or less
+leaves every other one where it is (docs/data_privacy.md).
 """
 
 from collections.abc import Mapping, Sequence

@@ -25,8 +25,8 @@ VARIANTS = {
     "pissa": (["adapter=pissa", "adapter.niter=4"], "fedsvd", "adapter"),
     "milora": (["adapter=milora"], "ffa", "adapter"),
     "olora": (["adapter=olora", "adapter.alpha=4"], "fedsvd", "adapter"),
-    "eva": (["adapter=eva", "adapter.calibration=20"], "fedsvd", "adapter"),
-    "eora": (["adapter=eora", "adapter.compression=prune"], "fedsvd", "merged"),
+    "eva": (["adapter=eva", "adapter.calibration=20", "data.public=20"], "fedsvd", "adapter"),
+    "eora": (["adapter=eora", "adapter.compression=prune", "data.public=20"], "fedsvd", "merged"),
     "dct": (["adapter=dct"], "fedex", "adapter"),
     "hadamard": (["adapter=hadamard"], "fedsvd_refresh", "adapter"),
     "dora": (["adapter=dora"], "fedsvd", "adapter"),
@@ -55,7 +55,7 @@ VARIANTS = {
 # GPT-2's layers are Conv1D, which store their weights transposed.
 DECODER = {
     "pissa": (["adapter=pissa"], "fedsvd", "adapter"),
-    "eora": (["adapter=eora"], "fedsvd", "merged"),
+    "eora": (["adapter=eora", "data.public=20"], "fedsvd", "merged"),
     "dora": (["adapter=dora"], "fedsvd", "adapter"),
     "sorsa": (["adapter=sorsa"], "fedavg", "adapter"),
     "kronecker": (["adapter=kronecker"], "fedavg", "adapter"),
@@ -98,7 +98,7 @@ def start(backbone, *overrides):
     settings = compose_settings(
         *TINY, "model=custom", f"model.name={backbone}", "model.max_length=32",
         "model.head_init=random", "data=folder", f"data.path={backbone}",
-        "data.public_size=90", "rounds=2", "clients.number=2",
+        "data.labels=['0','1']", "data.public_size=90", "rounds=2", "clients.number=2",
         "clients.per_round=2", *overrides,
     )  # fmt: skip
     return prepare(settings, build_strategy(settings.strategy))
