@@ -148,10 +148,11 @@ def test_what_is_exported_computes_the_same_in_a_process_without_fedsvd(
     own = RANK if family == "backbone" else [*RANK[:1], "adapter.targets=[query,c_fc]"]
     if family == "decoder":
         own.append("model.pooling=last")
+    lr = 3 if family == "backbone" else 1  # at 3 PiSSA's B grows to 90, and rounding with it
     for name, (overrides, strategy, folder) in variants.items():
         run = start(
             backbone, *([] if name == "patterns" else own), *overrides, f"strategy={strategy}",
-            "privacy=none", "training.lr=3", "training.clip_norm=null",
+            "privacy=none", f"training.lr={lr}", "training.clip_norm=null",
         )  # fmt: skip
         first = run.worker.initial.digest()
         for number in (1, 2):
