@@ -42,15 +42,19 @@ def check_inputs(settings: Settings) -> None:
 
     What it starts from is a function of the texts that it sees, and no noise is added to that.
     """
-    private, public = settings.privacy.unit != "none", settings.data.public
-    if not private or public or settings.adapter.name == "none":
-        return
-    if build_adapter(settings.adapter).needs_inputs:
+    if settings.privacy.unit != "none" and lacks_public(settings):
         raise wrong(
-            "data.public", public,
+            "data.public", 0,
             f"at least 1 with adapter {settings.adapter.label} under privacy, which looks at so many "
             "texts that no client then holds",
         )  # fmt: skip
+
+
+def lacks_public(settings: Settings) -> bool:
+    """Return whether the adapter looks at texts and none are public: validation's stand for them."""
+    if settings.adapter.name == "none" or settings.data.public:
+        return False
+    return build_adapter(settings.adapter).needs_inputs
 
 
 KEYS = ("rank", "alpha", "targets", "ranks", "dropout", "calibration")

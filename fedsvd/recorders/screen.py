@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedsvd.adapters.build import lacks_public
 from fedsvd.privacy.plan import PrivacyPlan
 from fedsvd.recorders.recorder import Recorder
 from fedsvd.rounds.record import RoundRecord, Start, Summary
@@ -103,6 +104,10 @@ def _header(console: Console, start: Start) -> None:
         ("runs on", f"{model.device}, {model.precision}"
                     f"{' (auto)' if settings.training.precision == 'auto' else ''}"),
     ]  # fmt: skip
+    if lacks_public(settings):
+        seen = min(settings.adapter.calibration, task.validation)
+        told = "texts of validation, which stand for public ones (data.public=0)"
+        facts.append(("starts from", f"{seen} {told}: its accuracy is not of unseen texts"))
     grid = Table.grid(padding=(0, 2))
     for fact in facts:
         grid.add_row(*fact)
