@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fedsvd.privacy.accounting import Cost, Event, cost
+from fedsvd.privacy.accounting import CLOSED_FORM, Cost, Event, cost
 from fedsvd.privacy.plan import PrivacyPlan
 
 
@@ -112,12 +112,7 @@ class Ledger:
                     "events": [asdict(e) for e in self.events.get(planned.client, [])],
                 }
             )
-            for what, by in (("bound", planned.accountant), ("spent", spent and spent.accountant)):
-                if by is not None and by != self.plan.accountant:
-                    notes.append(
-                        f"client {planned.client}: the {self.plan.accountant} accountant failed on "
-                        f"the epsilon {what}; {by} answered, which is an upper bound"
-                    )
+            notes += self._stand_ins(planned.client, spent)
         largest = self.epsilon_max()
         if largest is not None and not math.isfinite(largest):
             notes.append("an infinite epsilon: no accountant could bound it")
@@ -127,6 +122,23 @@ class Ledger:
             "notes": notes,
             "clients": clients,
         }
+
+    def _stand_ins(self, client: int, spent: Cost | None) -> list[str]:
+        """Return a line for each figure of a client that another accountant had to give."""
+        notes, chosen = [], self.plan.accountant
+        bound = self.plan.clients[client].accountant
+        if bound is not None and bound not in (chosen, CLOSED_FORM):
+            notes.append(
+                f"client {client}: the {chosen} accountant failed on the epsilon bound; {bound} "
+                "answered, which is an upper bound"
+            )
+        if spent is not None and spent.failed:
+            why = "; ".join(f"the {name} accountant failed: {why}" for name, why in spent.failed)
+            notes.append(
+                f"client {client}: on the epsilon spent, {why}; {spent.accountant} answered, which "
+                "is an upper bound"
+            )
+        return notes
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over the events of `as_dict`."""
