@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fedsvd.privacy.accounting import CLOSED_FORM, Cost, Event, cost
@@ -18,6 +18,7 @@ class Spent:
     noise_multiplier: float
     sample_rate: float
     steps: int
+    aggregated: bool = False  # whether the reply went into the round's mean
 
 
 @dataclass
@@ -53,6 +54,16 @@ class Ledger:
         hidden = self.plan.threat_model == "trusted_server"
         for client in range(len(self.plan.clients)) if hidden else asked:
             self.record(client, round, 1)
+
+    def record_mean(self, round: int, clients: Sequence[int]) -> None:
+        """Note that the replies of `clients`, and no others, went into the mean of the round.
+
+        Of a round that was repeated, the last attempt did.
+        """
+        for client in clients:
+            events = self.events.get(client, [])
+            at = max(i for i, event in enumerate(events) if event.round == round)
+            events[at] = replace(events[at], aggregated=True)
 
     def steps(self, client: int) -> int:
         """Return the number of steps that the client has been charged."""
