@@ -1,8 +1,8 @@
 """A conformance kit for aggregation rules: `check_strategy(MyStrategy, option=value)` in one line.
 
 It measures what every rule must do and what each declares of itself (`Strategy.exact`, `.weighted`,
-`.idempotent`, `.fixed_point`, `.averages`, `.mean_only`, `.any_rank`) on the clients of `fedsvd.testing.cases`. A
-rule that fails raises AssertionError with one sentence.
+`.idempotent`, `.fixed_point`, `.averages`, `.mean_only`, `.any_rank`) on the clients of
+`fedsvd.testing.cases`. A rule that fails raises AssertionError with one sentence.
 """
 
 import tempfile
@@ -41,9 +41,8 @@ def check_strategy(cls: type[Strategy], **options: Any) -> None:
     """Raise AssertionError, with one sentence that says what is wrong, unless `cls` is sound.
 
     `options` go to its constructor. Checked: neither the order of clients nor that of their replies
-    matters; weights, equal clients, unchanged clients, exactness and the mean as all that counts are as
-    declared, in a round in
-    which much is due and in the next one; what a server optimiser can follow does not change its
+    matters; weights, equal clients, unchanged clients, exactness and the
+    mean as all that counts are as declared, in a round in which much is due and in the next one; what a server optimiser can follow does not change its
     basis; the arguments and the global random state are left alone; what clients are not sent does
     not change; names, shapes, dtypes, ranks and the round hold, also for clients of other ranks where
     they are declared; a client with NaN is refused; state goes through records and checkpoints, and
@@ -51,7 +50,8 @@ def check_strategy(cls: type[Strategy], **options: Any) -> None:
     """
     name = cls.__name__
     for check in (
-        _form, _arguments, _order, _weights, _equal, _unchanged, _exactness, _mean, _ranks, _nan, _resumes,
+        _form, _arguments, _order, _weights, _equal, _unchanged, _exactness, _mean, _ranks,
+        _nan, _resumes,
     ):  # fmt: skip
         check(name, cls, options)
 
