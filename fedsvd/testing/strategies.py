@@ -41,12 +41,12 @@ def check_strategy(cls: type[Strategy], **options: Any) -> None:
     """Raise AssertionError, with one sentence that says what is wrong, unless `cls` is sound.
 
     `options` go to its constructor. Checked: neither the order of clients nor that of their replies
-    matters; weights, equal clients, unchanged clients, exactness and the
-    mean as all that counts are as declared, in a round in which much is due and in the next one; what a server optimiser can follow does not change its
-    basis; the arguments and the global random state are left alone; what clients are not sent does
-    not change; names, shapes, dtypes, ranks and the round hold, also for clients of other ranks where
-    they are declared; a client with NaN is refused; state goes through records and checkpoints, and
-    the next round needs nothing but it.
+    matters; weights, equal clients, unchanged clients, exactness and the mean as all that counts are
+    as declared, in a round in which much is due and in the next one; what a server optimiser can
+    follow does not change its basis; the arguments and the global random state are left alone; what
+    clients are not sent does not change; names, shapes, dtypes, ranks and the round hold, also for
+    clients of other ranks where they are declared; a client with NaN is refused; state goes through
+    records and checkpoints, and the next round needs nothing but it.
     """
     name = cls.__name__
     for check in (
