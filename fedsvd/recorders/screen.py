@@ -73,6 +73,7 @@ class Screen(Recorder):
             ),
             ("test accuracy", _number(told["test_accuracy"], ".4f")),
             ("epsilon spent", _spent(told)),
+            *_published(told),
             ("sent up / down", f"{_size(told['bytes_up'])} / {_size(told['bytes_down'])}"),
             ("time", _clock(told["seconds"])),
             ("state digest", told["state_digest"][:16]),
@@ -212,6 +213,14 @@ def _spent(summary: Mapping[str, Any]) -> str:
     target = f" of {summary['epsilon_target']:g}" if summary["epsilon_target"] is not None else ""
     spent = f"{summary['epsilon_max']:.4f}{target}"
     return f"{spent} at delta {summary['delta']:g} (largest of any client)"
+
+
+def _published(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the line of the second figure, with what it assumes; none without privacy."""
+    if summary["epsilon_max"] is None or "epsilon_published" not in summary:
+        return []
+    figure, assumed = summary["epsilon_published"], summary["epsilon_published_assumed"]
+    return [("epsilon, published", f"{_number(figure, '.4f')}  ({assumed})")]
 
 
 def _size(count: int) -> str:
