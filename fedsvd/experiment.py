@@ -26,7 +26,7 @@ from fedsvd.lowrank.ranks import truncate
 from fedsvd.participation import participants
 from fedsvd.privacy.client_level import ClientMechanism, make_mechanism, release
 from fedsvd.privacy.ledger import Ledger
-from fedsvd.randomness import Purpose, attempt_key, torch_stream
+from fedsvd.randomness import Purpose, attempt_key, numpy_stream
 from fedsvd.replies import Received, receive
 from fedsvd.results.journal import Entry, Journal
 from fedsvd.results.recorder import Recorder
@@ -176,8 +176,7 @@ def _attempt(run: Run, number: int) -> dict[str, Any]:
         drawn, sat_out = _draw(run, number)
         metrics: dict[str, Any] = {"round": number, "clients": drawn, "sat_out": sat_out}
         # Where a trusted server hides who takes part, a round of nobody is a release like any other.
-        hidden = plan.threat_model == "trusted_server"
-        if not drawn and not hidden:
+        if not drawn and not plan.hides_clients:
             run.state = replace(run.state, round=number)
             return metrics
         entry = _entered(run, number, drawn)
@@ -225,8 +224,10 @@ def _attempt(run: Run, number: int) -> dict[str, Any]:
 
 def _draw(run: Run, number: int) -> tuple[list[int], list[int]]:
     """Return who takes part in a round, and who was drawn and may not."""
-    clients, bound = run.settings.clients, run.worker.plan.rounds_bound
-    draw = participants(clients, bound, run.settings.seed, number, run.rounds_taken)
+    clients, plan = run.settings.clients, run.worker.plan
+    # Whoever holds the seed, as the run's config.yaml does, would know who took part.
+    seed = None if plan.hides_clients else run.settings.seed
+    draw = participants(clients, plan.rounds_bound, seed, number, run.rounds_taken)
     run.ledger.reserved = run.journal.reserved(number)
     spent = [k for k in draw.clients if run.ledger.would_exceed(k)]
     run.ledger.reserved = {}
@@ -328,7 +329,7 @@ def _noised(
     generator = None
     if not run.worker.plan.secure_noise:
         keys: tuple[int | str, ...] = (number, "server", *attempt_key(run.attempt))
-        generator = torch_stream(settings.seed, Purpose.NOISE, *keys, device=device)
+        generator = numpy_stream(settings.seed, Purpose.NOISE, *keys)
     updates = [records.from_record(records.arrays_of(r), device) for r in good]
     metrics["clip_norm"] = run.client_level.clip_norm
     mean, run.client_level, norms = release(updates, wanted, run.client_level, generator)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedsvd.randomness import Purpose, numpy_stream
+from fedsvd.randomness import Purpose, numpy_stream, uniforms
 from fedsvd.settings import ClientSettings
 
 
@@ -35,19 +35,20 @@ class Draw:
 
 
 def participants(
-    clients: ClientSettings, bound: int, seed: int, round: int, taken: Sequence[int]
+    clients: ClientSettings, bound: int, seed: int | None, round: int, taken: Sequence[int]
 ) -> Draw:
     """Return the sorted ids of the clients of `round` (1-based).
 
     `taken[k]` is the number of rounds that client k has taken part in; one that has reached `bound`
     sits out. balanced: the m clients with the fewest rounds so far, ties in random order. uniform:
     m of all without replacement. poisson: each with probability m / K. all: everyone. The draw is
-    from the stream (seed, "participation", round) and looks at no data; under uniform and poisson
-    it does not depend on who is at the bound either, whose place stays empty.
+    from the stream (seed, "participation", round) or, if `seed` is None, from the operating system,
+    and looks at no data; under uniform and poisson it does not depend on who is at the bound either,
+    whose place stays empty.
     """
-    rng = numpy_stream(seed, Purpose.PARTICIPATION, round)
-    order = [int(k) for k in rng.permutation(clients.number)]
-    coins = rng.random(clients.number)
+    rng = None if seed is None else numpy_stream(seed, Purpose.PARTICIPATION, round)
+    order = [int(k) for k in uniforms(clients.number, rng).argsort(kind="stable")]
+    coins = uniforms(clients.number, rng)
     m = clients.per_round
     if clients.participation == "all":
         drawn = order

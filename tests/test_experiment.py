@@ -112,6 +112,7 @@ def test_bytes_are_those_of_what_the_strategy_sends(done, tmp_path):
             "privacy=client_level",
             "strategy=fedavg",
             "privacy.threat_model=trusted_server",
+            "privacy.secure_noise=true",
             "clients.participation=poisson",
             "rounds=3",
         ],

@@ -61,6 +61,11 @@ class PrivacyPlan:
         return self.unit == "example"
 
     @property
+    def hides_clients(self) -> bool:
+        """Whether nobody but the server knows who takes part, which amplifies privacy."""
+        return self.threat_model == "trusted_server"
+
+    @property
     def rounds_bound(self) -> int:
         """The most rounds of any client."""
         return max(c.rounds_bound for c in self.clients)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import fedsvd
+from fedsvd import randomness
 from fedsvd.errors import InputError
 from fedsvd.settings import Settings
 
@@ -60,6 +61,7 @@ def surroundings(worker: "Worker") -> dict[str, Any]:
     return {
         "fedsvd": fedsvd.__version__,
         "torch": torch.__version__,
+        "randomness": randomness.SCHEME,
         "device": str(worker.device),
         "training.precision": worker.precision,
         "engine.threads": threads,

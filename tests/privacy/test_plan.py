@@ -44,6 +44,13 @@ def test_public_counts_set_rates_and_weights(settings):
         (["privacy.epsilon=null"], r"privacy\.epsilon.*privacy\.noise_multiplier"),
         (["privacy.threat_model=trusted_server"], r"privacy\.threat_model"),
         (["privacy=client_level", "privacy.threat_model=trusted_server"], r"participation=poisson"),
+        (
+            [
+                "privacy=client_level", "privacy.threat_model=trusted_server",
+                "clients.participation=poisson",
+            ],
+            r"privacy\.secure_noise: False.*threat_model=trusted_server.*who takes part",
+        ),
         (["privacy.unit=clients"], r"did you mean 'client'"),
         (["privacy.clipping=flatt"], r"did you mean 'flat'"),
         (["+privacy.clip_quantile=0.5"], r"privacy\.clip_quantile.*unit=client"),
@@ -92,6 +99,7 @@ def test_client_level_costs_a_gaussian_a_round(settings):
 def test_a_trusted_server_charges_everybody_every_round_at_the_sampling_rate(settings):
     s = settings(
         "privacy=client_level", "privacy.threat_model=trusted_server", "rounds=8",
+        "privacy.secure_noise=true",
         "clients.participation=poisson", "clients.number=60", "clients.per_round=6",
         "privacy.accountant=rdp",
     )  # fmt: skip
@@ -154,7 +162,9 @@ def test_no_client_ends_above_its_target_in_250_random_schedules(settings, parti
             clients=ClientSettings(number, per, participation),
             training=replace(base.training, local_steps=steps),
             data=replace(base.data, public_size=900 * number),
-            privacy=replace(base.privacy, unit=unit, epsilon=2.0, threat_model=threat),
+            privacy=replace(
+                base.privacy, unit=unit, epsilon=2.0, threat_model=threat, secure_noise=trusted
+            ),
         )  # fmt: skip
         plan = make_plan(s, [900] * number)
         ledger, taken = Ledger(plan), [0] * number
