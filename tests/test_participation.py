@@ -57,8 +57,8 @@ def test_draws_are_uniform_over_clients(kind, secret):
 
 def test_without_a_seed_nobody_can_repeat_the_draw():
     clients = ClientSettings(100, 50, "poisson")
-    assert (
-        participants(clients, 9, None, 1, [0] * 100) != participants(clients, 9, None, 1, [0] * 100)
+    assert participants(clients, 9, None, 1, [0] * 100) != participants(
+        clients, 9, None, 1, [0] * 100
     )
     assert participants(clients, 9, 0, 1, [0] * 100) == participants(clients, 9, 0, 1, [0] * 100)
 

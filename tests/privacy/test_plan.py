@@ -46,7 +46,8 @@ def test_public_counts_set_rates_and_weights(settings):
         (["privacy=client_level", "privacy.threat_model=trusted_server"], r"participation=poisson"),
         (
             [
-                "privacy=client_level", "privacy.threat_model=trusted_server",
+                "privacy=client_level",
+                "privacy.threat_model=trusted_server",
                 "clients.participation=poisson",
             ],
             r"privacy\.secure_noise: False.*threat_model=trusted_server.*who takes part",
