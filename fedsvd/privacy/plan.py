@@ -75,6 +75,15 @@ class PrivacyPlan:
         return asdict(self)
 
 
+def noise_source(plan: PrivacyPlan) -> str:
+    """Return where the noise of a run comes from, as it is told wherever its epsilon is."""
+    if not plan.private:
+        return "none: nothing is protected"
+    if plan.secure_noise:
+        return "from the operating system"
+    return "from the run's seed: repeatable, do not publish this model"
+
+
 MECHANISMS = {"example": "dp_sgd", "client": "client_gaussian", "none": "none"}
 
 

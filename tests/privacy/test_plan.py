@@ -6,7 +6,7 @@ import pytest
 
 from fedsvd.errors import InputError
 from fedsvd.privacy.ledger import Ledger
-from fedsvd.privacy.plan import make_plan, weighting
+from fedsvd.privacy.plan import make_plan, noise_source, weighting
 from fedsvd.rounds.participation import participants
 from fedsvd.settings import ClientSettings
 from tests.privacy.test_accounting import gaussian_epsilon
@@ -68,6 +68,22 @@ def test_a_task_without_a_public_size_is_refused_under_privacy(settings):
     with pytest.raises(InputError, match=r"data\.public_size.*privacy\.public_counts=true"):
         make_plan(s, [500] * 6)
     assert make_plan(settings("data.public_size=null", "privacy=none"), SIZES).clients[0].examples
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ([], "from the run's seed: repeatable, do not publish this model"),
+        (["privacy.secure_noise=true"], "from the operating system"),
+        (["privacy=client_level"], "from the run's seed: repeatable, do not publish this model"),
+        (["privacy=client_level", "privacy.secure_noise=true"], "from the operating system"),
+        (["privacy=none"], "none: nothing is protected"),
+        (["privacy=none", "privacy.secure_noise=true"], "none: nothing is protected"),
+    ],
+)
+def test_it_is_told_where_the_noise_comes_from(settings, overrides, told):
+    plan = make_plan(settings("privacy.accountant=rdp", *overrides), SIZES)
+    assert noise_source(plan) == told
 
 
 def test_delta_must_be_below_one_over_n(settings):
