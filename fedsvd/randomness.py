@@ -83,7 +83,9 @@ def torch_stream(seed: int, purpose: Purpose, *keys: int | str) -> torch.Generat
     generator = torch.Generator()
     state = generator.get_state().numpy()
     if len(state) != _SIZE:
-        raise RuntimeError(f"torch {torch.__version__} has another CPU generator than is known here")
+        raise RuntimeError(
+            f"torch {torch.__version__} has another CPU generator than is known here"
+        )
     state[:_HEAD].view(np.uint32)[:] = [key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF, 1, 1, 0, 0]
     state[_HEAD : _HEAD + 8 * _TWISTER].view(np.uint64)[:] = words
     state[_HEAD + 8 * _TWISTER :] = 0

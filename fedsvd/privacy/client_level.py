@@ -82,8 +82,7 @@ def release(
     sums, norms = clipped_sums(deltas, C, mechanism.clipping)
     std = mechanism.update_noise * C
     mean = {
-        n: base[n] + noised(total, std, generator) / m
-        for n, total in zip(names, sums, strict=True)
+        n: base[n] + noised(total, std, generator) / m for n, total in zip(names, sums, strict=True)
     }
     return mean, _adapt(mechanism, norms, generator), norms
 

@@ -38,9 +38,7 @@ def attach_hooks(model: nn.Module) -> GradSampleHooks:
     return GradSampleHooks(model, loss_reduction="sum", strict=False)
 
 
-def poisson_sample(
-    examples: int, rate: float, generator: np.random.Generator | None
-) -> list[int]:
+def poisson_sample(examples: int, rate: float, generator: np.random.Generator | None) -> list[int]:
     """Return the positions drawn when each of `examples` is taken with probability `rate`.
 
     Without a generator the draw is the operating system's.
