@@ -81,9 +81,8 @@ def release(
     C, m = mechanism.clip_norm, mechanism.expected_clients
     sums, norms = clipped_sums(deltas, C, mechanism.clipping)
     std = mechanism.update_noise * C
-    mean = {
-        n: base[n] + noised(total, std, generator) / m for n, total in zip(names, sums, strict=True)
-    }
+    released = noised(sums, std, generator)
+    mean = {n: base[n] + total / m for n, total in zip(names, released, strict=True)}
     return mean, _adapt(mechanism, norms, generator), norms
 
 
@@ -94,7 +93,7 @@ def _adapt(
     if mechanism.quantile is None:
         return mechanism
     below = (norms <= mechanism.clip_norm).double() - 0.5
-    count = float(noised(below.sum(), mechanism.clip_noise, generator))
+    count = float(noised([below.sum()], mechanism.clip_noise, generator)[0])
     share = count / mechanism.expected_clients + 0.5
     step = math.exp(-mechanism.clip_rate * (share - mechanism.quantile))
     return replace(mechanism, clip_norm=mechanism.clip_norm * step)

@@ -67,9 +67,10 @@ class ClippingOptimizer(DPOptimizer):
 
     def add_noise(self) -> None:
         """Put the noised sum into every parameter's `grad`."""
-        for p in self.params:
-            std = self.noise_multiplier * self.max_grad_norm
-            p.grad = noised(p.summed_grad, std, self.generator).view_as(p)
+        std = self.noise_multiplier * self.max_grad_norm
+        found = noised([p.summed_grad for p in self.params], std, self.generator)
+        for p, value in zip(self.params, found, strict=True):
+            p.grad = value.view_as(p)
 
 
 def make_optimizer(

@@ -1,7 +1,7 @@
 """Gaussian noise on a sum, from a stream of the run or from the operating system.
 
 **Draws.** Box and Muller's method in float64 on 64-bit words: two normals from two words, without
-rejections, so that its time tells nothing. One word gives u in (0, 1], from half a unit of 2^-63 up,
+rejections, so that its time tells nothing. One word gives u = (k + 1/2) 2^-63, k uniform on 63 bits,
 and r = sqrt(-2 log u); the other an angle in [-pi, pi]. |z| reaches sqrt(128 log 2) = 9.419, beyond
 which a normal lies with probability 4.6e-21.
 
@@ -18,6 +18,7 @@ it and says what is not covered.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -38,28 +39,33 @@ def normals(
     turned into normals on the device.
     """
     pairs = (count + 1) // 2
-    drawn = torch.from_numpy(words(2 * pairs, generator).view(np.int64)).to(device)
-    u = drawn[:pairs].double().abs_().clamp_min_(0.5).mul_(2.0**-63)
-    radius = u.log_().mul_(-2).sqrt_()
-    angle = drawn[pairs:].double().mul_(math.pi * 2.0**-63)
+    drawn = words(2 * pairs, generator)
+    drawn[:pairs] >>= np.uint64(1)
+    k, turn = torch.from_numpy(drawn.view(np.int64)).to(device).double().split(pairs)
+    radius = k.add_(0.5).mul_(2.0**-63).log_().mul_(-2).sqrt_()
+    angle = turn.mul_(math.pi * 2.0**-63)
     return torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)])[:count]
 
 
-def noised(total: Tensor, std: float, generator: np.random.Generator | None) -> Tensor:
-    """Return total + N(0, std^2), rounded once, in the shape, dtype and device of `total`.
+def noised(
+    totals: Sequence[Tensor], std: float, generator: np.random.Generator | None
+) -> list[Tensor]:
+    """Return every tensor of `totals` + N(0, std^2), rounded once, in its shape and dtype.
 
-    A `generator` makes it repeatable by whoever knows its stream. None takes the randomness from the
-    operating system: nobody can repeat it, and to predict it is to break AES-256 or that generator
-    (`fedsvd.randomness.words`). With std = 0 it is `total` itself.
+    All are on one device. A `generator` makes the noise repeatable by whoever knows its stream. None
+    takes it from the operating system: nobody can repeat it, and to predict it is to break AES-256 or
+    that generator (`fedsvd.randomness.words`). With std = 0 they are `totals` themselves.
     """
-    if std == 0:
-        return total
+    if std == 0 or not totals:
+        return list(totals)
     cell = 2.0 ** (math.frexp(std)[1] - 1 - GRID)
-    noise = normals(total.numel(), generator, total.device).mul_(std / cell).view(total.shape)
-    # In units of a cell, and exact until the noise is added to what is less than half of one: a
-    # large sum would take the noise's last bits away.
-    units = total.double() / cell
+    units = torch.cat([t.flatten() for t in totals]).double().div_(cell)
+    noise = normals(units.numel(), generator, units.device).mul_(std / cell)
+    # Exact until the noise is added to what is at most half a cell: a large sum would take the last
+    # bits of the noise away.
     whole = units.round()
     noise += units.sub_(whole)
-    # The addition takes -0.0, which is half a cell, to 0.0.
-    return noise.round_().add_(whole).mul_(cell).add_(0.0).to(total.dtype)
+    # The last addition takes -0.0, which is half a cell, to 0.0.
+    flat = noise.round_().add_(whole).mul_(cell).add_(0.0)
+    parts = flat.split([t.numel() for t in totals])
+    return [p.to(t.dtype).view(t.shape) for p, t in zip(parts, totals, strict=True)]

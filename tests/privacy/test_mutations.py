@@ -14,12 +14,12 @@ from tests.privacy.proofs import CHECKS
 
 
 def noise_forgotten(patch):
-    patch.setattr(dpsgd, "noised", lambda total, std, generator: total)
+    patch.setattr(dpsgd, "noised", lambda totals, std, generator: totals)
 
 
 def noise_scaled_by_the_batch_once_too_often(patch):
     real = dpsgd.noised
-    patch.setattr(dpsgd, "noised", lambda total, std, g: real(total, std / 16, g))
+    patch.setattr(dpsgd, "noised", lambda totals, std, g: real(totals, std / 16, g))
 
 
 def divided_by_the_batch_that_was_drawn(patch):
@@ -33,8 +33,8 @@ def divided_by_the_batch_that_was_drawn(patch):
 def the_same_noise_in_every_step(patch):
     real = dpsgd.noised
 
-    def again(total, std, generator):
-        return real(total, std, np.random.default_rng(total.numel()))
+    def again(totals, std, generator):
+        return real(totals, std, np.random.default_rng(0))
 
     patch.setattr(dpsgd, "noised", again)
 
@@ -151,7 +151,7 @@ def noise_for_the_mean_participation(patch):
 
 
 def the_server_forgets_its_noise(patch):
-    patch.setattr(client_level, "noised", lambda total, std, generator: total)
+    patch.setattr(client_level, "noised", lambda totals, std, generator: totals)
 
 
 BUGS = [
