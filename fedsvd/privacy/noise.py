@@ -8,7 +8,7 @@ which a normal lies with probability 4.6e-21.
 **Release.** The sum and its noise are added and rounded once, to a grid: multiples of a power of two
 between 1/2048 and 1/1024 of the noise's standard deviation, chosen by that alone. A cell of the grid
 holds some 2^40 of the values that a draw can have, so the last bits of a release, which would tell
-what was added to what (Mironov, CCS 2012), are gone. The grid adds 1e-7 of the noise's variance.
+what was added to what (Mironov, CCS 2012), are gone. The grid adds 8e-8 of the noise's variance.
 Values below 2^24 cells, 8192 standard deviations, are exact in float32.
 
 **Distance from a true Gaussian.** Rounded to the same grid, it is private exactly as the Gaussian
