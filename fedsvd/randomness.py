@@ -124,5 +124,5 @@ def scoped_dropout(seed: int, round: int, client: int, device: torch.device) -> 
     with torch.random.fork_rng(devices=devices):
         torch.set_rng_state(torch_stream(seed, Purpose.DROPOUT, round, client).get_state())
         if devices:  # Philox there: a key of 64 bits and a counter
-            torch.cuda.manual_seed(stream_key(seed, Purpose.DROPOUT, round, client) >> 65)
+            torch.cuda.manual_seed_all(stream_key(seed, Purpose.DROPOUT, round, client) >> 65)
         yield
