@@ -10,16 +10,18 @@ from typing import Any
 from fedsvd.errors import StorageError
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Write a file aside, fsync it, move it into place, fsync its folder.
 
-    A reader sees the old file or the new one. Raises StorageError, and leaves the old one, if the
+    `mode` is what the file may at most be open to; the process's umask takes from it. A reader sees
+    the old file or the new one. Raises StorageError, and leaves the old one, if the
     disk is full or the folder cannot be written.
     """
     aside = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
+        aside.unlink(missing_ok=True)  # its mode would stay
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
