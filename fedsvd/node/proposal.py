@@ -1,5 +1,6 @@
 """What a server proposes: its overrides, composed with nothing resolved, and what they changed."""
 
+import functools
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +71,7 @@ def proposal(overrides: Sequence[str], compose: Compose) -> dict[str, Any]:
     whatever way it was set: a group, an experiment, a dotted key, an addition, a removal.
     """
     check_overrides(overrides)
-    found, base = plain(compose(list(overrides))), plain(compose(BASELINE))
+    found, base = plain(compose(list(overrides))), _baseline(compose)
     for section, key in changed(base, found):
         whole = f"{section}.{key}" if section else key
         if (section or key) in OWN_BUSINESS or key in OPEN.get(section, frozenset()):
@@ -80,6 +81,11 @@ def proposal(overrides: Sequence[str], compose: Compose) -> dict[str, Any]:
         value = found.get(section, {}).get(key) if section else found.get(key)
         raise wrong(whole, value, "left as it is: a node leaves it to its owner")
     return found
+
+
+@functools.lru_cache(maxsize=1)
+def _baseline(compose: Compose) -> dict[str, Any]:
+    return plain(compose(list(BASELINE)))
 
 
 def check_overrides(overrides: Sequence[str]) -> None:

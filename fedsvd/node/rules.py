@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedsvd.adapters.build import build_adapter
 from fedsvd.config import from_config
 from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.node.policy import ALL, PACKAGE, Policy
@@ -133,6 +134,8 @@ def check(policy: Policy, settings: Settings, holder: int) -> None:
         raise wrong("clients.number", settings.clients.number, f"above the partition-id {holder}")
     if settings.partition.holder != holder or settings.partition.name != "own":
         raise wrong("partition", settings.partition.name, "'own', held by this node")
+    if settings.adapter.name != "none":
+        build_adapter(settings.adapter)  # one of ours; it refuses options that it does not take
     trains = {*factors_of(settings)} | ({"head"} if settings.model.head == "trained" else set())
     if not trains <= set(policy.trains):
         raise wrong("training.factors", sorted(trains), f"among {list(policy.trains)} (trains)")
@@ -203,5 +206,8 @@ def installed_strategies(folder: Path) -> dict[str, str]:
     """Return the import path of every strategy in configs/strategy, by its name."""
     from omegaconf import OmegaConf
 
-    files = sorted((folder / "strategy").glob("*.yaml"))
-    return {f.stem: str(OmegaConf.load(f)["_target_"]) for f in files}
+    targets = {}
+    for file in sorted((folder / "strategy").glob("*.yaml")):
+        group: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        targets[file.stem] = str(group["_target_"])
+    return targets
