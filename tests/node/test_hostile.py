@@ -9,6 +9,7 @@ from flwr.clientapp import ClientApp
 from omegaconf import OmegaConf
 
 from fedsvd import flower_app
+from fedsvd.client import worker
 from fedsvd.config import from_config
 from fedsvd.engines.base import claim_identity
 from fedsvd.flower_app import client_app, compose
@@ -272,7 +273,7 @@ def test_the_answer_is_arrays_weight_and_steps_and_the_same_for_any_number_of_ro
     replies = [client_app(message(), context(owner))]
     lines = owner.data.read_text().splitlines()
     owner.data.write_text("\n".join(lines[:150]))
-    node.get_worker.__globals__["_built"].clear()
+    worker._built.clear()
     replies.append(client_app(message(), context(owner)))
     for reply in replies:
         assert sorted(reply.content) == ["arrays", "metrics", "report"]
