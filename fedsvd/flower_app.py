@@ -19,14 +19,15 @@ from flwr.serverapp import Grid, ServerApp
 from omegaconf import DictConfig, OmegaConf
 
 from fedsvd.client.app import make_client_app
+from fedsvd.composing import compose
 from fedsvd.config import from_config
 from fedsvd.engines.flower import CLIENT, FlowerGrid
 from fedsvd.errors import InputError
+from fedsvd.execute import execute
 from fedsvd.node import app as node
 from fedsvd.node.proposal import OPEN, changed, overrides_in, plain
-from fedsvd.node.rules import installed_strategies
+from fedsvd.node.serve import pinned_clientapp
 from fedsvd.records import CONFIG
-from fedsvd.run import config_folder, execute
 from fedsvd.settings import Settings
 
 server_app = ServerApp()
@@ -57,7 +58,7 @@ def main(grid: Grid, context: Context) -> None:
 def train(message: Message, context: Context) -> Message:
     """Train one round as fedsvd.client.app does; on a node, within its policy and its budget."""
     if not node.simulates(context):
-        return node.train(message, context, INSTALLED)
+        return node.train(message, context)
     return make_client_app(simulated(context))(message, context)
 
 
@@ -65,7 +66,7 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the client's own model; on a node, only if its policy lets that out."""
     if not node.simulates(context):
-        return node.evaluate(message, context, INSTALLED)
+        return node.evaluate(message, context)
     return make_client_app(simulated(context))(message, context)
 
 
@@ -93,22 +94,6 @@ def _settings(given: tuple[str, ...]) -> Settings:
     return from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
 
 
-def compose(overrides: list[str]) -> DictConfig:
-    """Return the configuration that `python -m fedsvd.run` would compose from the overrides."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from fedsvd.run import explain
-
-    try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return hydra_compose("config", overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(explain(error)) from error
-
-
 def check_server_only(config: DictConfig, whole: DictConfig) -> None:
     """Raise InputError if what is meant for the server alone changes what its nodes work with.
 
@@ -123,4 +108,5 @@ def check_server_only(config: DictConfig, whole: DictConfig) -> None:
             raise InputError(f"server: {told} concerns the nodes too; give it in overrides")
 
 
-INSTALLED = node.Installed(compose, lambda: installed_strategies(config_folder()))
+if __name__ == "__main__":  # what a SuperNode that `python -m fedsvd.node serve` started runs
+    pinned_clientapp(client_app)

@@ -12,9 +12,10 @@ from flwr.app import Context, RecordDict
 
 from fedsvd.client.worker import build_worker, deal
 from fedsvd.errors import InputError
-from fedsvd.experiment import make_grid, one_round, prepare
+from fedsvd.experiment import make_grid, prepare
 from fedsvd.flower_app import check_server_only, compose, simulated
 from fedsvd.node.app import SIMULATION, simulates
+from fedsvd.rounds.attempt import one_round
 from fedsvd.run import config_folder
 from fedsvd.strategies.build import build_strategy
 from fedsvd.strategies.pairs import check_pair

@@ -72,13 +72,12 @@ def show(policy: Policy, told: argparse.Namespace) -> str:
 
 def check(policy: Policy, told: argparse.Namespace) -> str:
     """Return the noise and the cost of a run with these overrides; InputError if it is refused."""
-    from fedsvd.flower_app import INSTALLED
     from fedsvd.node.proposal import proposal
     from fedsvd.node.rules import check_noise, settings_under
     from fedsvd.privacy.plan import make_plan
 
-    found = proposal(told.overrides, INSTALLED.compose)
-    settings = settings_under(policy, found, told.partition_id, INSTALLED.strategies())
+    found = proposal(told.overrides)
+    settings = settings_under(policy, found, told.partition_id)
     planned = make_plan(settings, [0] * settings.clients.number).clients[told.partition_id]
     if policy.privacy.unit == "example":
         check_noise(policy, planned.noise_multiplier, planned.sample_rate)

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from fedsvd.errors import InputError
+from fedsvd.files import write_bytes
 from fedsvd.node.policy import check_mode
 from fedsvd.node.refusals import Refusal, Refused
 from fedsvd.privacy.accounting import Cost, Event, cost
-from fedsvd.results.files import write_bytes
 
 VERSION = 1
 MODE = 0o600

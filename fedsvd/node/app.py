@@ -1,8 +1,6 @@
 """The ClientApp of a node: policy first, then the account, then training; types when it refuses."""
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
@@ -16,7 +14,7 @@ from fedsvd.errors import InputError
 from fedsvd.node import account
 from fedsvd.node.messages import check_training, evaluated, released
 from fedsvd.node.policy import KEY, VARIABLE, Policy, policy_path, read_policy
-from fedsvd.node.proposal import Compose, overrides_in, proposal
+from fedsvd.node.proposal import overrides_in, proposal
 from fedsvd.node.refusals import Refusal, Refused, answer, tell_owner
 from fedsvd.node.rules import check_noise, settings_under
 from fedsvd.privacy.plan import make_plan
@@ -88,14 +86,6 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float))
 
 
-@dataclass(frozen=True)
-class Installed:
-    """What is installed on this node: Hydra's composition, the strategies' import paths by name."""
-
-    compose: Compose
-    strategies: Callable[[], Mapping[str, str]]
-
-
 def policy_of(context: Context) -> Policy:
     """Return the policy of this node; Refused if there is none that can be used."""
     try:
@@ -117,20 +107,20 @@ def holder_of(context: Context) -> int:
     return int(context.node_config["partition-id"])
 
 
-def settings_of(policy: Policy, context: Context, installed: Installed) -> Settings:
+def settings_of(policy: Policy, context: Context) -> Settings:
     """Return the settings that the server's overrides make under the policy; Refused outside it."""
     holder = holder_of(context)
     try:
-        found = proposal(overrides_in(context.run_config), installed.compose)
-        return settings_under(policy, found, holder, installed.strategies())
+        found = proposal(overrides_in(context.run_config))
+        return settings_under(policy, found, holder)
     except Exception as error:  # no private data has been looked at
         raise Refused(Refusal.NOT_ALLOWED, f"{error or type(error).__name__}") from error
 
 
-def train(message: Message, context: Context, installed: Installed) -> Message:
+def train(message: Message, context: Context) -> Message:
     """Train one round within the policy and the budget, and charge it before it begins."""
     policy, holder = policy_of(context), holder_of(context)
-    settings = settings_of(policy, context, installed)
+    settings = settings_of(policy, context)
     try:
         number, _ = check_training(message, settings)
     except Exception as error:  # looks at the message alone
@@ -143,12 +133,12 @@ def train(message: Message, context: Context, installed: Installed) -> Message:
     return released(reply, message, policy.privacy.diagnostics and settings.privacy.diagnostics)
 
 
-def evaluate(message: Message, context: Context, installed: Installed) -> Message:
+def evaluate(message: Message, context: Context) -> Message:
     """Evaluate on the node's rows, only where the policy lets diagnostics out."""
     policy = policy_of(context)
     if not policy.privacy.diagnostics:
         raise Refused(Refusal.NOT_ALLOWED, "evaluation: privacy.diagnostics is false in the policy")
-    settings = settings_of(policy, context, installed)
+    settings = settings_of(policy, context)
     return evaluated(make_client_app(settings)(message, context), message)
 
 

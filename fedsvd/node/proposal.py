@@ -3,9 +3,10 @@
 import functools
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedsvd.composing import compose
 from fedsvd.errors import InputError, wrong
 
 # What a node composes by itself; everything that a server's overrides make different from it must
@@ -55,23 +56,21 @@ WITH_OPTIONS = frozenset({"adapter", "strategy"})
 MOST_OVERRIDES, MOST_CHARACTERS = 500, 20_000
 CHOICE = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 
-Compose = Callable[[list[str]], Any]
-
 
 def overrides_in(run_config: Mapping[str, Any], key: str = "overrides") -> list[str]:
     """Return the overrides that a run's configuration holds; ValueError for an open quote."""
     return shlex.split(str(run_config.get(key, "")))
 
 
-def proposal(overrides: Sequence[str], compose: Compose) -> dict[str, Any]:
+def proposal(overrides: Sequence[str]) -> dict[str, Any]:
     """Return the configuration composed from a server's overrides, as plain values.
 
-    `compose` is Hydra's, on the configurations that are installed here. No interpolation is ever
-    resolved. Raises InputError that names the first key that is not the server's to choose, by
-    whatever way it was set: a group, an experiment, a dotted key, an addition, a removal.
+    The configurations are those installed here. No interpolation is ever resolved. Raises InputError
+    that names the first key that is not the server's to choose, by whatever way it was set: a group,
+    an experiment, a dotted key, an addition, a removal.
     """
     check_overrides(overrides)
-    found, base = plain(compose(list(overrides))), _baseline(compose)
+    found, base = plain(compose(list(overrides))), _baseline()
     for section, key in changed(base, found):
         whole = f"{section}.{key}" if section else key
         if (section or key) in OWN_BUSINESS or key in OPEN.get(section, frozenset()):
@@ -84,7 +83,7 @@ def proposal(overrides: Sequence[str], compose: Compose) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=1)
-def _baseline(compose: Compose) -> dict[str, Any]:
+def _baseline() -> dict[str, Any]:
     return plain(compose(list(BASELINE)))
 
 

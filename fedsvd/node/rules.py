@@ -2,33 +2,31 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from fedsvd.adapters.build import build_adapter
+from fedsvd.composing import config_folder
 from fedsvd.config import from_config
 from fedsvd.errors import InputError, one_of, wrong
+from fedsvd.factors import factors_of
 from fedsvd.node.policy import ALL, PACKAGE, Policy
 from fedsvd.privacy.plan import weighting
 from fedsvd.settings import Settings
 from fedsvd.settings.model import ADAPTERS
-from fedsvd.strategies.build import factors_of
 
 SMALLEST_EPSILON = 0.001  # of a server's target: accountants work long on less
 MOST_NOISE = 1e4
 
 
-def settings_under(
-    policy: Policy, proposed: Mapping[str, Any], holder: int, strategies: Mapping[str, str]
-) -> Settings:
+def settings_under(policy: Policy, proposed: Mapping[str, Any], holder: int) -> Settings:
     """Return the settings of a node: what the server proposed, and the owner's in all else.
 
-    `strategies` are the import paths of the installed strategies by name; nothing else is imported.
-    Raises InputError that names the key, what was found and what the policy allows.
+    No class is imported but those of installed configurations. Raises InputError that names the key,
+    what was found and what the policy allows.
     """
     model, data = dict(_section(proposed, "model")), _section(proposed, "data")
     strategy, adapter = _section(proposed, "strategy"), _section(proposed, "adapter")
-    _check_strategy(policy, strategy.get("_target_"), strategies)
+    _check_strategy(policy, strategy.get("_target_"), installed_strategies())
     _check_adapter(policy, adapter)
     labels = data.get("labels")
     if labels is None or tuple(map(str, labels)) != policy.data.labels:
@@ -202,12 +200,12 @@ def _check_limits(policy: Policy, settings: Settings) -> None:
             raise wrong(key, found, f"at most {limit}")
 
 
-def installed_strategies(folder: Path) -> dict[str, str]:
+def installed_strategies() -> dict[str, str]:
     """Return the import path of every strategy in configs/strategy, by its name."""
     from omegaconf import OmegaConf
 
     targets = {}
-    for file in sorted((folder / "strategy").glob("*.yaml")):
+    for file in sorted((config_folder() / "strategy").glob("*.yaml")):
         group: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
         targets[file.stem] = str(group["_target_"])
     return targets

@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from flwr.clientapp import ClientApp
+
 REFUSED = ("flwr-agentapp", "flwr-connector", "flwr-model", "flwr-serverapp", "flwr-simulation")
 
 
@@ -40,7 +42,7 @@ def _beside_python() -> str:
 
 def write_commands(folder: Path) -> None:
     """Write into `folder` the commands that a SuperNode's processes shall find."""
-    ours = f'#!/bin/sh\nexec "{sys.executable}" -P -m fedsvd.node.serve "$@"\n'
+    ours = f'#!/bin/sh\nexec "{sys.executable}" -P -m fedsvd.flower_app "$@"\n'
     scripts = dict.fromkeys(REFUSED, "#!/bin/sh\nexit 1\n") | {"flwr-clientapp": ours}
     for name, text in scripts.items():
         path = folder / name
@@ -48,24 +50,18 @@ def write_commands(folder: Path) -> None:
         path.chmod(stat.S_IRWXU)
 
 
-def pinned_clientapp() -> None:
-    """Be `flwr-clientapp`, but with the ClientApp that is installed here and no bundle."""
+def pinned_clientapp(app: ClientApp) -> None:
+    """Be `flwr-clientapp`, but with this ClientApp and no bundle."""
     from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
     from flwr.supernode.runtime import run_clientapp
-
-    from fedsvd.flower_app import client_app
 
     replaced = {
         "install_from_fab": lambda *args, **kwargs: None,
         "install_app_dependencies": lambda *args, **kwargs: None,
-        "get_load_client_app_fn": lambda *args, **kwargs: lambda *names: client_app,
+        "get_load_client_app_fn": lambda *args, **kwargs: lambda *names: app,
     }
     for name, value in replaced.items():
         if not callable(getattr(run_clientapp, name, None)):
             raise SystemExit(f"fedsvd.node: this Flower has no {name}; nothing runs")
         setattr(run_clientapp, name, value)
     flwr_clientapp()
-
-
-if __name__ == "__main__":
-    pinned_clientapp()

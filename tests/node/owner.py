@@ -14,7 +14,7 @@ from fedsvd.engines.base import claim_identity
 from fedsvd.flower_app import client_app
 from fedsvd.node import account
 from fedsvd.node.refusals import CODES, Refusal
-from tests.results.tiny import WORDS, make_inputs
+from tests.tiny import WORDS, make_inputs
 
 ROWS = 317
 CANARIES = ("zebrafish", "marmalade", "quixotic")  # in texts; a label's name nobody told

@@ -8,12 +8,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from omegaconf import OmegaConf
 
-from fedsvd import flower_app
 from fedsvd.client import worker
+from fedsvd.composing import compose
 from fedsvd.config import from_config
 from fedsvd.engines.base import claim_identity
-from fedsvd.flower_app import client_app, compose
+from fedsvd.flower_app import client_app
 from fedsvd.node import app as node
+from fedsvd.node.proposal import overrides_in
 from fedsvd.node.refusals import Refusal
 from tests.node.owner import (
     CANARIES,
@@ -124,7 +125,7 @@ ATTEMPTS = {
 def made(tmp_path_factory):
     owner = make_owner(tmp_path_factory.mktemp("owner"))
     # What is refused below is refused for what it adds.
-    node.settings_of(node.policy_of(context(owner)), context(owner), flower_app.INSTALLED)
+    node.settings_of(node.policy_of(context(owner)), context(owner))
     return owner
 
 
@@ -293,9 +294,9 @@ def test_a_seed_that_the_server_knows_does_not_repeat_the_noise(tmp_path):
     assert len(owner.charges()) == 2  # a message that comes twice is paid for twice
 
 
-def before_policies(policy, context, installed):
+def before_policies(policy, context):
     """What the node did before: the run's overrides, and then its owner's few."""
-    given = [*flower_app.overrides_in(context.run_config), f"data.path={policy.data.path}"]
+    given = [*overrides_in(context.run_config), f"data.path={policy.data.path}"]
     given += ["partition.holder=1", f"model.name={policy.models['tiny']}", "engine.threads=1"]
     return from_config(OmegaConf.to_container(compose(given), resolve=True))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from fedsvd.composing import compose
 from fedsvd.config import build
 from fedsvd.errors import InputError
-from fedsvd.flower_app import compose
 from fedsvd.node import account
 from fedsvd.node.__main__ import main
 from fedsvd.node.account import Charge
@@ -19,7 +19,6 @@ from fedsvd.node.proposal import OPEN, OWN_BUSINESS, plain
 from fedsvd.node.refusals import CODES, Refusal, Refused
 from fedsvd.node.rules import installed_strategies
 from fedsvd.privacy.accounting import epsilon
-from fedsvd.run import config_folder
 from fedsvd.settings import Settings
 from tests.node.owner import HONEST, make_owner
 
@@ -210,7 +209,7 @@ def test_the_owners_commands(tmp_path, capsys):
 
 
 def test_the_installed_strategies_are_what_a_policy_can_name():
-    found = installed_strategies(config_folder())
+    found = installed_strategies()
     assert found["fedsvd"] == "fedsvd.strategies.FedSVD"
     assert found["krum"].startswith("flwr.serverapp.strategy.")
 
@@ -232,7 +231,8 @@ def load():
     print(type(app).__name__, "evil" in sys.modules, any("evil" in p for p in sys.path))
 sys.modules["flwr.supernode.cli.flwr_clientapp"].flwr_clientapp = load
 from fedsvd.node.serve import pinned_clientapp
-pinned_clientapp() if sys.argv[1] == "ours" else load()
+from fedsvd.flower_app import client_app
+pinned_clientapp(client_app) if sys.argv[1] == "ours" else load()
 """
 
 
