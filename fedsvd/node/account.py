@@ -69,8 +69,10 @@ def create(path: Path) -> None:
 def read(path: Path) -> tuple[Charge, ...]:
     """Return the charges of an account, in order.
 
-    Raises InputError if the file is missing, lets others in, is damaged or holds what is no charge.
+    Raises InputError if the file is missing, is a link to another, lets others in, is damaged or holds what is no charge.
     """
+    if path.is_symlink():  # replacing it would leave the file that it names as it was
+        raise InputError(f"{path}: is a symbolic link; the policy must name the account itself")
     check_mode(path, others=stat.S_IRWXG | stat.S_IRWXO, allowed="chmod 600")
     damaged = InputError(
         f"{path}: is damaged; nothing trains until its owner puts a whole copy in its place"

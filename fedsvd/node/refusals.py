@@ -25,6 +25,8 @@ class Refusal(StrEnum):
 # The codes of Flower's Error; Flower's own end below 100.
 CODES = {kind: 100 + place for place, kind in enumerate(Refusal)}
 
+MOST_CHARACTERS = 2000
+
 
 class Refused(Exception):
     """A node does not do what it was asked; `told` is for its owner alone."""
@@ -40,9 +42,13 @@ def answer(message: Message, kind: Refusal) -> Message:
 
 
 def tell_owner(kind: Refusal, error: BaseException) -> None:
-    """Write on this process's standard error, which stays on the node, why it refused."""
-    text = f"this node refuses ({kind}): {error or type(error).__name__}"
-    print(text, file=sys.stderr)
+    """Write on this process's standard error, which stays on the node, why it refused.
+
+    What a server sent may be in it, so nothing is printed that a terminal would obey.
+    """
+    text = " ".join((str(error) or type(error).__name__).split())[:MOST_CHARACTERS]
+    shown = "".join(c if c.isprintable() else "?" for c in text)
+    print(f"this node refuses ({kind}): {shown}", file=sys.stderr)
     if not isinstance(error, Refused):
         traceback.print_exception(error, file=sys.stderr)
     sys.stderr.flush()

@@ -184,7 +184,9 @@ def test_a_policy_without_privacy_trains_as_the_server_says_and_keeps_no_account
     assert set(found.content["metrics"]) == {"accuracy", "loss", "num-examples"}
 
 
-@pytest.mark.parametrize("damage", ["missing", "torn", "changed", "empty", "open", "nan", "zeroed"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "torn", "changed", "empty", "open", "nan", "zeroed", "link"]
+)
 def test_a_ledger_that_is_not_whole_refuses_and_is_not_begun_again(owner, damage):
     assert not client_app(message(), context(owner)).has_error()
     whole = owner.ledger.read_text()
@@ -199,6 +201,9 @@ def test_a_ledger_that_is_not_whole_refuses_and_is_not_begun_again(owner, damage
         owner.ledger.unlink()
     elif damage == "open":
         owner.ledger.chmod(0o644)
+    elif damage == "link":
+        owner.ledger.rename(owner.folder / "elsewhere.json")
+        owner.ledger.symlink_to(owner.folder / "elsewhere.json")
     else:
         owner.ledger.write_text(broken[damage])
     for _ in range(2):

@@ -342,3 +342,11 @@ def test_arrays_of_other_names_are_refused(owner):
     reply = client_app(message(arrays=dict(arrays)), context(owner))
     assert reply.has_error()
     assert_holds_no_secret(reply)
+
+
+def test_what_a_server_sends_does_not_steer_the_owners_terminal(owner, capfd):
+    arrays = {"\x1b]0;owned\x07": Array(np.float32([np.nan]))}
+    assert_refused(owner, message(arrays=arrays), context(owner), UNUSABLE)
+    told = capfd.readouterr().err
+    assert "owned" in told
+    assert "\x1b" not in told
