@@ -69,7 +69,8 @@ def create(path: Path) -> None:
 def read(path: Path) -> tuple[Charge, ...]:
     """Return the charges of an account, in order.
 
-    Raises InputError if the file is missing, is a link to another, lets others in, is damaged or holds what is no charge.
+    Raises InputError if the file is missing, is a link to another, lets others in, is damaged or
+    holds what is no charge.
     """
     if path.is_symlink():  # replacing it would leave the file that it names as it was
         raise InputError(f"{path}: is a symbolic link; the policy must name the account itself")
