@@ -134,7 +134,9 @@ def build_worker(settings: Settings) -> Worker:
     if settings.partition.name != "own":
         check_inputs(settings)
     task, parts = deal(settings)
-    plan = make_plan(settings, [len(p) for p in parts])
+    # How many rows a node holds is known to nobody else, and nothing may depend on it.
+    own = settings.partition.name == "own"
+    plan = make_plan(settings, [0 if own else len(p) for p in parts])
 
     tokenizer = load_tokenizer(settings.model)
     tokens = tokenise(tokenizer, task.texts, task.labels, settings.model.max_length)
@@ -152,7 +154,7 @@ def build_worker(settings: Settings) -> Worker:
         )
 
     # A client with data of its own has no public texts, and must not look at its private ones.
-    looks = None if settings.partition.name == "own" else measure
+    looks = None if own else measure
     attached = lora.attach(backbone, settings.adapter, settings.seed, trains, looks)
     model = _classifier(settings, attached, head, precision)
     _check_trainable(model, trains)
