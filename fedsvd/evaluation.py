@@ -84,6 +84,7 @@ def finish(run: "Run", recorder: Recorder) -> dict[str, Any]:
         "epsilon_target": run.ledger.plan.epsilon,
         "epsilon_max": run.ledger.epsilon_max(),
         "delta": run.ledger.plan.delta,
+        "gradients": run.ledger.plan.gradients,
         "bytes_up": run.bytes_up,
         "bytes_down": run.bytes_down,
         "ended": run.history[-1].get("ended"),

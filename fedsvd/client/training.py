@@ -1,7 +1,6 @@
 """Local training of one client for one round."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -103,9 +102,8 @@ def _train(
     trains = worker.trains
     drops = settings.model.dropout > 0 or settings.adapter.dropout > 0
     worker.model.set_dropout(drops)
-    # Under privacy by example all that is drawn belongs to an example; see fedsvd.client.dropout.
-    shared = scoped_dropout(settings.seed, round, client, worker.device)
-    with nullcontext() if worker.plan.per_example else shared:
+    # Under privacy by example all that is drawn belongs to an example: see fedsvd.client.dropout.
+    with scoped_dropout(settings.seed, round, client, worker.device):
         for step in range(1, training.local_steps + 1):
             worker.narrow(rule.kinds(step, trains))
             drawn = [int(rows[i]) for i in poisson_sample(len(rows), plan.sample_rate, sampler)]

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from fedsvd.experiment import Run
 
 
+GRADIENTS = {
+    "hooks": "of each example by hooks, found right for this model",
+    "loop": "of each example alone, one at a time",
+}
+
+
 @final
 class Screen(Recorder):
     """Prints a run: rich tables and a live bar on a terminal, plain lines elsewhere."""
@@ -104,6 +110,7 @@ def _header(console: Console, run: "Run") -> None:
         ("strategy", settings.strategy.target),
         ("trains", f"{trained:,} of {total:,} parameters"),
         ("privacy", _budget(plan)),
+        *([("gradients", GRADIENTS[plan.gradients])] if plan.gradients else []),
         ("runs on", f"{worker.device}, {worker.precision}"
                     f"{' (auto)' if settings.training.precision == 'auto' else ''}"),
     ]  # fmt: skip
