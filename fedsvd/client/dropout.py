@@ -38,9 +38,7 @@ class NoExampleAxis(Exception):
 KeyOf = Callable[[int], int]
 
 
-def keys_of_step(
-    tokens: Tokens, seed: int | None, *keys: int | str
-) -> KeyOf:
+def keys_of_step(tokens: Tokens, seed: int | None, *keys: int | str) -> KeyOf:
     """Return what gives each row of `tokens` its 63-bit key in one step.
 
     With a `seed` it is that of the stream (seed, "dropout", *keys, the example's tokens): it follows
@@ -131,9 +129,7 @@ class KeyedDropout(TorchFunctionMode):
         self.keys: Sequence[int] | None = list(keys)
         self.calls = 0
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Return what torch would, but for dropout."""
         kwargs = kwargs or {}
         if self.keys is not None:

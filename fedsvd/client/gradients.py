@@ -1,8 +1,8 @@
 """How per-example gradients are taken on the model at hand: by hooks, or one example at a time.
 
-Before the first round the model that will train is asked, on random tokens and with its factors moved
-from their start (B = 0 would hide every gradient of A). What it does is measured and not looked up, so
-a model that nobody has tried is treated as one that everybody knows.
+Before the first round the model that will train is asked, on random tokens and with its factors
+moved from their start (B = 0 would hide every gradient of A). What it does is measured and not looked
+up, so a model that nobody has tried is treated as one that everybody knows.
 """
 
 import random
@@ -10,22 +10,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedsvd.client.dropout import keys_of_step, own_losses
+from fedsvd.client.use import Use
+from fedsvd.data.task import Task
 from fedsvd.data.tokens import Tokens
 from fedsvd.errors import InputError, wrong
+from fedsvd.models.classifier import Classifier
 from fedsvd.privacy.dpsgd import gradients_alone
 from fedsvd.privacy.exactness import TOLERANCE, Difference, farthest
 from fedsvd.privacy.hooks import Hooks
+from fedsvd.privacy.plan import PrivacyPlan
 from fedsvd.randomness import Purpose, torch_stream
-
-if TYPE_CHECKING:
-    from fedsvd.client.worker import Worker
+from fedsvd.settings import Settings
 
 SEED = 0  # the same question whatever a run's seed
 LENGTHS = (3, 7, 13, 5)  # of random texts, before one of the longest that is allowed
@@ -34,7 +36,33 @@ AGAIN = (1,)  # examples that are asked once more, after all others
 REPEATED = 1e-6  # what they may differ by: some kernels of CUDA add in any order
 
 
-def settle(worker: "Worker") -> None:
+class Worker(Protocol):
+    """What is asked of a `fedsvd.client.worker.Worker`, which is built with the answer."""
+
+    settings: Settings
+    task: Task
+    tokens: Tokens
+    plan: PrivacyPlan
+    device: torch.device
+    model: Classifier
+    hooks: Hooks | None
+    use: Use
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """Which of A, B train now."""
+
+    def narrow(self, kinds: Sequence[str]) -> None:
+        """Let exactly these kinds train for now."""
+
+    def mend(self) -> None:
+        """Put the model in order."""
+
+    def losses(self, rows: Sequence[int]) -> Tensor:
+        """Return the loss (n,) of each row of its tokens."""
+
+
+def settle(worker: Worker) -> None:
     """Decide how the worker takes per-example gradients, and enter it into its plan.
 
     `privacy.gradients` "auto" takes hooks where they are right and says on stderr where they are not;
@@ -64,7 +92,7 @@ def settle(worker: "Worker") -> None:
     worker.plan = replace(worker.plan, gradients=chosen)
 
 
-def some_tokens(worker: "Worker") -> Tokens:
+def some_tokens(worker: Worker) -> Tokens:
     """Return five random texts of unequal lengths, one of the longest that is allowed."""
     model: Any = worker.model.backbone
     config, pad = model.config, worker.tokens.pad_id
@@ -84,7 +112,7 @@ def some_tokens(worker: "Worker") -> Tokens:
 
 
 @contextmanager
-def _asked(worker: "Worker") -> Iterator["Worker"]:
+def _asked(worker: Worker) -> Iterator[Worker]:
     """Give the worker with other tokens, in float32, with all that trains moved from its start."""
     drops = worker.settings.model.dropout > 0 or worker.settings.adapter.dropout > 0
     precision, worker.model.precision = worker.model.precision, "fp32"
@@ -95,13 +123,14 @@ def _asked(worker: "Worker") -> Iterator["Worker"]:
             size = float(p.double().square().mean().sqrt()) or 0.2
             p.add_(0.1 * size * torch.randn(p.shape, generator=draw).to(p))
     try:
-        yield replace(worker, tokens=some_tokens(worker))
+        known: Any = worker
+        yield replace(known, tokens=some_tokens(worker))
     finally:
         worker.model.precision = precision
 
 
 @contextmanager
-def _kept(worker: "Worker") -> Iterator[None]:
+def _kept(worker: Worker) -> Iterator[None]:
     """Leave values, modes, hooks and random generators as they are."""
     values = {n: p.detach().clone() for n, p in worker.model.trainable().items()}
     worker.use.kinds = worker.trains
@@ -116,14 +145,14 @@ def _kept(worker: "Worker") -> Iterator[None]:
                 p.copy_(values[name])
 
 
-def _losses(worker: "Worker", loop: bool) -> Any:
+def _losses(worker: Worker, loop: bool) -> Any:
     settings = worker.settings
     drops = settings.model.dropout > 0 or settings.adapter.dropout > 0
     key = keys_of_step(worker.tokens, SEED, "check")
     return own_losses(worker.losses, key, worker.device, drops, loop)
 
 
-def _alone(worker: "Worker") -> dict[str, Tensor]:
+def _alone(worker: Worker) -> dict[str, Tensor]:
     """Return the gradients (5, *shape) of each example alone, by plain autograd.
 
     Raises InputError where an example does not have the same gradient after others, or a model
@@ -131,7 +160,7 @@ def _alone(worker: "Worker") -> dict[str, Tensor]:
     """
     named = worker.model.trainable()
     buffers = {n: b.detach().clone() for n, b in worker.model.named_buffers()}
-    drawn = (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[union-attr, index]
+    drawn = _outside_torch()
     losses, rows = _losses(worker, True), range(len(worker.tokens.labels))
     if worker.hooks is not None:
         worker.hooks.disable_hooks()
@@ -155,19 +184,19 @@ def _alone(worker: "Worker") -> dict[str, Tensor]:
     for name, buffer in worker.model.named_buffers():
         if name not in buffers or not torch.equal(buffer, buffers[name]):
             raise _unfit(worker, f"{name} remembers what the model has seen")
-    if drawn != (random.getstate(), np.random.get_state()[1].tolist()):  # type: ignore[union-attr, index]
+    if drawn != _outside_torch():
         raise _unfit(worker, "it draws from the global generators of Python or NumPy")
     return expected
 
 
-def _unfit(worker: "Worker", why: str) -> InputError:
+def _unfit(worker: Worker, why: str) -> InputError:
     return InputError(
         f"model.name: {worker.settings.model.name!r} cannot be trained with privacy.unit=example, "
         f"as no gradient would be one example's own: {why}"
     )
 
 
-def _by_hooks(worker: "Worker", expected: dict[str, Tensor]) -> Difference | None:
+def _by_hooks(worker: Worker, expected: dict[str, Tensor]) -> Difference | None:
     """Return where hooks on padded batches are farthest from `expected` if that is too far."""
     worst = Difference("", 0.0)
     for kinds, group in _turns(worker.trains):
@@ -188,7 +217,7 @@ def _turns(kinds: tuple[str, ...]) -> list[tuple[tuple[str, ...], Sequence[int]]
     return [*((kinds, group) for group in GROUPS), *halves]
 
 
-def _compare(worker: "Worker", group: Sequence[int], expected: dict[str, Tensor]) -> Difference:
+def _compare(worker: Worker, group: Sequence[int], expected: dict[str, Tensor]) -> Difference:
     named, losses = worker.model.trainable(), _losses(worker, False)
     assert isinstance(worker.hooks, Hooks)
     worker.hooks.renew()
@@ -204,6 +233,12 @@ def _compare(worker: "Worker", group: Sequence[int], expected: dict[str, Tensor]
     return farthest(found, rows)  # type: ignore[arg-type]
 
 
-def _generators(worker: "Worker") -> list[Tensor]:
+def _generators(worker: Worker) -> list[Tensor]:
     cuda = worker.device.type == "cuda"
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(worker.device)] if cuda else [])]
+
+
+def _outside_torch() -> tuple[object, ...]:
+    """Return where the global generators of Python and NumPy are."""
+    state: Any = np.random.get_state(legacy=False)  # noqa: NPY002 -- looked at, not drawn from
+    return random.getstate(), state["state"]["key"].tobytes(), state["state"]["pos"]

@@ -28,9 +28,7 @@ class RefusedState(Exception):
     """A client was sent a state that it does not train from."""
 
 
-def refuse(
-    layers: Mapping[str, nn.Module], initial: AdapterState, state: AdapterState
-) -> None:
+def refuse(layers: Mapping[str, nn.Module], initial: AdapterState, state: AdapterState) -> None:
     """Raise RefusedState for values that are not finite or beyond the limits; name the tensor.
 
     Of every layer s ||A|| ||B|| and the update s ||W|| of its frozen weight are at most `RELATIVE`

@@ -163,9 +163,7 @@ def _from_hooks(
     return each
 
 
-def _from_loop(
-    optimizer: ClippingOptimizer, group: Any, losses: Callable[[Any], Tensor]
-) -> Tensor:
+def _from_loop(optimizer: ClippingOptimizer, group: Any, losses: Callable[[Any], Tensor]) -> Tensor:
     """Put the gradients of examples that are alone on the parameters; return the losses (n,)."""
     optimizer.alone = None
     _, each = gradients_alone(optimizer.params, group, losses)

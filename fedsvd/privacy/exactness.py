@@ -34,9 +34,7 @@ class Difference:
         return self.why or f"{self.name} is off by {100 * self.size:.2g} %"
 
 
-def farthest(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor]
-) -> Difference:
+def farthest(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Difference:
     """Return the greatest ||f - e|| / (||e|| + 0.01 ||all e||) over examples and tensors.
 
     Both hold (n, *shape) for names; `all e` is an example's whole gradient. What is not finite in

@@ -1,8 +1,8 @@
 """Opacus's per-example hooks on a model, attached and taken off without a trace.
 
-Opacus keeps what a forward pass leaves for the backward pass on modules and parameters. Whatever ends
-a pass in between leaves it there, and the next pass would pair it with other examples. Opacus's own
-`cleanup` goes by a list that an interruption can leave incomplete; `strip` looks at the model instead.
+Opacus keeps what a forward pass leaves for the backward pass on modules and parameters. Whatever
+ends a pass in between leaves it there, and the next pass would pair it with other examples. Opacus's
+own `cleanup` goes by a list that an interruption can leave incomplete; `strip` looks at the model.
 """
 
 from collections.abc import Callable

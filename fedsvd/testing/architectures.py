@@ -6,21 +6,20 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
 from fedsvd.adapters import lora
-from fedsvd.adapters.heads import random_head
 from fedsvd.client.gradients import settle
 from fedsvd.client.worker import Worker
+from fedsvd.composing import compose
 from fedsvd.config import from_config
 from fedsvd.data.task import Task
 from fedsvd.data.tokens import Tokens
 from fedsvd.models.classifier import Classifier
+from fedsvd.models.heads import random_head
 from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import make_plan
-from fedsvd.run import config_folder
 
 VOCABULARY, WIDTH, PAD = 50, 16, 1
 COMMON = {
@@ -135,9 +134,8 @@ def small_backbone(architecture: Architecture, dropout: float = 0.0) -> nn.Modul
         **{**(COMMON if architecture.common else {}), **architecture.settings}
     )
     for key in config.to_dict():
-        if "dropout" in key or "pdrop" in key:
-            if isinstance(getattr(config, key), float):
-                setattr(config, key, dropout)
+        if ("dropout" in key or "pdrop" in key) and isinstance(getattr(config, key), float):
+            setattr(config, key, dropout)
     more = {"add_pooling_layer": False} if architecture.without_pooler else {}
     config._attn_implementation = "eager"
     suffix = "EncoderModel" if architecture.name == "T5" else "Model"
@@ -168,16 +166,13 @@ def small_worker(
         "model.max_length=20", f"data.public_size={n}", "clients.number=1", "clients.per_round=1",
         "training.local_steps=1", f"training.batch_size={n}", *overrides,
     ]  # fmt: skip
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        settings = from_config(OmegaConf.to_container(compose("config", given), resolve=True))
+    settings = from_config(OmegaConf.to_container(compose(given), resolve=True))  # type: ignore[arg-type]
     settings = replace(settings, model=replace(settings.model, name=architecture.name))
     texts = some_texts(n) if texts is None else texts
     rows, none = np.arange(n), np.zeros(0, dtype=np.int64)
     task = Task("random", [("",)] * n, texts.labels.numpy(), ("a", "b", "c"),
                 rows, none, none, "drawn", 0)  # fmt: skip
-    adapter = replace(
-        settings.adapter, rank=3, alpha=3.0, targets=architecture.targets
-    )
+    adapter = replace(settings.adapter, rank=3, alpha=3.0, targets=architecture.targets)
     body = small_backbone(architecture, settings.model.dropout) if backbone is None else backbone
     attached = lora.attach(body, adapter, 0, trains)
     head = random_head(WIDTH, 3, True, 0, torch.device("cpu"))
