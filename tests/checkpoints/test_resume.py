@@ -245,17 +245,17 @@ def test_rounds_that_are_not_done_again_identically_are_spent_and_drawn_anew(
 ):
     """The journal knows a round from other bits: other streams, and both count."""
     folder = copy(half, tmp_path)
-    from fedsvd import experiment
+    from fedsvd.rounds import again, attempt
 
-    monkeypatch.setattr(experiment, "_position", lambda run: "elsewhere")
+    monkeypatch.setattr(again, "_position", lambda run: "elsewhere")
     attempts = []
-    real = experiment._ask
+    real = attempt._ask
 
     def ask(run, messages, wanted, entry):
         attempts.append((entry.round, entry.attempt))
         return real(run, messages, wanted, entry)
 
-    monkeypatch.setattr(experiment, "_ask", ask)
+    monkeypatch.setattr(attempt, "_ask", ask)
     summary = run(folder, inputs, "resume=auto")
     assert attempts[0] == (3, 1)
     ledger = json.loads((folder / "privacy.json").read_text())
