@@ -147,7 +147,13 @@ def dp_step(
 def _from_hooks(
     optimizer: ClippingOptimizer, group: Any, losses: Callable[[Any], Tensor]
 ) -> Tensor:
-    """Let the hooks put per-example gradients on the parameters; return the losses (n,)."""
+    """Let the hooks put per-example gradients on the parameters; return the losses (n,).
+
+    Raises RuntimeError where hooks hold something of another pass, or give less than a gradient for
+    each example.
+    """
+    if any(getattr(p, "_forward_counter", 0) for p in optimizer.params):
+        raise RuntimeError("the hooks hold what another pass has left")
     each = losses(group)
     each.sum().backward()
     each = each.detach()
@@ -175,16 +181,21 @@ def gradients_alone(
 ) -> tuple[list[Tensor], Tensor]:
     """Return per-example gradients (n, *shape), one pass an example, and the losses (n,).
 
-    The gradients are put on the parameters as `grad_sample` too, in the place of whatever hooks left
-    there: Opacus's optimiser divides by the number of entries that it finds.
+    They are plain autograd's. They are put on the parameters as `grad_sample` too, in the place of
+    whatever hooks left there: Opacus's optimiser divides by the number of entries that it finds. A
+    whole backward pass is taken, and not one to the parameters alone: where there are hooks, the
+    lowest would not fire in that, and would keep its activations for the next pass.
     """
     rows, values = [], []
     for i in range(len(group)):
         loss = losses(group[i : i + 1])
-        found = torch.autograd.grad(loss.sum(), list(parameters), allow_unused=True)
-        pairs = zip(parameters, found, strict=True)
-        rows.append([torch.zeros_like(p) if g is None else g.detach() for p, g in pairs])
+        for p in parameters:
+            p.grad = None
+        loss.sum().backward()
+        rows.append([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
         values.append(loss.detach().sum())
+        for p in parameters:
+            p.grad = p.grad_sample = None  # type: ignore[attr-defined]
     samples = [torch.stack(column) for column in zip(*rows, strict=True)]
     for p, sample in zip(parameters, samples, strict=True):
         p.grad_sample = sample  # type: ignore[attr-defined]
