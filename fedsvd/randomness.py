@@ -36,6 +36,7 @@ class Purpose(StrEnum):
     SUBSPACE = "subspace"
     FAULTS = "faults"
     ATTACK = "attack"
+    CHECK = "check"
 
 
 # How keys, streams and noise are made. A run is only continued by what makes them as it did: the

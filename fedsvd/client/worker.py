@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,10 @@ from torch import Tensor
 from fedsvd.adapters import calibration, lora
 from fedsvd.adapters.base import Inputs
 from fedsvd.adapters.build import check_inputs
+from fedsvd.client import dropout
 from fedsvd.client.attack import flip
+from fedsvd.client.gradients import settle
+from fedsvd.client.use import Use
 from fedsvd.data.partition import partition
 from fedsvd.data.task import Holder, Task, load_task
 from fedsvd.data.tokens import Tokens, tokenise
@@ -24,7 +27,7 @@ from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
 from fedsvd.models.classifier import Classifier
 from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.models.heads import random_head, text_head, zero_head
-from fedsvd.privacy.dpsgd import attach_hooks
+from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import PrivacyPlan, make_plan
 from fedsvd.settings import Settings
 from fedsvd.settings.model import FIXED_HEADS
@@ -36,7 +39,8 @@ class Worker:
     """Task, tokens, the clients' parts, the privacy plan and one model on its device.
 
     `parts[k]` are client k's rows of the task. `initial` is the first global state, derived from
-    the seed and equal in every process. `hooks` are Opacus's, kept on for the process's life.
+    the seed and equal in every process. `hooks` are Opacus's, kept on for the process's life; None
+    where there are none: without privacy by example, or with `gradients` "loop".
     """
 
     settings: Settings
@@ -48,8 +52,9 @@ class Worker:
     precision: str
     tokenizer: Any
     model: Classifier
-    hooks: Any
+    hooks: Hooks | None
     origin: str
+    use: Use = field(default_factory=Use)
 
     @property
     def initial(self) -> AdapterState:
@@ -57,20 +62,37 @@ class Worker:
         return self.model.initial
 
     def let_train(self, kinds: Sequence[str]) -> None:
-        """Let exactly these kinds of factors train from now on, and the head as before.
+        """Let exactly these kinds of factors train from now on, and the head as before."""
+        self.use.kinds = tuple(kinds)
+        self.narrow(kinds)
+
+    def narrow(self, kinds: Sequence[str]) -> None:
+        """Let exactly these kinds train, until the client's training ends.
 
         Opacus's hooks look for what trains when they are attached, so they are attached anew, but
         only when something changes: in the rounds of a strategy that alternates.
         """
         named = self.model.trainable()
         wanted = set(kinds) & {kind for kind in ("A", "B") if self.model.initial.select((kind,))}
-        if wanted == {kind_of(n) for n in named} - {"extra"}:
-            return
+        if wanted != {kind_of(n) for n in named} - {"extra"}:
+            self._set_kinds(kinds)
+
+    def _set_kinds(self, kinds: Sequence[str]) -> None:
         if self.hooks is not None:
             self.hooks.cleanup()
         lora.set_trainable(self.model.layers, kinds)
         if self.hooks is not None:
-            self.hooks = attach_hooks(self.model)
+            self.hooks.renew()
+
+    def mend(self) -> None:
+        """Put hooks, modes and what trains in order, not trusting anything about them."""
+        dropout.clear()
+        for p in self.model.parameters():
+            p.grad = None
+        assert self.use.kinds is not None
+        self._set_kinds(self.use.kinds)
+        self.model.set_dropout(False)
+        self.use.clean = True
 
     @property
     def trains(self) -> tuple[str, ...]:
@@ -158,11 +180,15 @@ def build_worker(settings: Settings) -> Worker:
     attached = lora.attach(backbone, settings.adapter, settings.seed, trains, looks)
     model = _classifier(settings, attached, head, precision)
     _check_trainable(model, trains)
-    hooks = attach_hooks(model) if plan.per_example else None
-    return Worker(
+    by_hooks = plan.per_example and settings.privacy.gradients != "loop"
+    hooks = Hooks(model) if by_hooks else None
+    worker = Worker(
         settings, task, tokens, parts, plan, device, precision, tokenizer, model, hooks,
         locate(settings.model).origin,
     )  # fmt: skip
+    if plan.per_example:
+        settle(worker)
+    return worker
 
 
 def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:

@@ -49,6 +49,7 @@ class PrivacyPlan:
     secure_noise: bool
     steps_per_round: int
     clients: tuple[ClientPlan, ...]
+    gradients: str | None = None  # of examples: "hooks" or "loop"; None until the model is there
 
     @property
     def private(self) -> bool:

@@ -16,6 +16,11 @@ from fedsvd.recorders.recorder import Recorder
 from fedsvd.rounds.record import RoundRecord, Start, Summary
 from fedsvd.settings import Settings
 
+GRADIENTS = {
+    "hooks": "of each example by hooks, found right for this model",
+    "loop": "of each example alone, one at a time",
+}
+
 
 @final
 class Screen(Recorder):
@@ -103,6 +108,7 @@ def _header(console: Console, start: Start) -> None:
         ("trains", f"{model.trained:,} of {model.parameters:,} parameters"),
         ("privacy", _budget(plan)),
         *([("noise", noise_source(plan))] if plan.private else []),
+        *([("gradients", GRADIENTS[plan.gradients])] if plan.gradients else []),
         ("runs on", f"{model.device}, {model.precision}"
                     f"{' (auto)' if settings.training.precision == 'auto' else ''}"),
     ]  # fmt: skip

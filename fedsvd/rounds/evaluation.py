@@ -83,6 +83,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "epsilon_published_assumed": published["assumed"],
         "delta": run.ledger.plan.delta,
         "noise_source": noise_source(run.ledger.plan),
+        "gradients": run.ledger.plan.gradients,
         "bytes_up": run.bytes_up,
         "bytes_down": run.bytes_down,
         "ended": run.history[-1].get("ended"),
