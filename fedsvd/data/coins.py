@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedsvd.randomness import Purpose
+from fedsvd.randomness import Purpose, stream_key
 
 
 def coins(
@@ -20,8 +20,8 @@ def coins(
     The key is the stream (seed, purpose, *keys); equal texts have equal numbers. Over different texts
     or keys they are as good as independent and uniform.
     """
-    named = "\x1f".join((str(int(seed)), str(purpose), *(f"{type(k).__name__}:{k}" for k in keys)))
-    start = hashlib.blake2b(key=hashlib.sha256(named.encode()).digest(), digest_size=8)
+    key = stream_key(seed, purpose, *keys).to_bytes(16, "big")
+    start = hashlib.blake2b(key=key, digest_size=8)
     found = np.empty(len(texts), dtype=np.uint64)
     for i, text in enumerate(texts):
         coin = start.copy()

@@ -43,7 +43,7 @@ OPEN: Mapping[str, frozenset[str]] = {
         {
             "unit", "epsilon", "noise_multiplier", "delta", "clip_norm", "clipping", "accountant",
             "public_counts", "threat_model", "secure_noise", "diagnostics", "clip_quantile",
-            "clip_rate", "clip_noise",
+            "clip_rate", "clip_noise", "gradients",
         }
     ),
     "data": frozenset({"labels", "label_texts", "public_size"}),

@@ -31,7 +31,7 @@ def test_they_are_uniform_and_independent_over_keys_and_seeds():
 
 
 def test_they_are_the_keyed_hash_that_the_docstring_says():
-    key = hashlib.sha256("\x1f".join(["7", "split", "str:limit"]).encode()).digest()
+    key = hashlib.sha256(b'7,"split","limit"').digest()[:16]
     text = ("a", "b é")
     data = b"".join(len(c.encode()).to_bytes(8, "big") + c.encode() for c in text)
     value = int.from_bytes(hashlib.blake2b(data, key=key, digest_size=8).digest(), "big")
