@@ -1,14 +1,11 @@
-"""Hydra's part: where the configurations are, composing one, and what its complaints mean."""
+"""Hydra's part: where the configurations are, composing one."""
 
-import dataclasses
-import re
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
-from fedsvd.errors import InputError, nearest
-from fedsvd.settings import Settings
+from fedsvd import complaints
+from fedsvd.errors import InputError
 
 
 def config_folder() -> Path:
@@ -34,39 +31,4 @@ def compose(overrides: list[str]) -> DictConfig:
 
 def explain(error: Exception) -> str:
     """Return Hydra's complaint as one line, with the nearest valid name if there is one."""
-    causes = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)  # type: ignore[arg-type]
-    text = " ".join(" ".join(str(e).split()) for e in causes)
-    unknown_key = re.search(r"Key '([^']+)' is not in struct\s+full_key: (\S+)", text)
-    if unknown_key:
-        key, full = unknown_key.groups()
-        near = nearest(key, _known_keys(full))
-        meant = f" (did you mean {full.removesuffix(key)}{near}?)" if near else ""
-        return f"{full}: there is no such key{meant}"
-    option = re.search(r"Could not find '([^']+)' Available options in '([^']+)': (.*)", text)
-    if option:
-        found, group, names = option.groups()
-        choices = names.split()
-        near = nearest(found.split("/")[-1], choices)
-        meant = f" (did you mean {near!r}?)" if near else ""
-        found = found.split("/")[-1]
-        return f"{group}: {found!r} is not allowed{meant}; choose from {', '.join(choices)}"
-    group_name = re.search(r"Could not override '([^']+)'", text)
-    if group_name:
-        name = group_name.group(1).split("@")[0]
-        near = nearest(name.split(".")[0], _known_keys(""))
-        meant = f" (did you mean {near}?)" if near else ""
-        return f"{name}: there is no such key or group{meant}"
-    return " ".join(str(error).split())
-
-
-def _known_keys(full_key: str) -> list[str]:
-    """Return the keys that stand beside `full_key` in the settings."""
-    kind: Any = Settings
-    for part in full_key.split(".")[:-1]:
-        fields = {f.name: f.type for f in dataclasses.fields(kind)}
-        kind = fields.get(part)
-        if not dataclasses.is_dataclass(kind):
-            return []
-    return [f.name for f in dataclasses.fields(kind)]
+    return complaints.explain(error, config_folder())
