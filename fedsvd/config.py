@@ -22,6 +22,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
         raise wrong("strategy._target_", target, "the import path of a class, as package.Class")
     sections["strategy"] = {"target": target, "options": strategy}
     sections["adapter"] = _adapter(sections.get("adapter"))
+    sections["data"] = _data(sections.get("data"))
     return build(Settings, sections, "")
 
 
@@ -38,6 +39,14 @@ def _adapter(given: Any) -> Any:
     elif target is not None and (not isinstance(target, str) or "." not in target):
         raise wrong("adapter._target_", target, "the import path of a class, as package.Class")
     return {**adapter, "target": target, "options": options}
+
+
+def _data(given: Any) -> Any:
+    """Return the data's group with where it is from as its name, if it has none."""
+    if not isinstance(given, Mapping) or given.get("name", "") is not None:
+        return given
+    where = (given.get(key) for key in ("path", "hub", "file"))
+    return {**given, "name": next((str(place) for place in where if place is not None), "own")}
 
 
 def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:

@@ -52,3 +52,11 @@ class StorageError(RunError):
 
 class TooFewReplies(RunError):
     """A round had fewer valid replies than `faults.min_replies`."""
+
+
+def as_failure(error: BaseException) -> str:
+    """Return an error that nothing foresaw as one line."""
+    text = " ".join(str(error).split())[:300]
+    return (
+        f"a failure of this software: {type(error).__name__}: {text} (FEDSVD_DEBUG=1 shows where)"
+    )

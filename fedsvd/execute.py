@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fedsvd import interrupt
 from fedsvd.checkpoints.resuming import AUTO, FILES, check_folder, continued
 from fedsvd.config import from_config
+from fedsvd.data.needed import check_needed
 from fedsvd.errors import InputError, RunError
 from fedsvd.files import private_folder
 from fedsvd.rounds.journal import NAME
@@ -36,6 +37,8 @@ def execute(
         composed, resume = _composed(config, folder, overrides)
         settings = from_config(composed)
         check_folder(folder, resume)
+        if settings.partition.name != "own":
+            check_needed(settings)
         quiet()
         from fedsvd.checkpoints.resume import begin, finished, open_run
         from fedsvd.experiment import prepare, train
@@ -83,8 +86,17 @@ def _composed(config: Any, folder: Path, overrides: list[str]) -> tuple[dict[str
     A run that goes on keeps its own configuration, with the overrides put over it.
     """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    composed: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    from fedsvd.composing import explain
+
+    try:
+        missing = sorted(OmegaConf.missing_keys(config))
+        if missing:
+            raise InputError(f"{', '.join(missing)}: must be given, as KEY=VALUE")
+        composed: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise InputError(explain(error)) from error
     resume = composed.pop("resume", None)
     if resume not in (None, AUTO):
         composed = continued(folder, composed, overrides)

@@ -16,9 +16,10 @@ from typing import Any
 
 from fedsvd import interrupt
 from fedsvd.checkpoints.resuming import with_run_folder
+from fedsvd.command import run_hydra
 from fedsvd.composing import config_folder, explain
-from fedsvd.errors import InputError, RunError, TrialsFailed
-from fedsvd.execute import execute, quiet
+from fedsvd.errors import InputError, RunError, TrialsFailed, as_failure
+from fedsvd.execute import execute
 
 __all__ = ["config_folder", "execute", "explain", "main"]
 
@@ -32,11 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
     debug = os.environ.get("FEDSVD_DEBUG") == "1"
     try:
         with interrupt.listening():
-            return _main(sys.argv[1:] if arguments is None else arguments, debug)
-    except (InputError, RunError) as error:
+            return _main(sys.argv[1:] if arguments is None else arguments)
+    except (InputError, RunError, TrialsFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         if debug:
             raise
+        if isinstance(error, TrialsFailed):
+            return error.status
         return 2 if isinstance(error, InputError) else 1
     except interrupt.Interrupted as stop:
         print(stop, file=sys.stderr)
@@ -44,58 +47,28 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        text = " ".join(str(error).split())[:300]
-        told = f"{type(error).__name__}: {text} (FEDSVD_DEBUG=1 shows where)"
-        print(f"error: a failure of this software: {told}", file=sys.stderr)
+        print(f"error: {as_failure(error)}", file=sys.stderr)
         return 1
 
 
-def _main(arguments: list[str], debug: bool) -> int:
-    import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
+def _main(arguments: list[str]) -> int:
     if "--list" in arguments:
         from fedsvd.listing import listing
 
-        quiet()
         print(listing(config_folder()))
         return 0
-    sys.argv = [sys.argv[0], *with_run_folder(arguments)]
-    sys.path.insert(0, os.getcwd())  # so that strategy._target_=my_lab.MyStrategy finds my_lab.py
-    refused: list[InputError | RunError] = []
-
-    def job(config: Any) -> float | None:
-        try:
-            return _job(config)
-        except (InputError, RunError) as error:  # past Hydra, which would tell it in its own words
-            refused.append(error)
-            return None
-
-    try:
-        hydra.main(str(config_folder()), "config", version_base="1.3")(job)()
-    except (HydraException, OmegaConfBaseException) as error:
-        if debug:
-            raise
-        raise InputError(explain(error)) from error
-    except InputError as error:  # of the launcher, about the sweep
-        refused.append(error)
-    except TrialsFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.status
-    for refusal in refused[:-1]:
-        print(f"error: {refusal}", file=sys.stderr)
-    if refused:
-        raise refused[-1]
+    run_hydra(with_run_folder(arguments), _job)
     return 0
 
 
 def _job(config: Any) -> float:
     """Run one composed configuration; its validation accuracy is what a sweeper optimises."""
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     hydra_config = HydraConfig.get()
-    overrides = list(hydra_config.overrides.task)
+    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
     return execute(config, Path(hydra_config.runtime.output_dir), overrides)["accuracy"]
 
 

@@ -337,7 +337,7 @@ def test_commands(arguments, message, tmp_path, monkeypatch, capfd):
 def test_a_failure_of_ours_is_one_line_without_a_traceback(monkeypatch, capfd):
     monkeypatch.setattr("sys.argv", ["fedsvd"])
 
-    def broken(arguments, debug):
+    def broken(arguments):
         raise ZeroDivisionError("a\nb")
 
     monkeypatch.setattr("fedsvd.run._main", broken)

@@ -84,6 +84,8 @@ def check_folder(folder: Path, resume: str | None) -> None:
         taken = [n for n in FILES if (folder / n).exists()]
     except OSError as error:
         raise StorageError(f"{folder}: cannot be read: {error.strerror}") from error
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file, and a run needs a folder; choose another one")
     if taken and resume is None:
         raise InputError(
             f"{folder}: holds another run ({taken[0]}); choose another hydra.run.dir, or continue it "

@@ -10,14 +10,15 @@ from typing import Any
 import ray
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fedsvd.config import from_config
 from fedsvd.engines.cluster import connect, room_for
-from fedsvd.errors import InputError, TrialsFailed, one_of, wrong
+from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.settings import EngineSettings, Settings
 from fedsvd.settings.checks import at_least
+from fedsvd.sweep.account import Account, Failure, failed, names
 from fedsvd.sweep.progress import Progress, State, Trial
 from fedsvd.sweep.trial import SUMMARY, Order, Outcome, run_trial, set_aside
 
@@ -59,8 +60,8 @@ def launch(
             raise one_of(f"hydra.launcher.{name}", name, Options.__dataclass_fields__)
     ours = Options(**options)
     trials = [_compose(loader, config, given, first + i) for i, given in enumerate(job_overrides)]
-    _name(trials, job_overrides)
-    for trial in trials:
+    for trial, name in zip(trials, names(job_overrides), strict=True):
+        trial.name = name
         _look(trial)
     if any(trial.state is State.WAITING for trial in trials):
         _run_all(trials, ours)
@@ -101,13 +102,6 @@ def _compose(loader: ConfigLoader, config: DictConfig, given: Sequence[str], num
     except InputError as error:
         raise InputError(f"trial {number}: {error}") from error
     return Trial(number, folder.absolute(), values, overrides, settings)
-
-
-def _name(trials: Sequence[Trial], given: Sequence[Sequence[str]]) -> None:
-    """Name the trials by what not all of them share."""
-    shared = set.intersection(*(set(g) for g in given)) if len(given) > 1 else set()
-    for trial, overrides in zip(trials, given, strict=True):
-        trial.name = " ".join(o for o in filter_overrides(overrides) if o not in shared)
 
 
 def _look(trial: Trial) -> None:
@@ -207,16 +201,11 @@ def _settle(trial: Trial, reference: Any, retries: int) -> bool:
 
 def _account(trial: Trial, trials: Sequence[Trial]) -> JobReturn:
     """Return what Hydra's sweepers read: the accuracy, or the failure that ends the command."""
-    account = JobReturn(overrides=[trial.name], task_name=str(trial.number))
+    account = Account(overrides=[trial.name], task_name=str(trial.number))
     account.status = JobStatus.COMPLETED if trial.summary else JobStatus.FAILED
     if trial.summary:
         account.return_value = trial.summary["accuracy"]
         return account
-    failed = [t for t in trials if not t.summary]
-    lines = [f"trial {t.number} ({t.name}): {t.reason}" for t in failed]
-    refused = len(failed) == len(trials) and all(t.refused for t in failed)
-    account.return_value = TrialsFailed(
-        f"{len(failed)} of {len(trials)} trials failed\n  " + "\n  ".join(lines),
-        2 if refused else 1,
-    )
+    failures = [Failure(t.number, t.name, t.reason, t.refused) for t in trials if not t.summary]
+    account.return_value = failed(failures, len(trials))
     return account

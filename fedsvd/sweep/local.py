@@ -1,0 +1,70 @@
+"""A sweep in this process: its trials one after another."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from fedsvd.errors import InputError, RunError, as_failure
+from fedsvd.sweep.account import Account, Failure, failed, names
+
+
+def launch(
+    context: HydraContext, config: DictConfig, task: TaskFunction,
+    job_overrides: Sequence[Sequence[str]], first: int,
+) -> list[JobReturn]:  # fmt: skip
+    """Run one trial for each list of overrides, numbered from `first`; return Hydra's account.
+
+    A trial that fails, or whose input is refused, leaves the others alone. Callbacks see it as
+    failed, and sweepers that look at its value get the error that ends the command.
+    """
+    setup_globals()
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    accounts: list[Account] = []
+    failures: list[Failure] = []
+    for number, (given, name) in enumerate(
+        zip(job_overrides, names(job_overrides), strict=True), first
+    ):
+        print(f"trial {number} ({name})", flush=True)
+        done = _run(context, config, task, given, number)
+        if done.status is not JobStatus.COMPLETED:
+            failures.append(_failure(number, name, done._return_value))
+            print(f"trial {number} ({name}) failed: {failures[-1].reason}", flush=True)
+        accounts.append(
+            Account(
+                done.overrides, done.cfg, done.hydra_cfg, done.working_dir, done.task_name,
+                done.status, done._return_value,
+            )
+        )  # fmt: skip
+    if failures:
+        error = failed(failures, len(accounts))
+        for account in accounts:
+            if account.status is not JobStatus.COMPLETED:
+                account.return_value = error
+    return list(accounts)
+
+
+def _run(
+    context: HydraContext, config: DictConfig, task: TaskFunction, given: Sequence[str], number: int
+) -> JobReturn:
+    composed = context.config_loader.load_sweep_config(config, list(given))
+    with open_dict(composed):
+        composed.hydra.job.id = str(number)
+        composed.hydra.job.num = number
+    try:
+        return run_job(task, composed, "hydra.sweep.dir", "hydra.sweep.subdir", context)
+    finally:
+        configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+
+
+def _failure(number: int, name: str, error: Any) -> Failure:
+    if isinstance(error, Exception) and os.environ.get("FEDSVD_DEBUG") == "1":
+        raise error
+    told = isinstance(error, (InputError, RunError))
+    reason = str(error) if told else as_failure(error)
+    return Failure(number, name, reason, isinstance(error, InputError))
