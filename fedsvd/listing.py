@@ -1,12 +1,16 @@
 """What there is to choose from: `python -m fedsvd.run --list`."""
 
+import hashlib
+import json
 from pathlib import Path
 from string import ascii_lowercase
+from typing import Any
 
-from fedsvd.adapters.build import build_adapter
-from fedsvd.settings import AdapterSettings
+from omegaconf import OmegaConf
+
 from fedsvd.settings.model import ADAPTERS
-from fedsvd.strategies.pairs import configured, refusal
+
+RECORDED = Path(__file__).with_name("pairs.json")
 
 GROUPS = {"strategy": "Strategies", "adapter": "Adapters", "data": "Tasks", "model": "Models"}
 
@@ -28,16 +32,46 @@ def listing(folder: Path) -> str:
 def pairs(folder: Path) -> list[str]:
     """Return the table of valid pairs: strategies down, adapters across by letters, x for valid."""
     names = sorted(p.stem for p in (folder / "adapter").glob("*.yaml") if p.stem in ADAPTERS)
-    adapters = [build_adapter(AdapterSettings(name)) for name in names]
     letters = dict(zip(ascii_lowercase, names, strict=False))
     lines = ["Valid pairs (x); adapter=none goes with every strategy"]
     lines += [f"  {letter}  {name}" for letter, name in letters.items()]
     lines.append(f"  {'':18}{' '.join(letters)}")
-    for name, strategy in configured(folder):
-        cells = ["x" if refusal(strategy, adapter) is None else "." for adapter in adapters]
-        lines.append(f"  {name:18}{' '.join(cells)}")
-    lines.append(f"  {'Flower':18}{' '.join('x' for _ in adapters)}")
+    for strategy, able in valid(folder).items():
+        cells = ["x" if name in able else "." for name in names]
+        lines.append(f"  {strategy:18}{' '.join(cells)}")
+    lines.append(f"  {'Flower':18}{' '.join('x' for _ in names)}")
     return lines
+
+
+def valid(folder: Path) -> dict[str, list[str]]:
+    """Return the adapters that go with each strategy: as recorded, if it is of these files.
+
+    The classes say what goes together, and to import them takes PyTorch and Flower.
+    """
+    recorded: dict[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
+    if recorded["configurations"] == digest(folder):
+        return dict(recorded["pairs"])
+    from fedsvd.execute import quiet
+    from fedsvd.strategies.pairs import table
+
+    quiet()
+    return table(folder)
+
+
+def record(folder: Path) -> str:
+    """Return what `RECORDED` is to hold; `python scripts/pairs.py` writes it."""
+    from fedsvd.strategies.pairs import table
+
+    return json.dumps({"configurations": digest(folder), "pairs": table(folder)}, indent=1) + "\n"
+
+
+def digest(folder: Path) -> str:
+    """Return the SHA-256 over the values of all configurations of strategies and adapters."""
+    files = [p for group in ("strategy", "adapter") for p in sorted((folder / group).glob("*.yaml"))]
+    values = {
+        p.relative_to(folder).as_posix(): OmegaConf.to_container(OmegaConf.load(p)) for p in files
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _first_comment(path: Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsvd.data.files import read_rows
+from fedsvd.data.hub import hub_files, not_found
 from fedsvd.errors import InputError, nearest
 from fedsvd.settings import DataSettings
 
@@ -117,10 +118,16 @@ def _read_hub(name: str, settings: DataSettings) -> dict[str, Table]:
     """Read a dataset of the Hugging Face hub by id."""
     import datasets
 
-    try:
-        loaded = datasets.load_dataset(name, settings.hub_config)
-    except Exception as error:  # the hub client raises a dozen unrelated types
-        raise InputError(f"data: hub dataset {name!r} cannot be loaded: {_line(error)}") from error
+    with hub_files() as why:
+        try:
+            loaded = datasets.load_dataset(name, settings.hub_config)
+        except Exception as error:  # the hub client raises a dozen unrelated types
+            here = "" if settings.path is None else "there is no such file or folder here; "
+            reason = _line(error)
+            if isinstance(error, OSError):
+                reason = f"{here}{not_found(why, reason)}"
+            key = "data.hub" if settings.path is None else "data.path"
+            raise InputError(f"{key}: {name!r} cannot be loaded: {reason}") from error
     wanted = settings.splits or {p: p for p in PARTS if p in loaded}
     tables = {}
     for ours, theirs in wanted.items():

@@ -1,5 +1,6 @@
 """Pretrained backbones and tokenisers, from packages, folders or the hub."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from fedsvd.data.hub import hub_files, not_found
 from fedsvd.data.sources import package_file
 from fedsvd.errors import InputError
 from fedsvd.settings import ModelSettings
@@ -112,10 +114,14 @@ def _check(folder: Path) -> None:
 
 def _load(settings: ModelSettings, loader: Any, **kwargs: Any) -> Any:
     source = locate(settings)
-    try:
-        return loader(
-            source.location, revision=settings.revision, trust_remote_code=False, **kwargs
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"model.name: {settings.name!r} cannot be loaded: {reason}") from error
+    hub = hub_files() if source.origin == "hub" else contextlib.nullcontext()
+    with hub as why:
+        try:
+            return loader(
+                source.location, revision=settings.revision, trust_remote_code=False, **kwargs
+            )
+        except (OSError, ValueError, KeyError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            if source.origin == "hub" and isinstance(error, OSError):
+                reason = f"there is no such folder here; {not_found(why, reason)}"
+            raise InputError(f"model.name: {settings.name!r} cannot be loaded: {reason}") from error

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from scipy.stats import t
+from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 from fedsvd.errors import InputError, one_of
 from fedsvd.results.collect import Group
@@ -29,7 +29,7 @@ def estimate(values: Sequence[float]) -> Estimate | None:
     if n == 1:
         return Estimate(values[0], None, 1)
     spread = statistics.stdev(values) / n**0.5
-    return Estimate(statistics.fmean(values), float(t.ppf(0.975, n - 1)) * spread, n)
+    return Estimate(statistics.fmean(values), float(stdtrit(n - 1, 0.975)) * spread, n)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 from fedsvd.adapters.base import Adapter
 from fedsvd.adapters.build import build_adapter
 from fedsvd.errors import InputError
-from fedsvd.settings import Settings, StrategySettings
+from fedsvd.settings import AdapterSettings, Settings, StrategySettings
+from fedsvd.settings.model import ADAPTERS
 from fedsvd.strategies.base import Strategy
 from fedsvd.strategies.build import build_strategy
 
@@ -71,3 +72,16 @@ def configured(folder: Path) -> Iterator[tuple[str, FlowerStrategy]]:
         whole: Any = OmegaConf.to_container(config, resolve=True)
         options = whole["strategy"]
         yield path.stem, build_strategy(StrategySettings(options.pop("_target_"), options))
+
+
+def table(folder: Path) -> dict[str, list[str]]:
+    """Return the names of the adapters that each configured strategy can work with.
+
+    `folder` is that of the configurations.
+    """
+    names = sorted(p.stem for p in (folder / "adapter").glob("*.yaml") if p.stem in ADAPTERS)
+    adapters = {name: build_adapter(AdapterSettings(name)) for name in names}
+    return {
+        name: [n for n, adapter in adapters.items() if refusal(strategy, adapter) is None]
+        for name, strategy in configured(folder)
+    }
