@@ -116,7 +116,7 @@ def _own_state(argv: list[str]) -> Iterator[None]:
     from hydra.version import VersionBase
 
     kinds = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
-    instances = Singleton._instances
+    instances: dict[type, Any] = Singleton._instances  # type: ignore[assignment]
     before = {kind: instances.pop(kind) for kind in kinds if kind in instances}
     given, sys.argv = sys.argv, argv
     if os.getcwd() not in sys.path:

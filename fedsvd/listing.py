@@ -67,7 +67,9 @@ def record(folder: Path) -> str:
 
 def digest(folder: Path) -> str:
     """Return the SHA-256 over the values of all configurations of strategies and adapters."""
-    files = [p for group in ("strategy", "adapter") for p in sorted((folder / group).glob("*.yaml"))]
+    files = [
+        p for group in ("strategy", "adapter") for p in sorted((folder / group).glob("*.yaml"))
+    ]
     values = {
         p.relative_to(folder).as_posix(): OmegaConf.to_container(OmegaConf.load(p)) for p in files
     }

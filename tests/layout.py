@@ -11,8 +11,8 @@ ORDER = (
     "fedsvd.results", "fedsvd.testing", "fedsvd.recorders", "fedsvd.checkpoints", "fedsvd.exports",
     "fedsvd.rounds", "fedsvd.strategies", "fedsvd.node",
     "fedsvd.client", "fedsvd.models", "fedsvd.privacy", "fedsvd.adapters", "fedsvd.engines",
-    "fedsvd.data", "fedsvd.factors", "fedsvd.composing", "fedsvd.complaints", "fedsvd.config", "fedsvd.settings",
-    "fedsvd.lowrank",
+    "fedsvd.data", "fedsvd.factors", "fedsvd.composing", "fedsvd.complaints", "fedsvd.config",
+    "fedsvd.settings", "fedsvd.lowrank",
     "fedsvd.records", "fedsvd.randomness", "fedsvd.pages", "fedsvd.threads", "fedsvd.files",
     "fedsvd.plugins", "fedsvd.interrupt", "fedsvd.errors", "fedsvd.version",
 )  # fmt: skip

@@ -115,6 +115,8 @@ def test_a_sweep_in_one_process(command, inputs, tmp_path, given, status, failed
     if failed:
         assert lines[0].startswith("error: ")
     assert "Error executing" not in told.err + told.out
+    if given == ["privacy.epsilon=-1,1"]:  # seen in the settings, and so told before the first
+        assert told.out.startswith("trial 0 (privacy.epsilon=-1) will be refused: privacy.epsilon")
 
 
 def test_two_commands_in_one_process(command):
@@ -142,7 +144,9 @@ def test_within_a_job_of_another_hydra_app(command, tmp_path, monkeypatch):
 
     def job(config):
         seen.append(main(["privacy.epsilon=-1"]))
-        seen.append((config.word, HydraConfig.get().job.config_name, GlobalHydra().is_initialized()))
+        seen.append(
+            (config.word, HydraConfig.get().job.config_name, GlobalHydra().is_initialized())
+        )
 
     hydra.main(str(tmp_path / "conf"), "app", version_base="1.2")(job)()
     assert seen == [2, ("outer", "app", True)]

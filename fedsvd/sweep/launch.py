@@ -9,16 +9,15 @@ from typing import Any
 
 import ray
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
-from fedsvd.config import from_config
 from fedsvd.engines.cluster import connect, room_for
 from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.settings import EngineSettings, Settings
 from fedsvd.settings.checks import at_least
 from fedsvd.sweep.account import Account, Failure, failed, names
+from fedsvd.sweep.compose import checked, compose_trial, plain
 from fedsvd.sweep.progress import Progress, State, Trial
 from fedsvd.sweep.trial import SUMMARY, Order, Outcome, run_trial, set_aside
 
@@ -83,25 +82,15 @@ def _report(folder: Path) -> None:
 
 def _compose(loader: ConfigLoader, config: DictConfig, given: Sequence[str], number: int) -> Trial:
     """Return a trial with its settings resolved and checked."""
-    composed = loader.load_sweep_config(config, list(given))
-    with open_dict(composed):
-        composed.hydra.job.id = str(number)
-        composed.hydra.job.num = number
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(composed)  # for what the settings take from ${hydra:...}
+    composed = compose_trial(loader, config, given, number)
+    folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
+    overrides = OmegaConf.to_container(composed.hydra.overrides.task, resolve=False)
+    values = plain(composed)
     try:
-        folder = Path(str(composed.hydra.sweep.dir)) / str(composed.hydra.sweep.subdir)
-        overrides = [str(o) for o in composed.hydra.overrides.task]
-        groups = [str(key) for key in composed if key != "hydra"]
-        values = OmegaConf.to_container(OmegaConf.masked_copy(composed, groups), resolve=True)
-    finally:
-        HydraConfig.instance().cfg = before
-    assert isinstance(values, dict)
-    try:
-        settings = from_config(values)  # type: ignore[arg-type]
+        settings = checked(values)
     except InputError as error:
         raise InputError(f"trial {number}: {error}") from error
-    return Trial(number, folder.absolute(), values, overrides, settings)
+    return Trial(number, folder.absolute(), values, [str(o) for o in overrides or ()], settings)
 
 
 def _look(trial: Trial) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from fedsvd.errors import InputError, RunError, as_failure
 from fedsvd.sweep.account import Account, Failure, failed, names
+from fedsvd.sweep.compose import checked, compose_trial, plain
 
 
 def launch(
@@ -25,13 +27,21 @@ def launch(
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    named = list(enumerate(names(job_overrides), first))
+    composed = [
+        compose_trial(context.config_loader, config, given, first + i)
+        for i, given in enumerate(job_overrides)
+    ]
+    for (number, name), trial in zip(named, composed, strict=True):
+        _foretell(trial, f"trial {number} ({name})")
     accounts: list[Account] = []
     failures: list[Failure] = []
-    for number, (given, name) in enumerate(
-        zip(job_overrides, names(job_overrides), strict=True), first
-    ):
+    for (number, name), trial in zip(named, composed, strict=True):
         print(f"trial {number} ({name})", flush=True)
-        done = _run(context, config, task, given, number)
+        try:
+            done = run_job(task, trial, "hydra.sweep.dir", "hydra.sweep.subdir", context)
+        finally:
+            configure_log(config.hydra.hydra_logging, config.hydra.verbose)
         if done.status is not JobStatus.COMPLETED:
             failures.append(_failure(number, name, done._return_value))
             print(f"trial {number} ({name}) failed: {failures[-1].reason}", flush=True)
@@ -49,17 +59,12 @@ def launch(
     return list(accounts)
 
 
-def _run(
-    context: HydraContext, config: DictConfig, task: TaskFunction, given: Sequence[str], number: int
-) -> JobReturn:
-    composed = context.config_loader.load_sweep_config(config, list(given))
-    with open_dict(composed):
-        composed.hydra.job.id = str(number)
-        composed.hydra.job.num = number
+def _foretell(trial: DictConfig, name: str) -> None:
+    """Say before the first trial which ones will be refused, where their settings show it."""
     try:
-        return run_job(task, composed, "hydra.sweep.dir", "hydra.sweep.subdir", context)
-    finally:
-        configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+        checked(plain(trial))
+    except (InputError, OmegaConfBaseException) as error:
+        print(f"{name} will be refused: {' '.join(str(error).split())}", flush=True)
 
 
 def _failure(number: int, name: str, error: Any) -> Failure:

@@ -62,7 +62,7 @@ def test_texts_for_each_label(file):
         "data=folder", f"data.path={file}", "data.labels=[no,yes]", "data.public_size=200",
         "data.label_texts=[[a]]",
     )  # fmt: skip
-    with pytest.raises(InputError, match="data.label_texts: 1 lists of texts for 2 labels"):
+    with pytest.raises(InputError, match=r"data\.label_texts: 1 lists of texts for 2 labels"):
         check_needed(settings)
 
 
