@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import save
 
+from fedsvd.checkpoints.resuming import check_folder
 from fedsvd.config import from_config
 from fedsvd.data.task import load_task
 from fedsvd.errors import InputError
@@ -320,6 +321,17 @@ COMMANDS = [
     (["resume=nowhere"], "resume: 'nowhere' is no run folder: it holds no config.yaml"),
     (["resume=.", "hydra.run.dir=x"], "hydra.run.dir: resume=RUN_DIR says where the run is"),
     (["-m", "resume=nowhere"], "resume: 'nowhere' is one run; with -m use resume=auto"),
+    (["experiment=quickstart"], "experiment: takes a plus sign"),
+    (["+privacy=none"], "privacy: is chosen already; leave the plus sign out"),
+    (["+rounds=3"], "rounds: is there already; leave the plus sign out"),
+    (["engine.workers=2"], "engine.workers: the chosen engine has no such key; use engine=ray"),
+    (["hydra.run.dir=/dev/null"], "hydra.run.dir: the folder '/dev/null' cannot be made"),
+    (["hydra.run.dir=/dev/null/x"], "hydra.run.dir: the folder '/dev/null/x' cannot be made"),
+    (["-m", "seed=0", "hydra.sweep.dir=/dev/null"], "hydra.sweep.dir: the folder '/dev/null'"),
+    (["--lits"], "unrecognized arguments: --lits"),
+    (["--run", "-m"], "--run and --multirun: only one of them"),
+    (["data=null"], "Config group override must be"),
+    (["-m", "hydra/launcher=joblib", "seed=0"], "hydra/launcher: 'joblib' is not allowed; choose"),
 ]
 
 
@@ -332,6 +344,13 @@ def test_commands(arguments, message, tmp_path, monkeypatch, capfd):
     assert told.startswith(f"error: {message}")
     assert len(told.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_no_run_folder(tmp_path):
+    (tmp_path / "file").write_text("mine\n")
+    for resume in (None, "auto"):
+        with pytest.raises(InputError, match="file: is a file, and a run needs a folder"):
+            check_folder(tmp_path / "file", resume)
 
 
 def test_a_failure_of_ours_is_one_line_without_a_traceback(monkeypatch, capfd):

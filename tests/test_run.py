@@ -45,6 +45,11 @@ BAD = [
     (["strategy=ffa", "+strategy.period=2"], "strategy.period: 'period' is not allowed"),
     (["strategy=geometric_median", "training.factors=AB"], "training.factors: 'AB' is not allowed"),
     (["rounds=2=3"], ""),
+    (["model=custom"], "model.name: must be given"),
+    (["data=folder"], "data: needed too: data.path (a folder"),
+    (["data=sst2"], "data: needed too: data.label_texts ("),
+    (["rounds=${round}"], "rounds: there is no key 'round'"),
+    (["data.path=${oc.env:NOWHERE_AT_ALL}"], "data.path: Environment variable"),
 ]
 
 
