@@ -115,9 +115,9 @@ def _own_state(argv: list[str]) -> Iterator[None]:
     from hydra.core.utils import JobRuntime
     from hydra.version import VersionBase
 
-    kinds = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
-    instances: dict[type, Any] = Singleton._instances  # type: ignore[assignment]
-    before = {kind: instances.pop(kind) for kind in kinds if kind in instances}
+    kinds: tuple[type, ...] = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
+    instances: dict[type, Any] = Singleton._instances
+    before: dict[type, Any] = {k: instances.pop(k) for k in kinds if k in instances}
     given, sys.argv = sys.argv, argv
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # so that strategy._target_=my_lab.MyStrategy is found

@@ -1,5 +1,6 @@
 """The listing: what is recorded of pairs is what the classes say, and other files are looked at."""
 
+import logging
 import shutil
 
 from fedsvd import listing
@@ -18,7 +19,9 @@ def test_a_strategy_of_ones_own_is_listed_with_its_pairs(tmp_path):
     (folder / "strategy" / "mine.yaml").write_text(
         "# Mine: as FedAvg.\n_target_: fedsvd.strategies.FedAvg\n"
     )
+    logging.getLogger("flwr").setLevel(logging.INFO)
     told = listing.listing(folder)
+    assert logging.getLogger("flwr").level == logging.ERROR  # no advice between the lines
     assert "mine              Mine: as FedAvg." in told
     pairs = listing.valid(folder)
     assert pairs.pop("mine") == pairs["fedavg"]
