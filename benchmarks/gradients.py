@@ -1,7 +1,7 @@
 """python -m benchmarks.gradients [--repeats N]: the check of per-example gradients.
 
 Prints what the check costs on the default model, what it finds on small random models of many
-architectures, how far rounding moves a gradient with its padding, and what a loop over examples costs.
+architectures, how far rounding moves a gradient with its padding, and what a loop costs.
 """
 
 import argparse
