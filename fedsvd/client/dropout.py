@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode
 
 from fedsvd.data.tokens import Tokens
-from fedsvd.randomness import Purpose, stream_seed
+from fedsvd.randomness import Purpose, stream_key
 
 GAMMA = 0x9E3779B97F4A7C15 - 2**64
 FIRST, SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
@@ -52,7 +52,8 @@ def keys_of_step(tokens: Tokens, seed: int | None, *keys: int | str) -> KeyOf:
             if seed is None:
                 known[row] = int.from_bytes(os.urandom(8), "big") >> 1
             else:
-                known[row] = stream_seed(seed, Purpose.DROPOUT, *keys, digest(tokens, row))
+                name = digest(tokens, row)
+                known[row] = stream_key(seed, Purpose.DROPOUT, *keys, name) >> 65
         return known[row]
 
     return key
