@@ -27,7 +27,8 @@ def test_a_run_tells_what_was_taken(tmp_path, monkeypatch, capsys):
         assert told["gradients"] == taken
         assert line in capsys.readouterr().out
         digests.append(summary["state_digest"])
-    assert len(set(digests)) == 3  # the last bits differ, so checkpoints keep them apart
+    # Rounding tells hooks from the loop, and the grid of the noise can take that away again.
+    assert digests[2] not in digests[:2]
 
 
 def test_workers_get_the_servers_choice_and_stay_with_it():
