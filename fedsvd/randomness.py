@@ -30,6 +30,7 @@ class Purpose(StrEnum):
     SUBSPACE = "subspace"
     FAULTS = "faults"
     ATTACK = "attack"
+    AUDIT = "audit"
 
 
 def stream_seed(seed: int, purpose: Purpose, *keys: int | str) -> int:
