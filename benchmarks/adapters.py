@@ -21,9 +21,9 @@ from torch import nn
 from benchmarks.common import interleaved, machine
 from fedsvd.adapters import Inputs, calibration, lora
 from fedsvd.adapters.build import build_adapter
-from fedsvd.adapters.fixed_heads import fixed_head
 from fedsvd.data.sources import package_file
 from fedsvd.models.classifier import Classifier
+from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.privacy.dpsgd import attach_hooks, dp_step, make_optimizer
 from fedsvd.records import record_bytes, to_record
 from fedsvd.settings import AdapterSettings

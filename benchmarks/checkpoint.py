@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.common import interleaved, machine, table
+from fedsvd.checkpoints.checkpoint import read_whole, write_checkpoint
 from fedsvd.lowrank import AdapterState, LowRank
-from fedsvd.results.checkpoint import read_whole, write_checkpoint
-from fedsvd.results.journal import Entry, Journal
+from fedsvd.rounds.journal import Entry, Journal
 
 
 def main() -> None:

@@ -17,10 +17,10 @@ from transformers.utils import logging
 
 from benchmarks.common import interleaved, machine, table
 from fedsvd.adapters import lora
-from fedsvd.adapters.heads import random_head
 from fedsvd.client.worker import choose_device
 from fedsvd.data.sources import package_file
 from fedsvd.models.classifier import Classifier
+from fedsvd.models.heads import random_head
 from fedsvd.privacy.dpsgd import attach_hooks, dp_step, make_optimizer
 from fedsvd.settings import AdapterSettings
 

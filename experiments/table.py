@@ -16,8 +16,8 @@ from typing import Any
 
 import matplotlib
 
+from fedsvd.recorders.report import BLUE, GREY, canvas, label
 from fedsvd.results.compare import Estimate, estimate, shown
-from fedsvd.results.report import BLUE, GREY, canvas, label
 
 KEYS = (
     "accuracy",

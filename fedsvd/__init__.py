@@ -2,12 +2,13 @@
 
 from typing import Any
 
-__version__ = "0.1.0"
+from fedsvd.version import __version__
+
 __all__ = ["__version__", "load"]
 
 
 def load(run: Any) -> Any:
-    """Return the classifier of a finished run; see `fedsvd.results.load.load`."""
-    from fedsvd.results.load import load as read
+    """Return the classifier of a finished run; see `fedsvd.exports.load.load`."""
+    from fedsvd.exports.load import load as read
 
     return read(run)

@@ -21,15 +21,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from fedsvd.client.app import make_client_app
 from fedsvd.client.worker import get_worker
+from fedsvd.composing import compose
 from fedsvd.config import from_config
 from fedsvd.engines.flower import CLIENT, FlowerGrid
 from fedsvd.errors import InputError
+from fedsvd.execute import execute
 from fedsvd.records import CONFIG
-from fedsvd.run import config_folder, execute
 from fedsvd.settings import Settings
 
 ROUNDS = "rounds-taken"  # in a node's state: how often it has trained in this run
@@ -92,22 +93,6 @@ def settings_of(context: Context) -> Settings:
 def _settings(given: tuple[str, ...]) -> Settings:
     config = compose(list(given))
     return from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-
-
-def compose(overrides: list[str]) -> DictConfig:
-    """Return the configuration that `python -m fedsvd.run` would compose from the overrides."""
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from fedsvd.run import explain
-
-    try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return hydra_compose("config", overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(explain(error)) from error
 
 
 def _overrides(config: Mapping[str, Any]) -> list[str]:

@@ -10,9 +10,9 @@ from omegaconf import OmegaConf
 from transformers import BertConfig, BertModel
 
 from fedsvd.adapters import lora
-from fedsvd.adapters.heads import random_head
 from fedsvd.config import from_config
 from fedsvd.models.classifier import Classifier
+from fedsvd.models.heads import random_head
 from fedsvd.run import config_folder
 from fedsvd.settings import AdapterSettings, Settings
 

@@ -14,13 +14,13 @@ from fedsvd.config import from_config
 from fedsvd.data.task import load_task
 from fedsvd.errors import InputError
 from fedsvd.experiment import prepare
+from fedsvd.exports.load import load
 from fedsvd.models.backbone import load_backbone, load_tokenizer
-from fedsvd.results.load import load
 from fedsvd.run import config_folder, main
 from fedsvd.settings import DataSettings, ModelSettings, StrategySettings
 from fedsvd.strategies.build import build_strategy
 from tests.conftest import compose_settings
-from tests.results.tiny import make_inputs
+from tests.tiny import make_inputs
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import torch
 from hydra import compose, initialize_config_dir
 
 import fedsvd
+from fedsvd.checkpoints.checkpoint import read_checkpoint
 from fedsvd.client.worker import get_worker
-from fedsvd.results.checkpoint import read_checkpoint
 from fedsvd.run import config_folder, execute
 from tests.conftest import SMALL, TINY, compose_settings
 

@@ -13,8 +13,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from fedsvd.client.worker import build_worker, deal
 from fedsvd.engines.base import claim_identity
 from fedsvd.errors import InputError
-from fedsvd.experiment import make_grid, one_round, prepare
+from fedsvd.experiment import make_grid, prepare
 from fedsvd.flower_app import client_app, settings_of
+from fedsvd.rounds.attempt import one_round
 from fedsvd.run import config_folder
 from fedsvd.strategies.build import build_strategy
 from fedsvd.strategies.pairs import check_pair

@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     import fedsvd.experiment
-    import fedsvd.results.report  # noqa: F401
+    import fedsvd.recorders.report  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:
         found = trials(Path(folder), [*SMALL, *arguments.overrides], arguments.kills)

@@ -19,11 +19,11 @@ from fedsvd.adapters.build import build_adapter
 from fedsvd.adapters.dora import MagnitudeAndDirection
 from fedsvd.adapters.linear import FactorLinear
 from fedsvd.adapters.targets import find_layers
-from fedsvd.adapters.threads import one_thread
 from fedsvd.errors import InputError
 from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.settings import AdapterSettings
+from fedsvd.threads import one_thread
 
 ORIGINAL = "fedsvd_original_weight"  # buffer of a layer whose frozen weight a method changes
 

@@ -16,6 +16,7 @@ from fedsvd.client.rule import rule_in
 from fedsvd.client.training import LocalResult, train_locally
 from fedsvd.client.worker import Worker, get_worker
 from fedsvd.errors import InputError
+from fedsvd.factors import factors_of
 from fedsvd.lowrank.pair import kind_of
 from fedsvd.lowrank.ranks import truncate
 from fedsvd.privacy.dpsgd import StepReport
@@ -36,7 +37,6 @@ from fedsvd.records import (
     to_record,
 )
 from fedsvd.settings import Settings
-from fedsvd.strategies.build import factors_of
 
 PERSONAL = "personal"  # the record of a client's state that holds what it keeps
 PART = "part"  # which part of the task an evaluation is on

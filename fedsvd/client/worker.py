@@ -10,23 +10,23 @@ from torch import Tensor
 
 from fedsvd.adapters import calibration, lora
 from fedsvd.adapters.base import Inputs
-from fedsvd.adapters.fixed_heads import fixed_head
-from fedsvd.adapters.heads import random_head, text_head, zero_head
-from fedsvd.adapters.threads import one_thread
 from fedsvd.client.attack import flip
 from fedsvd.data.partition import partition
 from fedsvd.data.task import Task, load_task
 from fedsvd.data.tokens import Tokens, tokenise
 from fedsvd.errors import InputError, wrong
+from fedsvd.factors import factors_of
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
 from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
 from fedsvd.models.classifier import Classifier
+from fedsvd.models.fixed_heads import fixed_head
+from fedsvd.models.heads import random_head, text_head, zero_head
 from fedsvd.privacy.dpsgd import attach_hooks
 from fedsvd.privacy.plan import PrivacyPlan, make_plan
 from fedsvd.settings import Settings
 from fedsvd.settings.model import FIXED_HEADS
-from fedsvd.strategies.build import factors_of
+from fedsvd.threads import one_thread
 
 
 @dataclass

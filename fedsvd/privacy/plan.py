@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedsvd.errors import InputError, wrong
-from fedsvd.participation import rounds_bound
 from fedsvd.privacy.accounting import Cost, cost
+from fedsvd.privacy.bounds import rounds_bound
 from fedsvd.privacy.calibration import noise_multipliers
 from fedsvd.settings import Settings
 

@@ -1,1 +1,1 @@
-"""Metrics, run folders, reports and exports."""
+"""Tables, figures and reports of runs that are finished."""

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fedsvd.errors import InputError
+from fedsvd.files import write_text
 from fedsvd.results.collect import find_runs, group_runs
 from fedsvd.results.compare import Row, as_csv, compare, find_group
-from fedsvd.results.recorder import write_text
 from fedsvd.results.sweep import HEADINGS, budget_figure, cells, write_sweep_report
 
 

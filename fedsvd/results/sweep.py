@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedsvd.files import write_text
+from fedsvd.pages import BLUE, GREY, ORANGE, canvas, label, page, svg
 from fedsvd.results.collect import Group, find_runs, group_runs, name_of
 from fedsvd.results.compare import Row, compare, estimate, shown
-from fedsvd.results.recorder import write_text
-from fedsvd.results.report import BLUE, GREY, ORANGE, canvas, label, page, svg
 
 COLOURS = (BLUE, ORANGE, "#3a7d44", "#7a4fa3", "#b03a48", "#4f8a8b", GREY)
 HEADINGS = ("group", "seeds", "epsilon spent", "validation accuracy", "test accuracy", "difference")
@@ -41,8 +41,9 @@ def write_sweep_report(
         for r in g.runs
     ]
     text = page(
-        "sweep.html", title=title, headings=HEADINGS, rows=[cells(row) for row in rows], runs=runs,
-        baseline=baseline, figure=None if drawn is None else svg(drawn),
+        __package__, "sweep.html", title=title, headings=HEADINGS,
+        rows=[cells(row) for row in rows], runs=runs, baseline=baseline,
+        figure=None if drawn is None else svg(drawn),
     )  # fmt: skip
     write_text(path, text)
 

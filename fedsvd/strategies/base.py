@@ -9,10 +9,10 @@ from typing import ClassVar, final
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from flwr.supercore import log
 
 from fedsvd.client.rule import LocalRule
+from fedsvd.factors import TrainsFactors
 from fedsvd.lowrank import AdapterState, average
 from fedsvd.records import (
     ARRAYS,
@@ -73,7 +73,7 @@ class PublicView(ABC):
         """Return E[x x^T] (d_in, d_in), float64, of a layer's inputs over the public tokens."""
 
 
-class Strategy(FlowerStrategy, ABC):
+class Strategy(TrainsFactors, ABC):
     """A server-side aggregation rule.
 
     An author writes `aggregate` and, if the defaults do not fit, says which factors the clients

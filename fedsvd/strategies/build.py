@@ -8,8 +8,8 @@ from typing import Any
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsvd.errors import InputError, one_of, wrong
-from fedsvd.plugins import find_plugin
-from fedsvd.settings import Settings, StrategySettings
+from fedsvd.factors import find_class
+from fedsvd.settings import StrategySettings
 from fedsvd.strategies.base import Strategy
 from fedsvd.strategies.server import ServerOptimizer
 
@@ -25,24 +25,6 @@ STOCK: Mapping[str, Any] = {
 
 
 SERVER = "server"  # the option that any averaging strategy takes
-
-
-def find_class(target: str) -> type[FlowerStrategy]:
-    """Return the strategy class at an import path, or raise InputError that says what is wrong."""
-    advice = "derive it from fedsvd.strategies.Strategy and write aggregate(self, state, updates)"
-    return find_plugin("strategy._target_", target, FlowerStrategy, "a strategy", advice)
-
-
-def factors_of(settings: Settings) -> tuple[str, ...]:
-    """Return which of "A", "B" clients train and send.
-
-    `training.factors` decides; "auto" is what the strategy declares, and B alone for a stock Flower
-    strategy.
-    """
-    if settings.training.factors != "auto":
-        return tuple(settings.training.factors)
-    found = find_class(settings.strategy.target)
-    return found.trains if issubclass(found, Strategy) else ("B",)
 
 
 def options_of_server(

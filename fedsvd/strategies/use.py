@@ -4,9 +4,9 @@ from flwr.serverapp.strategy import Bulyan
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsvd.errors import InputError, wrong
+from fedsvd.factors import factors_of, find_class
 from fedsvd.settings import Settings
 from fedsvd.strategies.base import Strategy
-from fedsvd.strategies.build import factors_of, find_class
 
 
 def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> None:

@@ -67,7 +67,7 @@ def _run(order: Order) -> Outcome:
     from omegaconf import OmegaConf
 
     from fedsvd.errors import InputError
-    from fedsvd.run import execute
+    from fedsvd.execute import execute
 
     torch.set_num_threads(order.threads)
     try:

@@ -17,13 +17,13 @@ from transformers import BertConfig, BertModel
 from fedsvd.adapters import calibration, lora
 from fedsvd.adapters.adapted import Adapted, merged_weight, set_weight, weight_of
 from fedsvd.adapters.base import Adapter, Inputs
-from fedsvd.adapters.fixed_heads import fixed_head
+from fedsvd.checkpoints.checkpoint import read_checkpoint, write_checkpoint
 from fedsvd.errors import InputError
 from fedsvd.lowrank import AdapterState, difference
 from fedsvd.models.classifier import Classifier
+from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.privacy.dpsgd import attach_hooks
 from fedsvd.records import from_record, to_record
-from fedsvd.results.checkpoint import read_checkpoint, write_checkpoint
 from fedsvd.settings import AdapterSettings
 from fedsvd.testing.claims import measured
 

@@ -15,11 +15,11 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedsvd.checkpoints.checkpoint import read_checkpoint, write_checkpoint
 from fedsvd.engines.inline import InlineGrid
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
 from fedsvd.records import ARRAYS, METRICS, WEIGHT, fault, from_record, to_record
-from fedsvd.results.checkpoint import read_checkpoint, write_checkpoint
 from fedsvd.strategies.base import Strategy, Update
 from fedsvd.testing.cases import (
     RANK,

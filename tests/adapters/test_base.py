@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 
+from fedsvd.exports.export import with_base
 from fedsvd.lowrank import AdapterState, LowRank
-from fedsvd.results.export import with_base
 from fedsvd.strategies import FedEx, Flora
 from fedsvd.testing import make_updates, total
 from tests.conftest import tiny_batch, tiny_classifier

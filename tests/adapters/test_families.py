@@ -17,10 +17,10 @@ from transformers import (
 
 from fedsvd.adapters import LoraXS, Olora, lora
 from fedsvd.adapters.adapted import merged_weight, set_weight
-from fedsvd.adapters.fixed_heads import fixed_head
 from fedsvd.adapters.targets import find_layers
 from fedsvd.errors import InputError
 from fedsvd.models.classifier import Classifier
+from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.privacy.dpsgd import attach_hooks
 from fedsvd.settings import AdapterSettings
 

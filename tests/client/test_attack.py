@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fedsvd.client.attack import flip, poison
-from fedsvd.experiment import one_round, prepare
+from fedsvd.experiment import prepare
+from fedsvd.rounds.attempt import one_round
 from fedsvd.settings import AttackSettings
 from fedsvd.strategies.build import build_strategy
 from tests.conftest import TINY, compose_settings

@@ -7,14 +7,15 @@ import pytest
 from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsvd import evaluation, experiment
+from fedsvd import experiment
 from fedsvd.client.faults import fault_of
 from fedsvd.engines.inline import InlineGrid
 from fedsvd.errors import InputError, TooFewReplies
+from fedsvd.rounds import attempt, evaluation
 from fedsvd.settings.faults import KINDS, FaultSettings
 from fedsvd.strategies.build import build_strategy
 from tests.conftest import compose_settings
-from tests.results.tiny import make_inputs
+from tests.tiny import make_inputs
 
 WHY = {
     "raise": "failed: injected",
@@ -50,7 +51,7 @@ def test_a_failing_client_is_left_out_counted_and_charged(kind, inputs):
     run = prepared(inputs, *personal, *injected(kind))
     number = next(n for n in range(1, 20) if 0 < len(failing(run, n)) < 3)
     bad = failing(run, number)
-    metrics = experiment.one_round(run, number)
+    metrics = attempt.one_round(run, number)
     assert set(metrics["failed"]) == {str(k) for k in bad}
     assert all(WHY[kind] in why for why in metrics["failed"].values())
     for client in metrics["clients"]:
@@ -61,17 +62,17 @@ def test_a_failing_client_is_left_out_counted_and_charged(kind, inputs):
     }
     # As if they had not been drawn: the same round of the others alone.
     other = prepared(inputs, *personal)
-    real = experiment._draw
+    real = attempt.draw
     try:
-        experiment._draw = lambda run, n: ([k for k in real(run, n)[0] if k not in bad], [])
-        experiment.one_round(other, number)
+        attempt.draw = lambda run, n: ([k for k in real(run, n)[0] if k not in bad], [])
+        attempt.one_round(other, number)
     finally:
-        experiment._draw = real
+        attempt.draw = real
     assert run.state.digest() == other.state.digest()
 
 
 def failing(run, number):
-    drawn, _ = experiment._draw(run, number)
+    drawn, _ = attempt.draw(run, number)
     return [k for k in drawn if fault_of(run.settings, number, k) is not None]
 
 
@@ -88,7 +89,7 @@ def test_faults_come_from_a_stream_of_their_own_at_their_rate(inputs):
 def test_a_round_is_repeated_with_other_streams_until_enough_reply(inputs):
     few = ["faults.min_replies=3", "faults.repeats=50", "privacy=none", "rounds=200"]
     run = prepared(inputs, *injected("raise", 0.5), *few)
-    rounds = [experiment.one_round(run, n) for n in (1, 2)]
+    rounds = [attempt.one_round(run, n) for n in (1, 2)]
     assert all(m["failed"] == {} for m in rounds)
     lost = [f for m in rounds for f in m.get("failed_attempts", [])]
     assert lost
@@ -103,13 +104,13 @@ def test_repetitions_are_limited_and_spend_the_budget(inputs):
     with pytest.raises(
         TooFewReplies, match=r"round 1: 0 valid replies of \d, faults\.min_replies=1"
     ):
-        experiment.one_round(run, 1)
+        attempt.one_round(run, 1)
     assert run.state.digest() == before
     assert run.attempt == 2
     assert sum(run.ledger.steps(k) for k in range(6)) == 6
     run = prepared(inputs, *injected("nan", 1.0), "faults.min_replies=1", "faults.below=stop")
     with pytest.raises(TooFewReplies):
-        experiment.one_round(run, 1)
+        attempt.one_round(run, 1)
     assert sum(run.ledger.steps(k) for k in range(6)) == 3
 
 
@@ -161,9 +162,9 @@ def test_settings_that_make_no_sense_are_refused(values, message):
 
 
 def test_the_summary_counts_reasons(inputs, tmp_path, monkeypatch):
-    from tests.results.tiny import run
+    from tests.tiny import run
 
-    monkeypatch.setattr("fedsvd.results.report.write_report", lambda *_: None)
+    monkeypatch.setattr("fedsvd.recorders.report.write_report", lambda *_: None)
     summary = run(tmp_path / "x", [*inputs, *injected("nan")])
     assert summary["failures"] == sum(summary["failure_reasons"].values()) > 0
     ledger = json.loads((tmp_path / "x" / "privacy.json").read_text())

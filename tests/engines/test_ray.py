@@ -10,7 +10,8 @@ from flwr.app import Array, ArrayRecord, Message, RecordDict
 from fedsvd.engines.cluster import room_for
 from fedsvd.engines.ray import RayGrid
 from fedsvd.errors import InputError
-from fedsvd.experiment import make_grid, one_round, prepare
+from fedsvd.experiment import make_grid, prepare
+from fedsvd.rounds.attempt import one_round
 from fedsvd.settings import EngineSettings
 from fedsvd.strategies.build import build_strategy
 from tests.clusters import two_nodes

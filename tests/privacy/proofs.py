@@ -15,12 +15,13 @@ from scipy.stats import chi2
 
 from fedsvd.client import app, training
 from fedsvd.client.worker import Worker, get_worker
-from fedsvd.experiment import one_round, prepare
-from fedsvd.participation import participants
+from fedsvd.experiment import prepare
 from fedsvd.privacy import client_level
 from fedsvd.privacy.dpsgd import StepReport
 from fedsvd.privacy.ledger import Ledger
 from fedsvd.privacy.plan import make_plan
+from fedsvd.rounds.attempt import one_round
+from fedsvd.rounds.participation import participants
 from fedsvd.strategies.build import build_strategy
 from tests.conftest import SMALL, compose_settings
 

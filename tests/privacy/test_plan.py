@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from fedsvd.errors import InputError
-from fedsvd.participation import participants
 from fedsvd.privacy.ledger import Ledger
 from fedsvd.privacy.plan import make_plan, weighting
+from fedsvd.rounds.participation import participants
 from fedsvd.settings import ClientSettings
 from tests.privacy.test_accounting import gaussian_epsilon
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from fedsvd import randomness
-from fedsvd.experiment import one_round, prepare
+from fedsvd.experiment import prepare
 from fedsvd.randomness import Purpose
+from fedsvd.rounds.attempt import one_round
 from fedsvd.strategies.build import build_strategy
 from tests.conftest import compose_settings
 from tests.privacy.proofs import CHECKS, OVERRIDES

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from fedsvd.client.app import PERSONAL
-from fedsvd.evaluation import evaluate
-from fedsvd.experiment import one_round, prepare
+from fedsvd.experiment import prepare
+from fedsvd.recorders.screen import _trouble
 from fedsvd.records import from_record
-from fedsvd.results.screen import _trouble
+from fedsvd.rounds.attempt import one_round
+from fedsvd.rounds.evaluation import evaluate
 from fedsvd.strategies.build import build_strategy
 from tests.conftest import TINY, compose_settings
 

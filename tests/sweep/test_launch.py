@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from fedsvd.experiment import one_round, prepare
+from fedsvd.experiment import prepare
+from fedsvd.rounds.attempt import one_round
 from fedsvd.run import main
 from fedsvd.strategies.build import build_strategy
 from fedsvd.sweep.trial import LOG

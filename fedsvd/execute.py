@@ -1,0 +1,123 @@
+"""A composed configuration, from its check to a run's summary."""
+
+import contextlib
+import logging
+import re
+import shlex
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedsvd import interrupt
+from fedsvd.checkpoints.resuming import AUTO, check_folder, continued
+from fedsvd.config import from_config
+from fedsvd.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from flwr.serverapp.strategy import Strategy as FlowerStrategy
+
+    from fedsvd.engines.base import Engine
+    from fedsvd.settings import Settings
+
+
+def execute(
+    config: Any, folder: Path, overrides: list[str], grid: "Engine | None" = None
+) -> dict[str, Any]:
+    """Check a composed configuration, run it, leave everything in `folder`; return the summary.
+
+    Clients run on `grid`, by default that of the configured engine. Raises InputError before any
+    work if something cannot be used, and then leaves no empty folder behind.
+    """
+    with _no_empty_folder(folder):
+        composed, resume = _composed(config, folder, overrides)
+        settings = from_config(composed)
+        check_folder(folder, resume)
+        quiet()
+        from fedsvd.checkpoints.resume import begin, finished, open_run
+        from fedsvd.experiment import prepare, train
+        from fedsvd.recorders.build import make_recorder
+        from fedsvd.recorders.screen import Screen
+
+        settings, until, saved = open_run(folder, settings, resume is not None)
+        done = finished(folder, until) if saved else None
+        if done is not None:
+            print(f"{folder}: is finished, after {done['rounds_completed']} rounds")
+            return done
+        run = prepare(settings, _strategy(settings, overrides), grid)
+        run.rounds = until
+        resumed = begin(run, folder)
+        screen = Screen(folder)
+        recorder = make_recorder(settings.recorder.name, folder, _yaml(composed), screen, resumed)
+    with contextlib.ExitStack() as closing, _how_to_go_on(folder):
+        for part in (run.grid, run.journal, screen):  # the last one is closed first
+            closing.callback(part.close)
+        return train(run, recorder, folder, resumed)
+
+
+def _composed(config: Any, folder: Path, overrides: list[str]) -> tuple[dict[str, Any], str | None]:
+    """Return the configuration as plain values, and what `resume` says.
+
+    A run that goes on keeps its own configuration, with the overrides put over it.
+    """
+    from omegaconf import OmegaConf
+
+    composed: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    resume = composed.pop("resume", None)
+    if resume not in (None, AUTO):
+        composed = continued(folder, composed, overrides)
+    return composed, resume
+
+
+def _strategy(settings: "Settings", overrides: Sequence[str]) -> "FlowerStrategy":
+    """Return the strategy, if it can be used under these settings and with this adapter."""
+    from fedsvd.composing import config_folder
+    from fedsvd.strategies.build import build_strategy
+    from fedsvd.strategies.pairs import check_pair
+    from fedsvd.strategies.use import check_use
+
+    given = [m[1] for o in overrides if (m := re.match(r"\+*strategy\.(\w+)=", o))]
+    strategy = build_strategy(settings.strategy, given)
+    check_use(settings, strategy)
+    check_pair(settings, strategy, config_folder())
+    return strategy
+
+
+def _yaml(composed: dict[str, Any]) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(composed))
+
+
+@contextlib.contextmanager
+def _no_empty_folder(folder: Path) -> Iterator[None]:
+    """Take an empty run folder away when the input is refused."""
+    try:
+        yield
+    except InputError:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _how_to_go_on(folder: Path) -> Iterator[None]:
+    """Add the command that continues the run to what ended it, if there is a checkpoint."""
+    try:
+        yield
+    except (interrupt.Interrupted, RunError) as stop:
+        if (folder / "checkpoints" / "last.safetensors").exists():
+            stop.args = (
+                f"{stop}; to go on: python -m fedsvd.run resume={shlex.quote(str(folder))}",
+            )
+        raise
+
+
+def quiet() -> None:
+    """Keep libraries' advice off the screen; warnings of ours stay."""
+    import flwr.common.logger  # noqa: F401 -- sets its own level when it is imported
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    for name in ("transformers", "datasets", "opacus", "peft"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=rf"{name}\..*")

@@ -1,0 +1,1 @@
+"""What a finished run gives away (`export`), and loading it again (`load`)."""

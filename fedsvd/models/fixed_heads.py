@@ -1,0 +1,114 @@
+"""Heads whose class directions are fixed by geometry: nothing of them is learned or travels."""
+
+import math
+from typing import final
+
+import torch
+from torch import Generator, Tensor, nn
+
+from fedsvd.adapters.linear import FactorLinear
+from fedsvd.errors import InputError, wrong
+from fedsvd.models.heads import set_head
+from fedsvd.randomness import Purpose, torch_stream
+from fedsvd.threads import one_thread
+
+STEPS, RATE = 2000, 0.3  # of the search for equiangular vectors
+
+
+def fixed_head(
+    kind: str, features: int, classes: int, seed: int, device: torch.device,
+    cosine: float = 0.2, dim: int = 8,
+) -> nn.Module:  # fmt: skip
+    """Return the frozen head "etf", "equiangular" or "grassmann", from the stream (seed, "head").
+
+    `cosine` bounds the equiangular head's cosines, `dim` is that of the Grassmann head's subspaces.
+    It never travels, so it is made on one thread: the same bits whatever the process has. Raises
+    InputError if the vectors do not fit in `features` dimensions.
+    """
+    generator = torch_stream(seed, Purpose.HEAD)
+    with one_thread():
+        if kind == "grassmann":
+            return GrassmannHead(subspaces(features, classes, dim, generator).float()).to(device)
+        if kind == "etf":
+            weight = simplex_etf(features, classes, generator)
+        else:
+            weight = equiangular(features, classes, cosine, generator)
+    return set_head(FactorLinear(features, classes, bias=False, device=device), weight)
+
+
+def simplex_etf(features: int, classes: int, generator: Generator) -> Tensor:
+    """Return K unit vectors (K, d) of pairwise cosine -1 / (K - 1): a simplex, rotated at random.
+
+    The columns of sqrt(K / (K - 1)) P (I - 11^T / K), P (d, K) orthonormal (Papyan, Han, Donoho, PNAS
+    2020). Float64. Raises InputError if d < K.
+    """
+    if features < classes:
+        raise wrong("model.head", "etf", f"used with at most {features} classes for this model")
+    P = _orthonormal(features, classes, generator)
+    centre = torch.eye(classes, dtype=P.dtype) - 1 / classes
+    return (math.sqrt(classes / max(classes - 1, 1)) * P @ centre).mT.contiguous()
+
+
+def equiangular(features: int, classes: int, cosine: float, generator: Generator) -> Tensor:
+    """Return K unit vectors (K, d) with every |cos| between two at most `cosine`, float64.
+
+    Equiangular basis vectors (Shen, Sun, Wei, CVPR 2023, arXiv 2303.11637). Up to d classes they are
+    orthonormal. For more, gradient descent on the sum of max(0, |cos| - cosine)^2 from random ones.
+    Raises InputError if that ends above the bound: none can be below the Welch bound
+    sqrt((K - d) / (d (K - 1))).
+    """
+    if classes <= features:
+        return _orthonormal(features, classes, generator).mT.contiguous()
+    vectors = torch.randn(classes, features, generator=generator, dtype=torch.float64)
+    vectors = nn.functional.normalize(vectors, dim=1)
+    target, eye = 0.98 * cosine, torch.eye(classes, dtype=torch.float64)
+    for _ in range(STEPS):
+        gram = vectors @ vectors.mT - eye
+        if float(gram.abs().max()) <= cosine:
+            return vectors
+        over = (gram.abs() - target).clamp_min(0) * gram.sign()
+        vectors = nn.functional.normalize(vectors - RATE * over @ vectors, dim=1)
+    bound = math.sqrt((classes - features) / (features * (classes - 1)))
+    raise InputError(
+        f"model.head_cosine: no {classes} vectors in {features} dimensions with cosines of at most "
+        f"{cosine} were found; the least possible is {bound:.3f}, take a larger one"
+    )
+
+
+def subspaces(features: int, classes: int, dim: int, generator: Generator) -> Tensor:
+    """Return bases (K, dim, d) of K random subspaces, orthonormal rows, float64.
+
+    They are orthogonal to each other where K dim <= d. Raises InputError if dim > d.
+    """
+    if dim > features:
+        raise wrong("model.head_dim", dim, f"at most {features}, the model's features")
+    if classes * dim <= features:
+        return _orthonormal(features, classes * dim, generator).mT.reshape(classes, dim, features)
+    return torch.stack([_orthonormal(features, dim, generator).mT for _ in range(classes)])
+
+
+def _orthonormal(size: int, count: int, generator: Generator) -> Tensor:
+    Q, R = torch.linalg.qr(torch.randn(size, count, generator=generator, dtype=torch.float64))
+    return Q * R.diagonal().sign()
+
+
+@final
+class GrassmannHead(nn.Module):
+    """A logit is the length of the normalised feature's projection on the class's subspace.
+
+    ||S_i^T x / ||x|| || with a point S_i of the Grassmannian for each class (Wang et al., ICCV 2023,
+    arXiv 2308.01547). Here the subspaces are fixed. weight: (K, dim, d), orthonormal rows.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the lengths (n, K) of the projections of x (n, d)."""
+        return projections(x, self.weight)
+
+
+def projections(x: Tensor, weight: Tensor) -> Tensor:
+    """Return ||S_i^T x / ||x|| || (n, K) for x (n, d) and bases (K, dim, d)."""
+    return torch.einsum("kid,nd->nki", weight, nn.functional.normalize(x, dim=1)).norm(dim=2)

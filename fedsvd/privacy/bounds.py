@@ -1,0 +1,23 @@
+"""The most rounds that any client can take part in: what its noise is calibrated for."""
+
+import math
+
+from fedsvd.settings import ClientSettings
+
+
+def rounds_bound(clients: ClientSettings, rounds: int) -> int:
+    """Return the largest number of rounds that any client can take part in.
+
+    The draw enforces it (`fedsvd.rounds.participation`), so noise calibrated for it holds for whoever
+    is drawn most. balanced: ceil(rounds m / K), m clients a round of K. all: every round. uniform,
+    poisson: `clients.max_rounds`, by default two standard deviations above the mean number of draws.
+    """
+    m, K = clients.per_round, clients.number
+    if clients.participation == "all":
+        bound = rounds
+    elif clients.participation == "balanced":
+        bound = math.ceil(rounds * m / K)
+    else:
+        mean = rounds * m / K
+        bound = min(rounds, math.ceil(mean + 2 * math.sqrt(mean * (1 - m / K))))
+    return bound if clients.max_rounds is None else min(bound, clients.max_rounds)

@@ -1,0 +1,99 @@
+"""The recorder's interface, and the recorder that writes the files of a run folder."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+from fedsvd.files import append_line, clean, write_bytes, write_json, write_text
+from fedsvd.rounds.record import RoundRecord, Start, Summary
+
+
+class Recorder(ABC):
+    """Takes what happens in a run, as it happens."""
+
+    @abstractmethod
+    def start(self, start: Start) -> None:
+        """Take what the run is, before its first round or before it goes on."""
+
+    @abstractmethod
+    def round(self, record: RoundRecord) -> None:
+        """Take a round that is done; round 0 is the initial state."""
+
+    @abstractmethod
+    def finish(self, summary: Summary) -> None:
+        """Take the summary after the last round."""
+
+    def halt(self, ledger: Mapping[str, Any]) -> None:  # noqa: B027
+        """Take what clients have spent when a run stops early; the default keeps nothing."""
+
+
+@final
+class Recorders(Recorder):
+    """Several recorders as one, in order."""
+
+    def __init__(self, members: Sequence[Recorder]) -> None:
+        self._members = list(members)
+
+    def start(self, start: Start) -> None:
+        """Start every member."""
+        for member in self._members:
+            member.start(start)
+
+    def round(self, record: RoundRecord) -> None:
+        """Give the round to every member."""
+        for member in self._members:
+            member.round(record)
+
+    def halt(self, ledger: Mapping[str, Any]) -> None:
+        """Tell every member that the run stops early."""
+        for member in self._members:
+            member.halt(ledger)
+
+    def finish(self, summary: Summary) -> None:
+        """Give the summary to every member."""
+        for member in self._members:
+            member.finish(summary)
+
+
+@final
+class FileRecorder(Recorder):
+    """Writes config.yaml, metrics.jsonl, privacy.json, report.html and summary.json of a run folder.
+
+    `config` is the resolved configuration. `kept` are the bytes of metrics.jsonl that the run goes on
+    from, None for a new run.
+    """
+
+    def __init__(self, folder: Path, config: str, kept: int | None = None) -> None:
+        self._folder, self._config, self._kept = folder, config, kept
+        self._metrics = folder / "metrics.jsonl"
+        self._start: Start | None = None
+
+    def start(self, start: Start) -> None:
+        """Write the resolved configuration and the privacy plan; cut off rounds to be done again."""
+        self._start = start
+        write_text(self._folder / "config.yaml", self._config)
+        write_json(self._folder / "privacy.json", start.ledger)
+        if self._kept is not None:
+            write_bytes(self._metrics, self._metrics.read_bytes()[: self._kept])
+        elif self._metrics.exists():  # of a run that stopped before its first checkpoint
+            write_bytes(self._metrics, b"")
+
+    def round(self, record: RoundRecord) -> None:
+        """Append the round's line and rewrite the ledger."""
+        append_line(self._metrics, json.dumps(clean(record.metrics)))
+        write_json(self._folder / "privacy.json", record.ledger)
+
+    def halt(self, ledger: Mapping[str, Any]) -> None:
+        """Rewrite the ledger."""
+        write_json(self._folder / "privacy.json", ledger)
+
+    def finish(self, summary: Summary) -> None:
+        """Write the ledger, the report and, last, the summary."""
+        from fedsvd.recorders.report import write_report  # Matplotlib is slow to import
+
+        assert self._start is not None
+        write_json(self._folder / "privacy.json", summary.ledger)
+        write_report(self._folder / "report.html", self._start, summary)
+        write_json(self._folder / "summary.json", summary.values)

@@ -1,0 +1,199 @@
+"""A round: ask the clients that were drawn, sort out their replies, account, aggregate."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from torch import Tensor
+
+from fedsvd import records
+from fedsvd.client.faults import on_the_way
+from fedsvd.errors import TooFewReplies
+from fedsvd.factors import factors_of
+from fedsvd.lowrank.ranks import truncate
+from fedsvd.rounds.again import entered
+from fedsvd.rounds.journal import Entry
+from fedsvd.rounds.noised import noised
+from fedsvd.rounds.participation import draw
+from fedsvd.rounds.replies import Received, receive
+from fedsvd.rounds.run import Run
+from fedsvd.strategies.base import Strategy
+
+
+def one_round(run: Run, number: int) -> dict[str, Any]:
+    """Run a round and return its metrics; repeated while too few clients reply, if so set.
+
+    Raises TooFewReplies when that is not set, or has been done `faults.repeats` times.
+    """
+    faults, earlier = run.settings.faults, []
+    while True:
+        metrics = _attempt(run, number)
+        again = metrics.pop("again", None)
+        if again is None:
+            break
+        earlier.append(metrics["failed"])
+        run.attempt += 1
+        if again == "few" and (faults.below == "stop" or len(earlier) > faults.repeats):
+            told = "; ".join(f"client {k}: {why}" for k, why in metrics["failed"].items())
+            raise TooFewReplies(
+                f"round {number}: {len(metrics['clients']) - len(metrics['failed'])} valid replies "
+                f"of {len(metrics['clients'])}, faults.min_replies={faults.min_replies} ({told})"
+            )
+    if earlier:
+        metrics["failed_attempts"] = earlier
+    run.attempt = 0
+    return metrics
+
+
+def _attempt(run: Run, number: int) -> dict[str, Any]:
+    """Draw the clients, let them train, account, aggregate; return the metrics of the attempt.
+
+    They hold "again" if it came to nothing: the state is as it was, what was spent is spent.
+    """
+    began = time.perf_counter()
+    entry = None
+    while entry is None:  # until the draw stands beside what the journal says was done before
+        drawn, sat_out = draw(run, number)
+        metrics: dict[str, Any] = {"round": number, "clients": drawn, "sat_out": sat_out}
+        # Where a trusted server hides who takes part, a round of nobody is a release like any other.
+        hidden = run.worker.plan.threat_model == "trusted_server"
+        if not drawn and not hidden:
+            run.state = replace(run.state, round=number)
+            return metrics
+        entry = entered(run, number, drawn)
+
+    config = ConfigRecord({records.ATTEMPT: run.attempt} if run.attempt else {})
+    messages = _messages(run, number, drawn, config)
+    asked = sorted(m.metadata.dst_node_id for m in messages)
+    wanted = _asked_for(run, config)
+    kept = {k: RecordDict(dict(state.items())) for k, state in run.grid.states().items()}
+    got = _ask(run, messages, partial(_of_rank, run, wanted, config), entry)
+    _account(run, entry, messages, asked, got, metrics)
+    # Another outcome than the journal's must not be released with the same noise.
+    changed = run.client_level is not None and entry.failed != metrics["failed"]
+    few = len(got.good) < min(run.settings.faults.min_replies, len(asked))
+    left_out = asked if few or changed else got.failed
+    run.grid.restore({k: kept.get(k, RecordDict()) for k in left_out})
+    if few or changed:
+        return {**metrics, "again": "few" if few else "changed"}
+    metrics.update(_train_metrics(run, {k: got.reports[k] for k in asked if k in got.reports}))
+    _aggregate(run, number, got, wanted, metrics)
+    metrics["train_seconds"] = time.perf_counter() - began
+    return metrics
+
+
+def _messages(run: Run, number: int, drawn: list[int], config: ConfigRecord) -> list[Message]:
+    """Return what the strategy sends the clients that were drawn; it may add to `config`."""
+    run.grid.invite(drawn)
+    if not drawn and not isinstance(run.strategy, Strategy):
+        return []
+    arrays = _global_arrays(run)
+    return list(run.strategy.configure_train(number, arrays, config, run.grid))
+
+
+def _ask(
+    run: Run,
+    messages: Sequence[Message],
+    wanted: Callable[[int], Mapping[str, Tensor]],
+    entry: Entry,
+) -> Received:
+    """Send the messages and sort out the replies; enter what came of it into the journal.
+
+    Where the journal knows it already, whoever was left out then is left out again, unasked.
+    """
+    settings = run.settings
+    known = entry.failed or {}
+    sent = [m for m in messages if str(m.metadata.dst_node_id) not in known]
+    replies = list(run.grid.send_and_receive(sent))
+    replies = on_the_way(settings, replies, entry.round, entry.attempt)
+    got = receive(sent, replies, wanted, settings.training.local_steps)
+    got.failed.update({int(k): why for k, why in known.items()})
+    taken = entry.taken or {}
+    got.steps.update({int(k): taken[k] for k in known if k in taken})
+    if entry.failed is None:
+        run.journal.replied(entry, dict(sorted(got.failed.items())), got.steps)
+    return got
+
+
+def _account(
+    run: Run, entry: Entry, messages: Sequence[Message], asked: Sequence[int], got: Received,
+    metrics: dict[str, Any],
+) -> None:  # fmt: skip
+    """Enter the steps that were taken into the ledger, and what travelled into the metrics."""
+    run.ledger.record_round(entry.round, asked, got.steps)
+    run.journal.settle([entry])
+    for client in asked:
+        run.rounds_taken[client] += 1
+    down = sum(records.record_bytes(records.arrays_of(m)) for m in messages)
+    up = sum(records.record_bytes(records.arrays_of(r)) for r in got.good)
+    run.bytes_up, run.bytes_down = run.bytes_up + up, run.bytes_down + down
+    failed = {str(k): why for k, why in sorted(got.failed.items())}
+    metrics.update({"failed": failed, "bytes_up": up, "bytes_down": down})
+    if got.ignored:
+        metrics["ignored"] = {str(k): why for k, why in got.ignored.items()}
+
+
+def _aggregate(
+    run: Run, number: int, got: Received, wanted: Mapping[str, Tensor], metrics: dict[str, Any]
+) -> None:
+    """Let the strategy make the next state of the valid replies, noised first if that is the unit."""
+    good = got.good
+    if run.client_level is not None:
+        good = [noised(run, good, wanted, number, metrics)]
+    result = run.strategy.aggregate_train(number, good)[0] if good else None
+    if good and result is None:  # as a stock strategy may, given fewer than its rule takes
+        metrics["not_aggregated"] = len(good)
+    state = run.state if result is None else run.state.update(_tensors(run, result))
+    run.state = replace(state, round=number)
+
+
+def _asked_for(run: Run, config: ConfigRecord) -> dict[str, Tensor]:
+    """Return the tensors that a client must send back, with the values it started from."""
+    trains, keeps = records.in_round(config, factors_of(run.settings))
+    return run.state.select((*(kind for kind in trains if kind not in keeps), "extra"))
+
+
+def _of_rank(
+    run: Run, wanted: dict[str, Tensor], config: ConfigRecord, client: int
+) -> dict[str, Tensor]:
+    """Return `wanted` in the shapes of a client's own rank."""
+    rank = records.rank_in_round(config, run.settings.clients.ranks, client)
+    if rank is None:
+        return wanted
+    shapes = truncate(run.state, rank).tensors()
+    return {name: shapes[name] for name in wanted}
+
+
+def _global_arrays(run: Run) -> ArrayRecord:
+    """Return what the strategy is given: all of the state, or for a stock one what trains of it."""
+    tensors = run.state.tensors()
+    if not isinstance(run.strategy, Strategy):
+        tensors = {n: t for n, t in tensors.items() if n in run.worker.model.trainable()}
+    return records.to_record(tensors)
+
+
+def _tensors(run: Run, arrays: ArrayRecord) -> dict[str, Any]:
+    """Return aggregated arrays as tensors in the dtypes and on the device of the state.
+
+    A strategy may add tensors that the state did not have (see `AdapterState.update`).
+    """
+    like = run.state.tensors()
+    found = records.from_record(arrays, run.worker.device)
+    return {
+        n: t.to(like[n].dtype).reshape(like[n].shape) if n in like else t for n, t in found.items()
+    }
+
+
+def _train_metrics(run: Run, reports: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+    """Return means over clients of what they reported, and what the clients have spent."""
+    losses = [r["loss"] for r in reports.values() if "loss" in r]
+    return {
+        "train_loss": float(np.mean(losses)) if losses else None,
+        "reports": {str(k): report for k, report in reports.items()},
+        "epsilon": {str(c.client): run.ledger.epsilon(c.client) for c in run.ledger.plan.clients},
+        "epsilon_max": run.ledger.epsilon_max(),
+    }

@@ -1,0 +1,91 @@
+"""What a state is worth, and what a whole run comes to."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+
+from fedsvd import records
+from fedsvd.client.app import PART
+from fedsvd.factors import factors_of
+from fedsvd.lowrank import spectra
+from fedsvd.rounds.run import Run
+from fedsvd.strategies.base import Strategy
+
+
+def evaluate(run: Run, part: str) -> dict[str, float]:
+    """Return accuracy and loss on a part of the task, "validation" or "test".
+
+    They are the global model's, or, where clients keep factors of their own, the mean of all clients'
+    models. What those tell of private data is outside any guarantee, as diagnostics are.
+    """
+    strategy, worker = run.strategy, run.worker
+    keeps = isinstance(strategy, Strategy) and set(strategy.keeps) & set(factors_of(run.settings))
+    if not keeps or (worker.plan.private and not run.settings.privacy.diagnostics):
+        rows = worker.task.test if part == "test" else worker.task.validation
+        return worker.evaluate(run.state, rows)
+    run.grid.invite(range(run.settings.clients.number))
+    content = RecordDict(
+        {
+            records.ARRAYS: records.to_record(run.state.tensors()),
+            records.CONFIG: ConfigRecord({PART: part}),
+        }
+    )
+    replies = run.grid.send_and_receive(
+        [Message(content, node, MessageType.EVALUATE) for node in run.grid.get_node_ids()]
+    )
+    found = [records.metrics_of(r) for r in replies if not r.has_error()]
+    return {key: float(np.mean([m[key] for m in found])) for key in ("accuracy", "loss")}
+
+
+def is_due(run: Run, metrics: Mapping[str, Any]) -> bool:
+    """Return whether the state after this round is evaluated: every so many rounds, and the last."""
+    number, every = metrics["round"], run.settings.recorder.evaluate_every
+    return number % every == 0 or number == run.rounds or "ended" in metrics
+
+
+def reasons(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return how many replies were left out for what reason, in all attempts at all rounds."""
+    counts: dict[str, int] = {}
+    for metrics in history:
+        for failed in (metrics.get("failed", {}), *metrics.get("failed_attempts", ())):
+            for why in failed.values():
+                counts[why] = counts.get(why, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """Evaluate a run on the test part, once, and return what summary.json gets."""
+    settings, task = run.settings, run.worker.task
+    test = evaluate(run, "test") if len(task.test) else {}
+    scored = [m for m in run.history if "accuracy" in m]
+    return {
+        "strategy": settings.strategy.target,
+        "adapter": settings.adapter.label,
+        "task": task.name,
+        "model": settings.model.name,
+        "head": settings.model.head,
+        "seed": settings.seed,
+        "rounds_completed": run.state.round,
+        "accuracy": scored[-1]["accuracy"],
+        "best_accuracy": max(m["accuracy"] for m in scored),
+        "loss": scored[-1]["loss"],
+        "test_accuracy": test.get("accuracy"),
+        "test_loss": test.get("loss"),
+        "unit": run.ledger.plan.unit,
+        "epsilon_target": run.ledger.plan.epsilon,
+        "epsilon_max": run.ledger.epsilon_max(),
+        "delta": run.ledger.plan.delta,
+        "bytes_up": run.bytes_up,
+        "bytes_down": run.bytes_down,
+        "ended": run.history[-1].get("ended"),
+        "failures": sum(reasons(run.history).values()),
+        "failure_reasons": reasons(run.history),
+        "precision": run.worker.precision,
+        "device": str(run.worker.device),
+        "attack": settings.attack.name,
+        "state_digest": run.state.digest(),
+        "singular_values": spectra(run.state),
+        "seconds": run.seconds(),
+    }  # fmt: skip

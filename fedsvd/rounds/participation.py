@@ -1,0 +1,69 @@
+"""Who takes part in a round, and how often anybody may."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedsvd.privacy.bounds import rounds_bound
+from fedsvd.randomness import Purpose, numpy_stream
+from fedsvd.rounds.run import Run
+from fedsvd.settings import ClientSettings
+
+__all__ = ["Draw", "all_spent", "draw", "may_take_part", "participants", "rounds_bound"]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Who takes part in a round, and who was drawn but has reached the bound on its rounds."""
+
+    clients: list[int]
+    at_bound: list[int]
+
+
+def participants(
+    clients: ClientSettings, bound: int, seed: int, round: int, taken: Sequence[int]
+) -> Draw:
+    """Return the sorted ids of the clients of `round` (1-based).
+
+    `taken[k]` is the number of rounds that client k has taken part in; one that has reached `bound`
+    sits out. balanced: the m clients with the fewest rounds so far, ties in random order. uniform:
+    m of all without replacement. poisson: each with probability m / K. all: everyone. The draw is
+    from the stream (seed, "participation", round) and looks at no data; under uniform and poisson
+    it does not depend on who is at the bound either, whose place stays empty.
+    """
+    rng = numpy_stream(seed, Purpose.PARTICIPATION, round)
+    order = [int(k) for k in rng.permutation(clients.number)]
+    coins = rng.random(clients.number)
+    m = clients.per_round
+    if clients.participation == "all":
+        drawn = order
+    elif clients.participation == "balanced":
+        drawn = sorted(order, key=lambda k: taken[k])[:m]
+    elif clients.participation == "uniform":
+        drawn = order[:m]
+    else:
+        drawn = [k for k in order if coins[k] < m / clients.number]
+    return Draw(
+        sorted(k for k in drawn if taken[k] < bound),
+        sorted(k for k in drawn if taken[k] >= bound),
+    )
+
+
+def draw(run: Run, number: int) -> tuple[list[int], list[int]]:
+    """Return who takes part in a round of a run, and who was drawn and may not."""
+    clients, bound = run.settings.clients, run.worker.plan.rounds_bound
+    drawn = participants(clients, bound, run.settings.seed, number, run.rounds_taken)
+    run.ledger.reserved = run.journal.reserved(number)
+    spent = [k for k in drawn.clients if run.ledger.would_exceed(k)]
+    run.ledger.reserved = {}
+    return [k for k in drawn.clients if k not in spent], sorted({*drawn.at_bound, *spent})
+
+
+def may_take_part(run: Run, client: int) -> bool:
+    """Return whether the client is below the bound on its rounds and within its budget."""
+    below = run.rounds_taken[client] < run.worker.plan.rounds_bound
+    return below and not run.ledger.would_exceed(client)
+
+
+def all_spent(run: Run) -> bool:
+    """Return whether no client may take part in another round."""
+    return not any(may_take_part(run, k) for k in range(run.settings.clients.number))

@@ -1,0 +1,60 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsvd.rounds.participation import participants, rounds_bound
+from fedsvd.settings import ClientSettings
+
+
+def schedule(clients, rounds, seed):
+    taken = [0] * clients.number
+    drawn = []
+    for round in range(1, rounds + 1):
+        chosen = participants(clients, rounds_bound(clients, rounds), seed, round, taken).clients
+        for k in chosen:
+            taken[k] += 1
+        drawn.append(chosen)
+    return drawn, taken
+
+
+@given(
+    st.integers(1, 12), st.integers(1, 12), st.integers(1, 30), st.integers(0, 99),
+    st.sampled_from(["balanced", "uniform", "poisson", "all"]),
+)  # fmt: skip
+def test_nobody_exceeds_the_bound_and_nobody_is_drawn_twice(number, per, rounds, seed, kind):
+    clients = ClientSettings(number, min(per, number), kind)
+    drawn, taken = schedule(clients, rounds, seed)
+    assert max(taken) <= rounds_bound(clients, rounds)
+    for chosen in drawn:
+        assert chosen == sorted(set(chosen))
+        assert all(0 <= k < number for k in chosen)
+
+
+def test_balanced_gives_each_client_exactly_its_share():
+    drawn, taken = schedule(ClientSettings(6, 3), 20, 0)
+    assert taken == [10] * 6
+    assert all(len(c) == 3 for c in drawn)
+    assert drawn != schedule(ClientSettings(6, 3), 20, 1)[0]
+    assert drawn == schedule(ClientSettings(6, 3), 20, 0)[0]
+
+
+def test_a_declared_bound_is_kept():
+    _, taken = schedule(ClientSettings(6, 3, "uniform", max_rounds=4), 50, 0)
+    assert max(taken) == 4
+
+
+@pytest.mark.parametrize("kind", ["uniform", "poisson"])
+def test_draws_are_uniform_over_clients(kind):
+    counts = [0] * 6
+    clients = ClientSettings(6, 3, kind)
+    for seed in range(600):
+        for k in participants(clients, 1000, seed, 1, [0] * 6).clients:
+            counts[k] += 1
+    assert all(abs(c / 600 - 0.5) < 0.1 for c in counts)
+
+
+def test_who_is_at_the_bound_is_named_and_its_place_stays_empty():
+    clients = ClientSettings(6, 6, "uniform")
+    draw = participants(clients, 2, 0, 1, [0, 1, 2, 3, 0, 2])
+    assert draw.clients == [0, 1, 4]
+    assert draw.at_bound == [2, 3, 5]

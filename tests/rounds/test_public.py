@@ -1,0 +1,89 @@
+"""What the server looks at: the loss and its gradients on public texts, weights, activations."""
+
+import pytest
+import torch
+
+from fedsvd.errors import InputError
+from fedsvd.experiment import prepare
+from fedsvd.rounds.attempt import one_round
+from fedsvd.rounds.public import WorkerView
+from fedsvd.strategies.build import build_strategy
+from fedsvd.strategies.use import check_use
+from tests.conftest import TINY, compose_settings
+
+
+def start(*overrides):
+    settings = compose_settings(*TINY, *overrides)
+    strategy = build_strategy(settings.strategy)
+    check_use(settings, strategy)
+    return prepare(settings, strategy)
+
+
+def test_public_examples_are_nobodys():
+    run = start("data.public=20", "privacy=none")
+    task, held = run.worker.task, {int(i) for part in run.worker.parts for i in part}
+    assert len(task.public) == 20
+    assert len(held) == 48 - 20
+    parts = [held, *(set(map(int, p)) for p in (task.public, task.validation, task.test))]
+    assert sum(map(len, parts)) == len(set().union(*parts))
+
+
+@pytest.mark.parametrize("privacy", ["none", "dp_sgd"])
+def test_gradients_on_public_texts_are_those_of_the_mean_loss(privacy):
+    run = start("data.public=12", f"privacy={privacy}", "strategy=fedavg")
+    one_round(run, 1)  # so that B is not 0
+    view, worker = WorkerView(run.worker), run.worker
+    loss, found = view.gradients(run.state)
+    assert set(found) == set(worker.model.trainable())
+    assert loss == pytest.approx(worker.evaluate(run.state, worker.task.public)["loss"], rel=1e-5)
+    for name in ("head.weight", next(n for n in found if n.endswith(".B"))):
+        # Along the gradient itself the loss must rise by its squared norm.
+        step = 0.02 / float(found[name].norm())
+        ends = [
+            view.gradients(run.state.update({name: run.state.tensors()[name] + s * found[name]}))[0]
+            for s in (step, -step)
+        ]
+        slope = (ends[0] - ends[1]) / (2 * step)
+        assert slope == pytest.approx(float(found[name].square().sum()), rel=0.02)
+    if privacy == "dp_sgd":
+        assert one_round(run, 2)["failed"] == {}  # the hooks are on again
+
+
+def test_strategies_that_look_at_public_texts_run():
+    run = start("strategy=scaled", "data.public=12", "privacy.epsilon=50", "strategy.steps=1")
+    before = run.strategy.public.gradients(run.state)[0]
+    assert one_round(run, 1)["failed"] == {}
+    assert run.strategy.public.gradients(run.state)[0] != before
+    for directions in ("inputs", "trailing"):
+        run = start(
+            "strategy=fedsvd_refresh", f"strategy.directions={directions}", "data.public=12",
+            "strategy.keep=2", "privacy=none",
+        )  # fmt: skip
+        assert one_round(run, 1)["failed"] == {}
+        name, pair = next(iter(run.state.factors.items()))
+        torch.testing.assert_close(pair.A @ pair.A.mT, torch.eye(8), atol=1e-5, rtol=0)
+        if directions == "inputs":
+            moment = run.strategy.public.moment(name).float()
+            assert (
+                torch.trace(pair.A[2:] @ moment @ pair.A[2:].mT) > 5 * 6 / 384 * moment.trace()
+            )  # of random rows: 6 / 384
+
+
+def test_no_public_examples_is_an_error_before_work():
+    for name in ("strategy=scaled", ["strategy=fedsvd_refresh", "strategy.directions=inputs"]):
+        with pytest.raises(InputError, match=r"data\.public: 0 is not allowed"):
+            start(*([name] if isinstance(name, str) else name))
+    with pytest.raises(InputError, match=r"data\.public: 90"):
+        start("data.public=90")
+
+
+def test_fedsb_averages_r_and_sends_nothing_else():
+    run = start("strategy=fedsb", "adapter=lora_xs", "adapter.start=vectors", "privacy=none")
+    metrics = one_round(run, 1)
+    assert metrics["failed"] == {}
+    R, head = 12 * 8 * 8 * 4, 2 * 384 * 4
+    assert 0 <= metrics["bytes_up"] - 3 * (R + head) < 3 * 15 * 160
+    moved = [
+        n for n, t in run.state.extra.items() if not torch.equal(t, run.worker.initial.extra[n])
+    ]
+    assert sum(n.endswith(".R") for n in moved) == 12
