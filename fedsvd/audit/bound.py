@@ -20,8 +20,8 @@ from fedsvd.audit.mechanism import (
 )
 from fedsvd.audit.verdicts import LEVEL, Verdict, beyond
 from fedsvd.privacy.accounting import cost
-from fedsvd.privacy.clipping import STABILITY
 from fedsvd.privacy.client_level import make_mechanism
+from fedsvd.privacy.clipping import STABILITY
 from fedsvd.privacy.plan import ClientPlan, PrivacyPlan
 from fedsvd.settings import Settings
 
@@ -68,14 +68,16 @@ def audit_mechanism(
     certain = _bound(found, client, plan, share, 1 - LEVEL)
     return seen, [
         Verdict("mechanism", "sensitivity", not worst <= 1 + ROUNDING,
-                f"a move of {worst:.4g} C at most, by {case}", "one example moves the sum by at most C"),
+                f"a move of {worst:.4g} C at most, by {case}",
+                "one example moves the sum by at most C"),
         _noise(found, noise),
         _shape(found),
         _fresh(found),
         _contribution(found, noise, settings),
         _rate(found, sampled),
         Verdict("mechanism", "epsilon", certain > spent,
-                f"at least {lower:.3f} at 95 % over {client.steps_bound} steps, from {replays} replays",
+                f"at least {lower:.3f} at 95 % over {client.steps_bound} steps, from {replays} "
+                "replays",
                 f"the {client.accountant} accountant says {spent:.3f} (the bound is "
                 f"{100 * lower / spent:.1f} % of it)"),
     ]  # fmt: skip

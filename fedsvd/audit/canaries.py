@@ -1,4 +1,4 @@
-"""Canaries of a client: examples with gradients of their own, in or out of its data by a fair coin."""
+"""Canaries of a client: examples with gradients of their own, in its data or not by a fair coin."""
 
 import math
 from dataclasses import dataclass
@@ -59,8 +59,9 @@ class Layout:
 class Canaries:
     """One client's canaries.
 
-    rows (m,): their ids as examples; inside (m,) bool: whether the client has them; directions (m, D):
-    orthonormal; at (D,): the entries of the layout where they live; tensor (D,): of which tensor.
+    rows (m,): their ids as examples; inside (m,) bool: whether the client has them; directions
+    (m, D): orthonormal; at (D,): the entries of the layout where they live; tensor (D,): of which
+    tensor.
     """
 
     client: int

@@ -180,7 +180,9 @@ def bounds(seen: Observed, confidence: float = CONFIDENCE) -> dict[str, float]:
     found = {
         "Gaussian estimate": gdp_epsilon(seen.composed * estimate, delta),
         "one threshold, GDP": gdp_epsilon(seen.composed * threshold, delta),
-        "one run, f-DP": gdp_epsilon(seen.composed * one_run_mu(inside, outside, confidence), delta),
+        "one run, f-DP": gdp_epsilon(
+            seen.composed * one_run_mu(inside, outside, confidence), delta
+        ),
         "one run, (epsilon, delta)": one_run_epsilon(inside, outside, delta, confidence),
     }
     composed = _composed(seen, confidence)

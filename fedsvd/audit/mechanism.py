@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from fedsvd.adapters.linear import FactorLinear
 from fedsvd.audit.probe import linear_losses, places, split
-from fedsvd.participation import participants
 from fedsvd.privacy import client_level, dpsgd
 from fedsvd.privacy.client_level import ClientMechanism
 from fedsvd.privacy.plan import PrivacyPlan
 from fedsvd.randomness import Purpose, torch_stream
+from fedsvd.rounds.participation import participants
 from fedsvd.settings import Settings
 
 SIZE = 100.0  # a canary's norm before clipping, in clips
@@ -35,8 +35,8 @@ class Replays:
     """What the replays showed; scores are in clips.
 
     drawn: canaries that were drawn, of `offered`. mean: of the scores of those; deviation: of the
-    scores of held-out ones; held_out: (replays, CANARIES). repeated: the largest correlation of held-out
-    scores in two replays, of `pairs`.
+    scores of held-out ones; held_out: (replays, CANARIES). repeated: the largest correlation of
+    held-out scores in two replays, of `pairs`.
     """
 
     replays: int
@@ -206,8 +206,8 @@ def clients_drawn(settings: Settings, plan: PrivacyPlan) -> Sampler:
 def largest_move(step: ExampleStep | ClientStep) -> tuple[float, str]:
     """Return how far one more example moves a noiseless step at most, in clips, and by which case.
 
-    Every case adds a hostile example to others: far longer than the clip, along or against them, within
-    one tensor, not finite, or shorter than the clip.
+    Every case adds a hostile example to others: far longer than the clip, along or against them,
+    within one tensor, not finite, or shorter than the clip.
     """
     generator = torch.Generator().manual_seed(0)
     ordinary = torch.randn(6, 4 * CANARIES, generator=generator)

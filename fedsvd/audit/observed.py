@@ -89,4 +89,6 @@ class Observed:
     steps: dict[tuple[int, int], int] = field(default_factory=dict)
     ledger: dict[int, list[Spent]] = field(default_factory=dict)
     epsilon: float = math.inf  # the largest that the ledger states
-    composed: float = 1.0  # times the scores' mu: the run's, where a score is of one step of several
+    composed: float = (
+        1.0  # times the scores' mu: the run's, where a score is of one step of several
+    )

@@ -6,17 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedsvd.audit.canaries import Layout, make_canaries
+from fedsvd.audit.canaries import Canaries, Layout, make_canaries
 from fedsvd.audit.observed import Batches, Observed
 from fedsvd.audit.watch import Watch, WatchedApp, planted
 from fedsvd.client.app import make_client_app
 from fedsvd.client.worker import Worker, get_worker
 from fedsvd.engines.inline import InlineGrid
 from fedsvd.errors import RunError
-from fedsvd.experiment import Run, all_spent, one_round, prepare
+from fedsvd.experiment import prepare
+from fedsvd.factors import factors_of
+from fedsvd.rounds.attempt import one_round
+from fedsvd.rounds.participation import all_spent
+from fedsvd.rounds.run import Run
 from fedsvd.settings import AttackSettings, EngineSettings, FaultSettings, Settings
 from fedsvd.strategies.base import Strategy
-from fedsvd.strategies.build import build_strategy, factors_of
+from fedsvd.strategies.build import build_strategy
 
 
 def audited(settings: Settings) -> Settings:
@@ -52,9 +56,10 @@ def run_with_canaries(
     layout = sent_layout(worker, strategy)
     seen = Observed(worker.plan, quiet)
     first = len(worker.tokens.labels)
-    number, planted_in = settings.clients.number, {}
+    number = settings.clients.number
+    planted_in: dict[int, Canaries] = {}
     for client in range(number):
-        each = canaries // number + (client < canaries % number)
+        each = canaries // number + int(client < canaries % number)
         if each:
             start = first + sum(len(c.rows) for c in planted_in.values())
             planted_in[client] = make_canaries(
@@ -62,8 +67,8 @@ def run_with_canaries(
             )
     watch = Watch(worker, layout, planted_in, quiet, seen, first)
     app = WatchedApp(make_client_app(settings), watch)
+    run = prepare(settings, strategy, InlineGrid(app, number))
     with planted(watch):
-        run = prepare(settings, strategy, InlineGrid(app, number))
         rounds_run(run, settings.rounds if rounds is None else rounds, tell)
         _batches(watch)
     _finish(watch, run)

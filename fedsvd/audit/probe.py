@@ -1,8 +1,8 @@
-"""Losses whose gradient is a chosen direction, through the hooks that the run's own examples go through.
+"""Losses whose gradient is a chosen direction, through the hooks that a run's own examples go through.
 
 A trained linear layer is called on inputs and weighed by output gradients whose product over the
-positions is the direction: the layer's per-example gradient hook then computes exactly it. The loss is
-the linear function <v, theta> of what trains.
+positions is the direction: the layer's per-example gradient hook then computes exactly it. The loss
+is the linear function <v, theta> of what trains.
 """
 
 from collections.abc import Iterable, Mapping
@@ -29,8 +29,8 @@ def places(model: nn.Module, named: Mapping[str, nn.Parameter]) -> Places:
 def linear_losses(places: Places, directions: Mapping[str, Tensor]) -> Tensor:
     """Return the losses (n,) of n examples with the gradients `directions[name]` (n, *shape).
 
-    `directions` holds every parameter that trains. Linear layers are called, so that their hooks fire;
-    other kinds of layer get `grad_sample` where a hook would have put it.
+    `directions` holds every parameter that trains. Linear layers are called, so that their hooks
+    fire; other kinds of layer get `grad_sample` where a hook would have put it.
     """
     linear: dict[int, dict[str, Tensor]] = {}
     layers: dict[int, FactorLinear] = {}
@@ -78,13 +78,13 @@ class _Direct(torch.autograd.Function):
     """<v_i, p> for each example, with v_i as the example's gradient."""
 
     @staticmethod
-    def forward(ctx: Any, p: Tensor, direction: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, p: Tensor, direction: Tensor) -> Tensor:
         ctx.parameter = p
         ctx.save_for_backward(direction)
         return direction.flatten(start_dim=1) @ p.detach().flatten()
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         (direction,) = ctx.saved_tensors
         each = direction * upstream.view(-1, *(1,) * (direction.ndim - 1))
         ctx.parameter.grad_sample = each

@@ -1,8 +1,8 @@
 """A run with canaries in place of its clients' updates, unit client: the server adds the noise.
 
 Any update of a client is clipped, so a canary is an update of its own direction, far longer than the
-clip; a coin a client and round says whether it is sent, or an update of zero. Local training is no part
-of the mechanism: clients draw their batches and have nothing to learn from.
+clip; a coin a client and round says whether it is sent, or an update of zero. Local training is no
+part of the mechanism: clients draw their batches and have nothing to learn from.
 """
 
 import math
@@ -17,16 +17,16 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedsvd.audit.canaries import Canaries, Layout, make_canaries
-from fedsvd.audit.mechanism import SIZE
 from fedsvd.audit.observed import MOST_PAIRED, Batches, Observed, Release
 from fedsvd.audit.pipeline import rounds_run, sent_layout
 from fedsvd.audit.watch import Watch, WatchedApp, planted
 from fedsvd.client.app import make_client_app
 from fedsvd.client.worker import get_worker
 from fedsvd.engines.inline import InlineGrid
-from fedsvd.experiment import Run, prepare
+from fedsvd.experiment import prepare
 from fedsvd.randomness import Purpose, numpy_stream, torch_stream
 from fedsvd.records import ARRAYS, CONFIG, arrays_of, from_record, to_record
+from fedsvd.rounds.run import Run
 from fedsvd.settings import Settings
 from fedsvd.strategies.build import build_strategy
 
@@ -146,9 +146,9 @@ def server_with_canaries(
         return cast(tuple[ArrayRecord | None, MetricRecord | None], real(round, given))
 
     strategy.aggregate_train = aggregate_train
+    run = prepare(settings, strategy, InlineGrid(app, settings.clients.number))
+    watch.run, watch.clip = run, settings.privacy.clip_norm
     with planted(quiet):
-        run = prepare(settings, strategy, InlineGrid(app, settings.clients.number))
-        watch.run, watch.clip = run, settings.privacy.clip_norm
         rounds_run(run, settings.rounds if rounds is None else rounds, tell)
     _finish(watch, run, quiet)
     return seen

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from scipy.stats import norm
 
-# Of a single check wrongly flagging correct code. There are about a dozen in an audit, so that fewer than
-# one in a thousand audits of correct code is flagged.
+# Of a single check wrongly flagging correct code. There are 16 in an audit, so that fewer than one in a
+# thousand audits of correct code is flagged.
 LEVEL = 5e-5
 SIGMAS = float(norm.isf(LEVEL / 2))  # as many standard errors, about 4
 
@@ -23,10 +23,6 @@ class Verdict:
     flagged: bool | None
     measured: str
     theory: str
-
-    def __str__(self) -> str:
-        word = {None: "n/a ", False: "ok  ", True: "FLAG"}[self.flagged]
-        return f"{word}  {self.name}: measured {self.measured}; {self.theory}"
 
 
 def beyond(found: float, wanted: float, se: float, slack: float = 0.0) -> bool:

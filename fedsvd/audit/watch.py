@@ -1,4 +1,4 @@
-"""Canaries in a run's clients, and eyes on what goes in and out of them; the run's code stays as it is."""
+"""Canaries in a run's clients, and eyes on what goes in and out of them; the run's code stays."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,8 +28,8 @@ class Watch:
     """What is being watched, and what was seen so far.
 
     drawn: the examples of every step of a client in a round. moved: each client's scores, summed over
-    rounds, and the values expected of canaries that are in; quiet: the clients' own examples are drawn
-    and have no gradient, so that a release is canaries and noise.
+    rounds; expected: their means for canaries that are in; quiet: the clients' own examples are
+    drawn and have no gradient, so that a release is canaries and noise.
     """
 
     worker: Worker
@@ -131,7 +131,7 @@ class WatchedTokens(Tokens):
         object.__setattr__(self, "watch", watch)
 
     def microbatches(self, rows: Sequence[int], budget: int) -> Iterator[list[int]]:
-        """Yield the micro-batches of the rows' own examples, unless they are quiet, then canaries'."""
+        """Yield the micro-batches of the clients' examples, unless they are quiet, then canaries'."""
         watch: Watch = self.watch  # type: ignore[attr-defined]
         if watch.now is None:
             yield from super().microbatches(rows, budget)
@@ -164,7 +164,10 @@ class WatchedApp(ClientApp):
         config = message.content.config_records[CONFIG]
         plain = {k: v for k, v in config.items() if not k.startswith(PREFIX)}
         message.content.config_records[CONFIG] = ConfigRecord(plain)
-        client, round = int(context.node_config["partition-id"]), int(cast(Any, plain["server-round"]))
+        client, round = (
+            int(context.node_config["partition-id"]),
+            int(cast(Any, plain["server-round"])),
+        )
         self._watch.now = (client, round)
         try:
             reply = self._app(message, context)
@@ -198,5 +201,5 @@ def planted(watch: Watch) -> Iterator[None]:
     try:
         yield
     finally:
-        del worker.losses  # type: ignore[method-assign]
+        del worker.losses
         worker.parts, worker.tokens, worker.model.penalty = before
