@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from scipy.stats import beta, binom, chi2, norm
+from scipy.stats import beta, binom, chi2, gamma, norm
 
 from fedsvd.audit.estimators import CONFIDENCE, gaussian_mu, gdp_epsilon, threshold_mu
 from fedsvd.audit.observed import Batches, Observed, Release
@@ -125,8 +125,9 @@ def check_draws(seen: Observed) -> Verdict:
     ])  # fmt: skip
     each = [2 + (1 / (b.rate * (1 - b.rate)) - 6) / b.units for b in usual for _ in b.drawn]
     spread, se = float(scores.mean()), math.sqrt(sum(each)) / len(scores)
-    # Only sizes that spread too little or too much by far: the tail is longer than a normal one.
-    uneven = beyond(spread, 1.0, 1.5 * se)
+    # A gamma distribution of the sum's mean and variance, which is chi-square's for large batches.
+    low, high = gamma.ppf([LEVEL / 2, 1 - LEVEL / 2], se**-2, scale=se**2)
+    uneven = not low <= spread <= high
     worst, where = _most_alike(usual)
     told = f"sizes with {spread:.2f} of the binomial variance"
     theory = f"theory says 1 (se {se:.2f})"

@@ -229,6 +229,7 @@ def largest_move(step: ExampleStep | ClientStep) -> tuple[float, str]:
                 before = step.released([batch] if len(batch) else [], 0)
                 after = step.released([g for g in groups if len(g)], 0)
                 move = float((after - before).double().norm())
-                if not move <= worst:
+                move = move if math.isfinite(move) else math.inf
+                if move > worst:
                     worst, case = move, f"an example {what} beside {who}"
     return worst, case

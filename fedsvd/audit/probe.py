@@ -1,4 +1,4 @@
-"""Losses whose gradient is a chosen direction, through the hooks that a run's own examples go through.
+"""Losses whose gradient is a chosen direction, through the hooks that a run's examples go through.
 
 A trained linear layer is called on inputs and weighed by output gradients whose product over the
 positions is the direction: the layer's per-example gradient hook then computes exactly it. The loss

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from scipy.stats import norm
 
-# Of a single check wrongly flagging correct code. There are 16 in an audit, so that fewer than one in a
-# thousand audits of correct code is flagged.
+# Of a single check wrongly flagging correct code. There are 16 in an audit, so that fewer than one
+# in a thousand audits of correct code is flagged.
 LEVEL = 5e-5
 SIGMAS = float(norm.isf(LEVEL / 2))  # as many standard errors, about 4
 
