@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.optimize import bisect
-from scipy.special import expit
-from scipy.stats import binom, norm
+from scipy.special import expit, ndtr, ndtri
+from scipy.stats import binom
 
 from fedsvd.audit.estimators import CONFIDENCE, gdp_epsilon
 
@@ -91,7 +91,7 @@ def fdp_refuted(canaries: int, guesses: int, correct: int, mu: float, level: flo
     """
     right, wrong = level * correct / canaries, level * (guesses - correct) / canaries
     for i in range(correct - 1, -1, -1):
-        found = float(norm.cdf(norm.ppf(min(right, 1.0)) - mu))
+        found = float(ndtr(ndtri(min(right, 1.0)) - mu))
         if found <= wrong:  # neither can change any more
             break
         right, wrong = min(right + i / (guesses - i) * (found - wrong), 1.0), found

@@ -12,7 +12,7 @@ EXAMPLE = ["privacy.epsilon=3", "rounds=6", "training.local_steps=2", "adapter.r
 CLIENT = [
     "privacy=client_level", "clients.number=12", "clients.per_round=6", "rounds=8", "adapter.rank=8",
 ]  # fmt: skip
-QUICK = Options(canaries=240, replays=200)
+QUICK = Options(canaries=240, replays=120)
 
 
 @pytest.fixture(scope="module")
