@@ -127,7 +127,15 @@ class WatchedTokens(Tokens):
     """A task's tokens with canaries behind its rows, which go into micro-batches of their own."""
 
     def __init__(self, tokens: Tokens, watch: Watch) -> None:
-        super().__init__(**{f: getattr(tokens, f) for f in tokens.__dataclass_fields__})
+        count = sum(len(c.rows) for c in watch.canaries.values())
+        # A token each, so that a canary has a length and a text as any example.
+        columns = {
+            name: [*column, *torch.zeros(count, 1, dtype=torch.int64)]
+            for name, column in tokens.columns.items()
+        }
+        labels, ones = tokens.labels, torch.ones(count, dtype=torch.int64)
+        lengths = torch.cat([tokens.lengths, ones])
+        super().__init__(columns, torch.cat([labels, 0 * ones]), lengths, tokens.pad_id)
         object.__setattr__(self, "watch", watch)
 
     def microbatches(self, rows: Sequence[int], budget: int) -> Iterator[list[int]]:
