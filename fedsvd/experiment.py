@@ -93,7 +93,7 @@ def train(
         interrupt.training(False)
     charge(run, list(run.journal.open.values()))
     summary = summarise(run)
-    export(run.worker, run.state, folder)
+    export(run.worker, run.state, folder, summary)
     recorder.finish(describe_end(run, summary))
     return summary
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedsvd import randomness
 from fedsvd.client.worker import Worker
 from fedsvd.errors import InputError
 from fedsvd.settings import Settings
@@ -58,6 +59,7 @@ def surroundings(worker: Worker) -> dict[str, Any]:
     return {
         "fedsvd": __version__,
         "torch": torch.__version__,
+        "randomness": randomness.SCHEME,
         "device": str(worker.device),
         "training.precision": worker.precision,
         "engine.threads": threads,

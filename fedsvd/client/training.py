@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from fedsvd.client.rule import LocalRule, apply_rule
 from fedsvd.client.worker import Worker
 from fedsvd.lowrank import AdapterState
 from fedsvd.privacy.dpsgd import StepReport, dp_step, make_optimizer, poisson_sample
-from fedsvd.randomness import Purpose, attempt_key, scoped_dropout, torch_stream
+from fedsvd.randomness import Purpose, attempt_key, numpy_stream, scoped_dropout
 from fedsvd.settings import TrainingSettings
 
 
@@ -49,12 +50,12 @@ def train_locally(
     worker.model.write(state)
     parameters = list(worker.model.trainable().values())
     optimizer = _optimizer(parameters, training, learning_rate(training, round, settings.rounds))
-    sampler: torch.Generator | None = None
-    noise: torch.Generator | None = None
+    sampler: np.random.Generator | None = None
+    noise: np.random.Generator | None = None
     if not worker.plan.secure_noise:
         keys: tuple[int | str, ...] = (round, client, *attempt_key(attempt))
-        sampler = torch_stream(settings.seed, Purpose.SAMPLING, *keys)
-        noise = torch_stream(settings.seed, Purpose.NOISE, *keys, device=worker.device)
+        sampler = numpy_stream(settings.seed, Purpose.SAMPLING, *keys)
+        noise = numpy_stream(settings.seed, Purpose.NOISE, *keys)
     private = None
 
     penalise = penalty_step(worker, parameters, training, round)

@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
+import numpy as np
 import torch
 from opacus.grad_sample import GradSampleHooks
 from opacus.optimizers import DPOptimizer
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from fedsvd.privacy.clipping import clipped_sums
-from fedsvd.privacy.noise import gaussian, uniforms
+from fedsvd.privacy.noise import noised
+from fedsvd.randomness import uniforms
 
 T = TypeVar("T")
 
@@ -36,13 +38,12 @@ def attach_hooks(model: nn.Module) -> GradSampleHooks:
     return GradSampleHooks(model, loss_reduction="sum", strict=False)
 
 
-def poisson_sample(examples: int, rate: float, generator: Generator | None) -> list[int]:
+def poisson_sample(examples: int, rate: float, generator: np.random.Generator | None) -> list[int]:
     """Return the positions drawn when each of `examples` is taken with probability `rate`.
 
     Without a generator the draw is the operating system's.
     """
-    drawn = uniforms(examples, generator) < rate
-    return drawn.nonzero().flatten().tolist()
+    return np.flatnonzero(uniforms(examples, generator) < rate).tolist()
 
 
 @final
@@ -66,9 +67,10 @@ class ClippingOptimizer(DPOptimizer):
 
     def add_noise(self) -> None:
         """Put the noised sum into every parameter's `grad`."""
-        for p in self.params:
-            std = self.noise_multiplier * self.max_grad_norm
-            p.grad = (p.summed_grad + gaussian(p.summed_grad, std, self.generator)).view_as(p)
+        std = self.noise_multiplier * self.max_grad_norm
+        found = noised([p.summed_grad for p in self.params], std, self.generator)
+        for p, value in zip(self.params, found, strict=True):
+            p.grad = value.view_as(p)
 
 
 def make_optimizer(
@@ -77,15 +79,16 @@ def make_optimizer(
     noise_multiplier: float,
     clip_norm: float,
     expected_batch: float,
-    generator: Generator | None,
+    generator: np.random.Generator | None,
     clipping: str = "flat",
 ) -> ClippingOptimizer:
     """Return Opacus's optimiser around `optimizer`.
 
     A step applies (sum of clipped per-example gradients + N(0, (noise_multiplier * clip_norm)^2))
-    / expected_batch. `expected_batch` is public and never the size drawn. `generator`, on the
-    parameters' device, draws the noise and nothing else; None takes it from the operating system.
-    `clipping` is a name in `fedsvd.privacy.clipping.CLIPPING`.
+    / expected_batch. `expected_batch` is public and never the size drawn. `generator` draws the
+    noise and nothing else; None takes it from the operating system. The sum and its noise are added
+    and rounded as `fedsvd.privacy.noise` says. `clipping` is a name in
+    `fedsvd.privacy.clipping.CLIPPING`.
     """
     return ClippingOptimizer(
         optimizer,

@@ -50,8 +50,8 @@ class Ledger:
             for client in asked:
                 self.record(client, round, taken.get(client, self.plan.steps_per_round))
             return
-        hidden = self.plan.threat_model == "trusted_server"
-        for client in range(len(self.plan.clients)) if hidden else asked:
+        everybody = range(len(self.plan.clients))
+        for client in everybody if self.plan.hides_clients else asked:
             self.record(client, round, 1)
 
     def steps(self, client: int) -> int:

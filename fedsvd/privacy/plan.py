@@ -61,6 +61,11 @@ class PrivacyPlan:
         return self.unit == "example"
 
     @property
+    def hides_clients(self) -> bool:
+        """Whether nobody but the server knows who takes part, which amplifies privacy."""
+        return self.threat_model == "trusted_server"
+
+    @property
     def rounds_bound(self) -> int:
         """The most rounds of any client."""
         return max(c.rounds_bound for c in self.clients)
@@ -68,6 +73,15 @@ class PrivacyPlan:
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready values."""
         return asdict(self)
+
+
+def noise_source(plan: PrivacyPlan) -> str:
+    """Return where the noise of a run comes from, as it is told wherever its epsilon is."""
+    if not plan.private:
+        return "none: nothing is protected"
+    if plan.secure_noise:
+        return "from the operating system"
+    return "from the run's seed: repeatable, do not publish this model"
 
 
 MECHANISMS = {"example": "dp_sgd", "client": "client_gaussian", "none": "none"}

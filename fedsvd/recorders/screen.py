@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fedsvd.privacy.plan import PrivacyPlan
+from fedsvd.privacy.plan import PrivacyPlan, noise_source
 from fedsvd.recorders.recorder import Recorder
 from fedsvd.rounds.record import RoundRecord, Start, Summary
 from fedsvd.settings import Settings
@@ -100,6 +100,7 @@ def _header(console: Console, start: Start) -> None:
         ("strategy", settings.strategy.target),
         ("trains", f"{model.trained:,} of {model.parameters:,} parameters"),
         ("privacy", _budget(plan)),
+        *([("noise", noise_source(plan))] if plan.private else []),
         ("runs on", f"{model.device}, {model.precision}"
                     f"{' (auto)' if settings.training.precision == 'auto' else ''}"),
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from fedsvd import records
 from fedsvd.client.app import PART
 from fedsvd.factors import factors_of
 from fedsvd.lowrank import spectra
+from fedsvd.privacy.plan import noise_source
 from fedsvd.rounds.run import Run
 from fedsvd.strategies.base import Strategy
 
@@ -77,6 +78,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "epsilon_target": run.ledger.plan.epsilon,
         "epsilon_max": run.ledger.epsilon_max(),
         "delta": run.ledger.plan.delta,
+        "noise_source": noise_source(run.ledger.plan),
         "bytes_up": run.bytes_up,
         "bytes_down": run.bytes_down,
         "ended": run.history[-1].get("ended"),

@@ -38,13 +38,13 @@ def test_gradients_on_public_texts_are_those_of_the_mean_loss(privacy):
     assert loss == pytest.approx(worker.evaluate(run.state, worker.task.public)["loss"], rel=1e-5)
     for name in ("head.weight", next(n for n in found if n.endswith(".B"))):
         # Along the gradient itself the loss must rise by its squared norm.
-        step = 0.02 / float(found[name].norm())
+        step = 0.005 / float(found[name].norm())
         ends = [
             view.gradients(run.state.update({name: run.state.tensors()[name] + s * found[name]}))[0]
             for s in (step, -step)
         ]
         slope = (ends[0] - ends[1]) / (2 * step)
-        assert slope == pytest.approx(float(found[name].square().sum()), rel=0.02)
+        assert slope == pytest.approx(float(found[name].square().sum()), rel=0.01)
     if privacy == "dp_sgd":
         assert one_round(run, 2)["failed"] == {}  # the hooks are on again
 
