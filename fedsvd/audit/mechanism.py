@@ -16,7 +16,7 @@ from fedsvd.audit.probe import linear_losses, places, split
 from fedsvd.privacy import client_level, dpsgd
 from fedsvd.privacy.client_level import ClientMechanism
 from fedsvd.privacy.plan import PrivacyPlan
-from fedsvd.randomness import Purpose, torch_stream
+from fedsvd.randomness import Purpose, numpy_stream
 from fedsvd.rounds.participation import participants
 from fedsvd.settings import Settings
 
@@ -166,11 +166,11 @@ def scores(released: Tensor) -> np.ndarray:
     return ((first + second) / math.sqrt(2)).numpy()
 
 
-def noise_stream(settings: Settings, replay: int) -> torch.Generator | None:
+def noise_stream(settings: Settings, replay: int) -> np.random.Generator | None:
     """Return a replay's stream of noise, or None where it comes from the operating system."""
     if settings.privacy.secure_noise:
         return None
-    return torch_stream(settings.seed, Purpose.NOISE, "audit", replay)
+    return numpy_stream(settings.seed, Purpose.NOISE, "audit", replay)
 
 
 def poisson(settings: Settings, rate: float) -> Sampler:
@@ -179,7 +179,7 @@ def poisson(settings: Settings, rate: float) -> Sampler:
     def sample(replay: int) -> np.ndarray:
         generator = None
         if not settings.privacy.secure_noise:
-            generator = torch_stream(settings.seed, Purpose.SAMPLING, "audit", replay)
+            generator = numpy_stream(settings.seed, Purpose.SAMPLING, "audit", replay)
         return np.asarray(dpsgd.poisson_sample(CANARIES, rate, generator), dtype=np.int64)
 
     return sample

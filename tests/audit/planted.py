@@ -9,12 +9,12 @@ from fedsvd.rounds import noised
 
 
 def no_noise(patch):
-    patch.setattr(dpsgd, "gaussian", lambda like, std, generator: torch.zeros_like(like))
+    patch.setattr(dpsgd, "noised", lambda totals, std, generator: list(totals))
 
 
 def half_the_noise(patch):
-    real = dpsgd.gaussian
-    patch.setattr(dpsgd, "gaussian", lambda like, std, g: real(like, std / 2, g))
+    real = dpsgd.noised
+    patch.setattr(dpsgd, "noised", lambda totals, std, g: real(totals, std / 2, g))
 
 
 def twice_the_rate(patch):
@@ -43,13 +43,13 @@ def clipping_after_the_sum(patch):
 
 def _stream_without(patch, module, left_out):
     """Streams of one purpose that forget one of their keys (round, client)."""
-    real = module.torch_stream
+    real = module.numpy_stream
 
     def stream(seed, purpose, *keys, **how):
         kept = [k for i, k in enumerate(keys) if i != left_out]
         return real(seed, purpose, *kept, **how)
 
-    patch.setattr(module, "torch_stream", stream)
+    patch.setattr(module, "numpy_stream", stream)
 
 
 def noise_reused_over_rounds(patch):
@@ -91,18 +91,18 @@ def each_tensor_clipped_to_the_whole_clip(patch):
 
 def batches_of_a_fixed_size(patch):
     def shuffled(n, q, generator):
-        return torch.randperm(n, generator=generator)[: round(q * n)].tolist()
+        return generator.permutation(n)[: round(q * n)].tolist()
 
     patch.setattr(training, "poisson_sample", shuffled)
 
 
 def no_noise_at_the_server(patch):
-    patch.setattr(client_level, "gaussian", lambda like, std, generator: torch.zeros_like(like))
+    patch.setattr(client_level, "noised", lambda totals, std, generator: list(totals))
 
 
 def half_the_noise_at_the_server(patch):
-    real = client_level.gaussian
-    patch.setattr(client_level, "gaussian", lambda like, std, g: real(like, std / 2, g))
+    real = client_level.noised
+    patch.setattr(client_level, "noised", lambda totals, std, g: real(totals, std / 2, g))
 
 
 def updates_not_clipped(patch):
