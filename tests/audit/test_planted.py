@@ -95,7 +95,7 @@ def test_other_configurations_are_not_flagged(overrides, flags):
 
 @pytest.mark.parametrize(
     "overrides",
-    [[], ["clients.participation=poisson", "privacy.threat_model=trusted_server"],
+    X
      ["privacy.clip_quantile=0.5"], ["privacy.secure_noise=true"]],
     ids=["seen", "hidden", "adaptive clip", "secure noise"],
 )  # fmt: skip
