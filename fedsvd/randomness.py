@@ -36,6 +36,7 @@ class Purpose(StrEnum):
     SUBSPACE = "subspace"
     FAULTS = "faults"
     ATTACK = "attack"
+    CHECK = "check"
     AUDIT = "audit"
 
 

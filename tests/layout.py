@@ -10,7 +10,7 @@ ORDER = (
     "fedsvd.audit",
     "fedsvd.execute", "fedsvd.experiment",
     "fedsvd.results", "fedsvd.testing", "fedsvd.recorders", "fedsvd.checkpoints", "fedsvd.exports",
-    "fedsvd.rounds", "fedsvd.strategies",
+    "fedsvd.rounds", "fedsvd.strategies", "fedsvd.node",
     "fedsvd.client", "fedsvd.models", "fedsvd.privacy", "fedsvd.adapters", "fedsvd.engines",
     "fedsvd.data", "fedsvd.factors", "fedsvd.composing", "fedsvd.config", "fedsvd.settings",
     "fedsvd.lowrank",

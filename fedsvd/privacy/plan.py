@@ -30,7 +30,7 @@ class ClientPlan:
     steps_bound: int
     noise_multiplier: float  # 0 without privacy
     epsilon_bound: float | None  # what steps_bound steps cost; None without privacy
-    accountant: str | None  # that gave epsilon_bound: the chosen one, or RDP where it failed
+    accountant: str | None  # that gave epsilon_bound, see accounting.Cost
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class PrivacyPlan:
     secure_noise: bool
     steps_per_round: int
     clients: tuple[ClientPlan, ...]
+    gradients: str | None = None  # of examples: "hooks" or "loop"; None until the model is there
 
     @property
     def private(self) -> bool:

@@ -148,6 +148,8 @@ def _aggregate(
     if good and result is None:  # as a stock strategy may, given fewer than its rule takes
         metrics["not_aggregated"] = len(good)
     state = run.state if result is None else run.state.update(_tensors(run, result))
+    if result is not None and run.client_level is None:
+        run.ledger.record_mean(number, [r.metadata.src_node_id for r in good])
     run.state = replace(state, round=number)
 
 

@@ -85,6 +85,8 @@ OTHERS = {
     "ranks": ["strategy=flora", "clients.ranks=[8,8,4,4,2,2]"],
     "a regulariser": ["strategy=fedavg", "adapter=sorsa"],
     "every step": ["training.batch_size=5000"],
+    "one example at a time": ["privacy.gradients=loop"],
+    "dropout": ["model.dropout=0.1", "adapter.dropout=0.05"],
 }
 
 
@@ -93,12 +95,16 @@ def test_other_configurations_are_not_flagged(overrides, flags):
     assert flags(*EXAMPLE, "rounds=3", *overrides) == set()
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    X
-     ["privacy.clip_quantile=0.5"], ["privacy.secure_noise=true"]],
-    ids=["seen", "hidden", "adaptive clip", "secure noise"],
-)  # fmt: skip
+SERVERS = {
+    "seen": [],
+    "hidden": ["clients.participation=poisson", "privacy.threat_model=trusted_server",
+               "privacy.secure_noise=true"],
+    "adaptive clip": ["privacy.clip_quantile=0.5"],
+    "secure noise": ["privacy.secure_noise=true"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", SERVERS.values(), ids=SERVERS)
 def test_the_server_as_it_is_is_not_flagged(overrides, flags):
     assert flags(*CLIENT, *overrides) == set()
 

@@ -154,7 +154,7 @@ def test_a_fallback_is_noted(settings):
     )  # fmt: skip
     with pytest.warns(UserWarning, match="stands in"):
         plan = make_plan(s, [500] * 6)
-    assert plan.clients[0].accountant == "rdp"
+    assert plan.clients[0].accountant == "pld"
     assert "the prv accountant failed" in Ledger(plan).as_dict()["notes"][0]
 
 

@@ -179,3 +179,20 @@ def test_the_configured_recorders_work_on_records_alone(name, tmp_path):
     play(make_recorder(name, tmp_path, "", Screen(tmp_path, io.StringIO())))
     assert (tmp_path / "summary.json").exists()
     assert bool(list(tmp_path.glob("tensorboard/*"))) == (name == "tensorboard")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["adapter=eva", "privacy=none"], True),
+        (["adapter=eva", "privacy=none", "data.public=30"], False),
+        (["adapter=lora", "privacy=none"], False),
+    ],
+)
+def test_the_screen_says_when_validation_texts_stand_for_public_ones(overrides, told, tmp_path):
+    stream = io.StringIO()
+    screen = Screen(tmp_path, stream)
+    screen.start(start(*overrides))
+    screen.close()
+    found = " ".join(stream.getvalue().split())
+    assert ("20 texts of validation, which stand for public ones (data.public=0)" in found) == told
