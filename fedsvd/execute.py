@@ -13,6 +13,7 @@ from fedsvd import interrupt
 from fedsvd.checkpoints.resuming import AUTO, check_folder, continued
 from fedsvd.config import from_config
 from fedsvd.errors import InputError, RunError
+from fedsvd.terminal import say
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy as FlowerStrategy
@@ -42,7 +43,7 @@ def execute(
         settings, until, saved = open_run(folder, settings, resume is not None)
         done = finished(folder, until) if saved else None
         if done is not None:
-            print(f"{folder}: is finished, after {done['rounds_completed']} rounds")
+            say(f"{folder}: is finished, after {done['rounds_completed']} rounds")
             return done
         run = prepare(settings, _strategy(settings, overrides), grid)
         run.rounds = until

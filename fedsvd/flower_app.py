@@ -10,7 +10,6 @@ much it adds of noise. See docs/deployment.md.
 import functools
 import os
 import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from fedsvd.errors import InputError
 from fedsvd.execute import execute
 from fedsvd.records import CONFIG
 from fedsvd.settings import Settings
+from fedsvd.terminal import complain, one_line
 
 ROUNDS = "rounds-taken"  # in a node's state: how often it has trained in this run
 
@@ -52,7 +52,7 @@ def main(grid: Grid, context: Context) -> None:
     try:
         execute(config, Path(folder).expanduser(), given, engine)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {one_line(str(error))}")
         raise
 
 

@@ -13,8 +13,10 @@ from flwr.app import Message, RecordDict
 from fedsvd.engines.actor import Answer, AppMaker, ClientActor, pickle_bytes_apart
 from fedsvd.engines.base import Engine, error_reply, late
 from fedsvd.engines.cluster import connect, room_for
+from fedsvd.engines.slices import first_ready, free, value_of
 from fedsvd.errors import InputError
 from fedsvd.settings import EngineSettings
+from fedsvd.waiting import Notice
 
 ATTEMPTS = 3  # of a message whose worker died
 STARTUP = 300.0  # seconds that a new worker has to start and build its model, beside a deadline
@@ -52,7 +54,7 @@ class RayGrid(Engine):
         self._proven: set[Any] = set()  # workers that have answered
         self._pace: dict[str, float] = {}  # kind of message: seconds of a client's work
         self._make_app, self._costs, self._settings = make_app, costs, settings
-        self._clients = clients
+        self._clients, self._notice = clients, Notice()
         self._started = connect(settings.address)
         self._room = room_for(settings)
         self._idle: list[Any] = []
@@ -69,6 +71,7 @@ class RayGrid(Engine):
     def execute(self, messages: Sequence[Message]) -> list[Message]:
         """Return the replies, whichever worker gave them and in whatever order they came."""
         contents: dict[int, Any] = {}
+        self._notice.restart()
         for message in messages:  # messages of a round share their content: one object for all
             if id(message.content) not in contents:
                 contents[id(message.content)] = ray.put(message.content)
@@ -83,12 +86,13 @@ class RayGrid(Engine):
                 taken = self._take(waiting, messages, attempts)
                 content = contents[id(messages[taken[0]].content)]
                 self._send([messages[i] for i in taken], content, taken)
-            waited = [*self._busy, *self._starting]
-            ready, _ = ray.wait(waited, timeout=self._patience())
+            ready = first_ready([*self._busy, *self._starting], self._patience())
             if not ready:
                 for position in self._kill_late():
                     replies[position] = error_reply(messages[position], late(self._deadline))
+                self._notice.look(lambda: self._awaited(messages))
                 continue
+            self._notice.restart()
             done = ready[0]
             if done in self._starting:
                 self._greet(done)
@@ -96,7 +100,7 @@ class RayGrid(Engine):
             worker, positions = self._busy.pop(done)
             self._proven.add(worker)
             try:
-                answers, seconds = ray.get(done)
+                answers, seconds = value_of(done)
                 self._idle.append(worker)
                 kind = messages[positions[0]].metadata.message_type
                 self._pace[kind] = seconds / len(answers)
@@ -145,10 +149,20 @@ class RayGrid(Engine):
             attempts[position] += 1
         return taken
 
-    def _patience(self) -> float | None:
-        """Return the seconds until the first busy worker is late; None without a deadline."""
+    def _patience(self) -> float:
+        """Return the seconds until the first busy worker is late; infinity without a deadline."""
         first = min((self._until[r] for r in self._busy), default=math.inf)
-        return None if first == math.inf else max(0.0, first - time.monotonic())
+        return max(0.0, first - time.monotonic())
+
+    def _awaited(self, messages: Sequence[Message]) -> str:
+        """Return what is waited for, as a phrase."""
+        asked = sorted(
+            messages[i].metadata.dst_node_id for _, taken in self._busy.values() for i in taken
+        )
+        if asked:
+            return f"clients {', '.join(map(str, asked))}, on {len(self._busy)} workers"
+        needs = f"{self._settings.num_cpus:g} CPUs and {self._settings.num_gpus:g} GPUs"
+        return f"a worker of {needs} to start; {free()}"
 
     def _kill_late(self) -> list[int]:
         """Kill the workers that are late and return the positions of their messages."""
@@ -181,7 +195,7 @@ class RayGrid(Engine):
         """
         worker = self._starting.pop(reference)
         try:
-            ray.get(reference)
+            value_of(reference)
         except ray.exceptions.RayActorError as death:
             if death.actor_init_failed:
                 raise RuntimeError(f"a Ray worker cannot start: {death}") from death
