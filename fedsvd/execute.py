@@ -34,6 +34,8 @@ def execute(
         composed, resume = _composed(config, folder, overrides)
         settings = from_config(composed)
         check_folder(folder, resume)
+        if not (folder / "summary.json").exists():  # what follows may take long to say anything
+            say(f"loading task {settings.data.name} and model {settings.model.name}")
         quiet()
         from fedsvd.checkpoints.resume import begin, finished, open_run
         from fedsvd.experiment import prepare, train
