@@ -54,7 +54,8 @@ class RayGrid(Engine):
         self._proven: set[Any] = set()  # workers that have answered
         self._pace: dict[str, float] = {}  # kind of message: seconds of a client's work
         self._make_app, self._costs, self._settings = make_app, costs, settings
-        self._clients, self._notice = clients, Notice()
+        self._clients = clients
+        self._for_clients, self._for_workers = Notice(), Notice()
         self._started = connect(settings.address)
         self._room = room_for(settings)
         self._idle: list[Any] = []
@@ -71,7 +72,7 @@ class RayGrid(Engine):
     def execute(self, messages: Sequence[Message]) -> list[Message]:
         """Return the replies, whichever worker gave them and in whatever order they came."""
         contents: dict[int, Any] = {}
-        self._notice.restart()
+        self._begin_wait()
         for message in messages:  # messages of a round share their content: one object for all
             if id(message.content) not in contents:
                 contents[id(message.content)] = ray.put(message.content)
@@ -90,9 +91,9 @@ class RayGrid(Engine):
             if not ready:
                 for position in self._kill_late():
                     replies[position] = error_reply(messages[position], late(self._deadline))
-                self._notice.look(lambda: self._awaited(messages))
+                self._tell(messages)
                 continue
-            self._notice.restart()
+            self._begin_wait()
             done = ready[0]
             if done in self._starting:
                 self._greet(done)
@@ -154,15 +155,21 @@ class RayGrid(Engine):
         first = min((self._until[r] for r in self._busy), default=math.inf)
         return max(0.0, first - time.monotonic())
 
-    def _awaited(self, messages: Sequence[Message]) -> str:
-        """Return what is waited for, as a phrase."""
+    def _begin_wait(self) -> None:
+        self._for_clients.restart()
+        self._for_workers.restart()
+
+    def _tell(self, messages: Sequence[Message]) -> None:
+        """Say what has been waited for for long: clients that work, or workers that start."""
+        if not self._busy:
+            needs = f"{self._settings.num_cpus:g} CPUs and {self._settings.num_gpus:g} GPUs"
+            self._for_workers.look(lambda: f"a Ray worker of {needs} to start; {free()}")
+            return
         asked = sorted(
             messages[i].metadata.dst_node_id for _, taken in self._busy.values() for i in taken
         )
-        if asked:
-            return f"clients {', '.join(map(str, asked))}, on {len(self._busy)} workers"
-        needs = f"{self._settings.num_cpus:g} CPUs and {self._settings.num_gpus:g} GPUs"
-        return f"a worker of {needs} to start; {free()}"
+        told = ", ".join(map(str, asked))
+        self._for_clients.look(lambda: f"the work of clients {told}, on {len(self._busy)} workers")
 
     def _kill_late(self) -> list[int]:
         """Kill the workers that are late and return the positions of their messages."""
