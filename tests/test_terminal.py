@@ -189,6 +189,19 @@ def test_labels_and_folders_are_shown_as_they_are(odd):
     assert err == f"error: {shown[:-4]} [/red]: is not a folder\n"
 
 
+def test_no_file_gets_the_number_of_a_standard_stream_that_is_closed(tmp_path):
+    code = (
+        "from fedsvd.terminal import guarded\nimport sys\n"
+        "with guarded():\n    sys.exit(40 + open('file', 'w').fileno())"
+    )
+    for closed in (">&-", ">&- 2>&- <&-"):
+        done = subprocess.run(
+            ["bash", "-c", f'exec "$@" {closed}', "bash", sys.executable, "-c", code],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.getcwd()}, check=False,
+        )  # fmt: skip
+        assert done.returncode > 42
+
+
 PRINTING = [
     ("fedsvd.privacy", "--sample-rate", "0.1", "--steps", "10", "--epsilon", "1",
      "--accountant", "rdp"),

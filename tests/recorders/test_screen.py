@@ -1,12 +1,8 @@
 """The screen: what is shown at 80 columns, on terminals of any encoding, and after they are gone."""
 
-import fcntl
 import io
 import os
 import re
-import struct
-import termios
-import threading
 
 import pytest
 from rich.cells import cell_len
@@ -15,6 +11,7 @@ from fedsvd.recorders import ModelRecord, RoundRecord, Start, TaskRecord
 from fedsvd.recorders.lines import mix
 from fedsvd.recorders.report import write_report
 from fedsvd.recorders.screen import Screen
+from tests.ptys import Terminal
 from tests.recorders.test_recorder import LEDGER, play, rounds, start, summary
 
 MANY = tuple(f"intent number {k} of the corpus" for k in range(77))
@@ -81,34 +78,6 @@ def test_the_report_holds_all_labels_of_a_client(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert all(f"{name}: {k + 1}" in page for k, name in enumerate(MANY))
     assert "on its own machine" in page
-
-
-class Terminal:
-    """A terminal of some columns whose output is collected; it can hang up."""
-
-    def __init__(self, columns, encoding):
-        self.master, slave = os.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        self.stream = open(slave, "w", encoding=encoding)  # noqa: SIM115 -- closed by the test
-        self.told, self.over = b"", False
-        self.thread = threading.Thread(target=self._read)
-        self.thread.start()
-
-    def _read(self):
-        while True:
-            try:
-                got = os.read(self.master, 1 << 16)
-            except OSError:
-                return
-            if not got:
-                return
-            self.told += got
-
-    def text(self):
-        self.stream.close()
-        self.thread.join()
-        os.close(self.master)
-        return re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", self.told).decode(self.stream.encoding)
 
 
 @pytest.mark.parametrize(
