@@ -1,10 +1,12 @@
 """What is printed never raises, and data in it is text and nothing else."""
 
+import ast
 import errno
 import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +99,21 @@ def test_columns_are_aligned_by_what_is_shown_and_nothing_is_cut():
     assert columns([("a", "1", long), ("日本", "22", "y")], left=(0, 2)) == [
         f"a      1  {long}", "日本  22  y",
     ]  # fmt: skip
+
+
+def test_nothing_prints_but_by_this_module():
+    """Rich's consoles are given a stream of ours, and print texts that are no markup."""
+    root = Path(__file__).parents[1]
+    for path in sorted((root / "fedsvd").rglob("*.py")):
+        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
+        named = [ast.unparse(call.func) for call in calls]
+        assert "print" not in named, path
+        assert not any(name.startswith(("sys.stdout.", "sys.stderr.")) for name in named), path
+        for call, name in zip(calls, named, strict=True):
+            if name.endswith("Console"):
+                assert "self._stream" in ast.unparse(call), path
+            if name.endswith("console.print"):
+                assert ast.unparse(call.args[0]).startswith("Text("), path
 
 
 def test_printing_within_a_command_never_raises(monkeypatch):
@@ -200,6 +217,18 @@ def test_no_file_gets_the_number_of_a_standard_stream_that_is_closed(tmp_path):
             cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.getcwd()}, check=False,
         )  # fmt: skip
         assert done.returncode > 42
+
+
+@pytest.mark.parametrize("redirect", ["| head -1", "> /dev/full"])
+def test_what_goes_past_the_guard_cannot_raise_either(redirect, tmp_path):
+    (tmp_path / "past.py").write_text(
+        "from fedsvd.terminal import guarded, say\nimport os, sys\n"
+        "with guarded():\n"
+        "    for _ in range(20000):\n        say('x' * 50)\n"
+        "    print('a library that kept the stream', file=sys.__stdout__, flush=True)\n"
+        "    os.write(1, b'compiled code')\n"
+    )
+    assert command("past", redirect=redirect, cwd=tmp_path)[::2] == (0, "")
 
 
 PRINTING = [
