@@ -6,11 +6,16 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from fedsvd.privacy.plan import PrivacyPlan
+from fedsvd.adapters.build import lacks_public
+from fedsvd.privacy.plan import PrivacyPlan, noise_source
 from fedsvd.rounds.record import Start
 from fedsvd.settings import Settings
 from fedsvd.terminal import Output, columns, plain
 
+GRADIENTS = {
+    "hooks": "of each example by hooks, found right for this model",
+    "loop": "of each example alone, one at a time",
+}
 FEW = 20  # clients that get a line each
 
 
@@ -26,9 +31,15 @@ def header(start: Start) -> list[str]:
         ("strategy", settings.strategy.target),
         ("trains", f"{model.trained:,} of {model.parameters:,} parameters"),
         ("privacy", _budget(plan)),
+        *([("noise", noise_source(plan))] if plan.private else []),
+        *([("gradients", GRADIENTS[plan.gradients])] if plan.gradients else []),
         ("runs on", f"{model.device}, {model.precision}"
                     f"{' (auto)' if settings.training.precision == 'auto' else ''}"),
     ]  # fmt: skip
+    if lacks_public(settings):
+        seen = min(settings.adapter.calibration, task.validation)
+        told = "texts of validation, which stand for public ones (data.public=0)"
+        facts.append(("starts from", f"{seen} {told}: its accuracy is not of unseen texts"))
     return columns([(name, plain(fact)) for name, fact in facts], left=(0, 1))
 
 
@@ -149,6 +160,7 @@ def ending(told: Mapping[str, Any], folder: Path) -> list[str]:
         ("validation accuracy", f"{told['accuracy']:.4f}  (best {told['best_accuracy']:.4f})"),
         ("test accuracy", _number(told["test_accuracy"], ".4f")),
         ("epsilon spent", _spent(told)),
+        *_published(told),
         ("sent up / down", f"{_size(told['bytes_up'])} / {_size(told['bytes_down'])}"),
         ("time", clock(told["seconds"])),
         ("state digest", told["state_digest"][:16]),
@@ -167,6 +179,14 @@ def _spent(summary: Mapping[str, Any]) -> str:
     target = f" of {summary['epsilon_target']:g}" if summary["epsilon_target"] is not None else ""
     spent = f"{summary['epsilon_max']:.4f}{target}"
     return f"{spent} at delta {summary['delta']:g} (largest of any client)"
+
+
+def _published(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the line of the second figure, with what it assumes; none without privacy."""
+    if summary["epsilon_max"] is None or "epsilon_published" not in summary:
+        return []
+    figure, assumed = summary["epsilon_published"], summary["epsilon_published_assumed"]
+    return [("epsilon, published", f"{_number(figure, '.4f')}  ({assumed})")]
 
 
 def _size(count: int) -> str:
