@@ -141,7 +141,8 @@ def odd(tmp_path_factory):
     lines = [line[:-1] + names[i % 4] for i, line in enumerate(lines)]
     data.write_text("\n".join([head, *lines]), encoding="utf-8")
     quoted = [f"{k}='{v}'" if str(folder) in v else g for g in given for k, v in [g.split("=", 1)]]
-    return folder, quoted
+    declared = ",".join(f"'{name}'" for name in names)
+    return folder, [*quoted, f"data.labels=[{declared}]"]
 
 
 def command(module, *arguments, encoding="utf-8", redirect="", cwd):
