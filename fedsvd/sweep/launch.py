@@ -20,7 +20,7 @@ from fedsvd.errors import InputError, TrialsFailed, one_of, wrong
 from fedsvd.settings import EngineSettings, Settings
 from fedsvd.settings.checks import at_least
 from fedsvd.sweep.progress import Progress, State, Trial
-from fedsvd.sweep.trial import SUMMARY, Order, Outcome, run_trial, set_aside
+from fedsvd.sweep.trial import LOG, SUMMARY, Order, Outcome, run_trial, set_aside
 from fedsvd.terminal import say
 from fedsvd.waiting import Notice
 
@@ -134,6 +134,7 @@ def _run_all(trials: Sequence[Trial], options: Options) -> None:
     try:
         most = _most(waiting, options)
         notice = Notice()
+        before: list[Any] = []
         with Progress(trials) as progress:
             while waiting or references:
                 while waiting and len(references) < most:
@@ -141,9 +142,11 @@ def _run_all(trials: Sequence[Trial], options: Options) -> None:
                     references[_submit(trial, options)] = trial
                 progress.update()
                 done = first_ready(list(references))
-                if done or any(t.state is State.RUNNING for t in references.values()):
+                stands = [(t.state, t.latest.get("round")) for t in trials]
+                if done or stands != before:
                     notice.restart()
-                notice.look(lambda: f"the first trial to start; {free()}")
+                before = stands
+                notice.look(lambda: _awaited(trials))
                 for reference in done:
                     trial = references.pop(reference)
                     if not _settle(trial, reference, options.retries):
@@ -154,6 +157,15 @@ def _run_all(trials: Sequence[Trial], options: Options) -> None:
             ray.cancel(reference, force=True)
         if started:
             ray.shutdown()
+
+
+def _awaited(trials: Sequence[Trial]) -> str:
+    """Return what a sweep waits for, as a phrase."""
+    running = [t.number for t in trials if t.state is State.RUNNING]
+    if not running:
+        return f"a trial to start; {free()}"
+    told = ", ".join(map(str, running))
+    return f"a round of trials {told}, whose {LOG} tells more; {free()}"
 
 
 def _cpus(settings: Settings, options: Options) -> float:

@@ -19,8 +19,10 @@ from fedsvd.engines.slices import first_ready, free, value_of
 from fedsvd.errors import InputError
 from fedsvd.run import main
 from fedsvd.settings import EngineSettings
+from fedsvd.sweep.launch import _awaited
+from fedsvd.sweep.progress import State, Trial
 from tests.clusters import two_nodes
-from tests.conftest import TINY
+from tests.conftest import TINY, compose_settings
 from tests.engines.apps import adding_app, sleeping_app
 from tests.engines.test_ray import messages
 
@@ -157,8 +159,15 @@ def test_a_sweep_whose_cluster_is_taken_says_so_and_hears_a_signal(
     monkeypatch.setattr(waiting, "complain", lambda text: (heard.append(text), real(text)))
     later((0, when_told))
     assert main(["-m", "hydra/launcher=ray", "hydra.sweep.dir=s", *TINY, "seed=0,1"]) == 130
-    assert "for the first trial to start; 0 of 2 CPUs of the Ray cluster free" in heard[0]
-    assert "for the first trial" in capfd.readouterr().err
+    assert "for a trial to start; 0 of 2 CPUs of the Ray cluster free" in heard[0]
+    assert "for a trial to start" in capfd.readouterr().err
+
+
+def test_a_sweep_says_which_trials_it_waits_for(cluster, tmp_path):
+    told = [Trial(k, tmp_path, {}, [], compose_settings("rounds=2")) for k in range(3)]
+    assert _awaited(told).startswith("a trial to start; ")
+    told[0].state = told[2].state = State.RUNNING
+    assert _awaited(told).startswith("a round of trials 0, 2, whose trial.log tells more; ")
 
 
 @ray.remote(num_cpus=0)
