@@ -1,11 +1,13 @@
 """Waits on a real cluster: a signal ends them, and they say what they wait for."""
 
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +60,13 @@ def taken(cluster):
 
     yield leave
     leave()
+
+
+def test_nothing_waits_for_ray_but_in_slices():
+    root = Path(__file__).parents[2] / "fedsvd"
+    for path in sorted(root.rglob("*.py")):
+        found = set(re.findall(r"\bray\.(?:get|wait)\(", path.read_text()))
+        assert not found or path.name == "slices.py", path
 
 
 def later(*steps):
