@@ -4,7 +4,6 @@ import contextlib
 import logging
 import re
 import shlex
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from fedsvd.config import from_config
 from fedsvd.errors import InputError, RunError
 from fedsvd.files import private_folder
 from fedsvd.rounds.journal import NAME
+from fedsvd.terminal import complain, say
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy as FlowerStrategy
@@ -36,6 +36,8 @@ def execute(
         composed, resume = _composed(config, folder, overrides)
         settings = from_config(composed)
         check_folder(folder, resume)
+        if not (folder / "summary.json").exists():  # what follows may take long to say anything
+            say(f"loading task {settings.data.name} and model {settings.model.name}")
         quiet()
         from fedsvd.checkpoints.resume import begin, finished, open_run
         from fedsvd.experiment import prepare, train
@@ -45,7 +47,7 @@ def execute(
         settings, until, saved = open_run(folder, settings, resume is not None)
         done = finished(folder, until) if saved else None
         if done is not None:
-            print(f"{folder}: is finished, after {done['rounds_completed']} rounds")
+            say(f"{folder}: is finished, after {done['rounds_completed']} rounds")
             return done
         run = prepare(settings, _strategy(settings, overrides), grid)
         run.rounds = until
@@ -70,10 +72,9 @@ def _close(folder: Path) -> None:
     if all(n == "trial.log" or n.startswith("unfinished-") for n in names):
         private_folder(folder)
     elif not names & {*FILES, NAME} and folder.stat().st_mode & 0o077:
-        print(
+        complain(
             f"warning: {folder}: holds other things and stays open to others, with what this run "
-            "tells of private data; checkpoints/ alone is closed (docs/data_privacy.md)",
-            file=sys.stderr,
+            "tells of private data; checkpoints/ alone is closed (docs/data_privacy.md)"
         )
 
 

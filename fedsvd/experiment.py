@@ -33,6 +33,10 @@ from fedsvd.strategies.base import Strategy
 
 def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = None) -> Run:
     """Build data, plan, model, ledger and, if none is given, grid; what can be refused is here."""
+    if grid is None and settings.engine.name == "ray":
+        from fedsvd.engines.cluster import check_engine  # Ray is slow to import
+
+        check_engine(settings.engine)
     worker = get_worker(settings)
     grid = grid or make_grid(settings, worker)
     if isinstance(strategy, Strategy):

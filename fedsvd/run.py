@@ -19,6 +19,7 @@ from fedsvd.checkpoints.resuming import with_run_folder
 from fedsvd.composing import config_folder, explain
 from fedsvd.errors import InputError, RunError, TrialsFailed
 from fedsvd.execute import execute, quiet
+from fedsvd.terminal import complain, guarded, one_line, say
 
 __all__ = ["config_folder", "execute", "explain", "main"]
 
@@ -29,25 +30,35 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with guarded():
+        return _told(sys.argv[1:] if arguments is None else arguments)
+
+
+def _told(arguments: list[str]) -> int:
+    """Run the command line, tell what ended it, and return the exit status."""
     debug = os.environ.get("FEDSVD_DEBUG") == "1"
     try:
         with interrupt.listening():
-            return _main(sys.argv[1:] if arguments is None else arguments, debug)
+            return _main(arguments, debug)
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _error(error)
         if debug:
             raise
         return 2 if isinstance(error, InputError) else 1
     except interrupt.Interrupted as stop:
-        print(stop, file=sys.stderr)
+        complain(str(stop))
         return stop.status
     except Exception as error:
         if debug:
             raise
-        text = " ".join(str(error).split())[:300]
+        text = one_line(str(error))[:300]
         told = f"{type(error).__name__}: {text} (FEDSVD_DEBUG=1 shows where)"
-        print(f"error: a failure of this software: {told}", file=sys.stderr)
+        complain(f"error: a failure of this software: {told}")
         return 1
+
+
+def _error(error: Exception) -> None:
+    complain(f"error: {one_line(str(error))}")
 
 
 def _main(arguments: list[str], debug: bool) -> int:
@@ -59,7 +70,7 @@ def _main(arguments: list[str], debug: bool) -> int:
         from fedsvd.listing import listing
 
         quiet()
-        print(listing(config_folder()))
+        say(listing(config_folder()))
         return 0
     sys.argv = [sys.argv[0], *with_run_folder(arguments)]
     sys.path.insert(0, os.getcwd())  # so that strategy._target_=my_lab.MyStrategy finds my_lab.py
@@ -81,10 +92,10 @@ def _main(arguments: list[str], debug: bool) -> int:
     except InputError as error:  # of the launcher, about the sweep
         refused.append(error)
     except TrialsFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")  # a line for each trial that failed
         return error.status
     for refusal in refused[:-1]:
-        print(f"error: {refusal}", file=sys.stderr)
+        _error(refusal)
     if refused:
         raise refused[-1]
     return 0

@@ -15,7 +15,8 @@ ORDER = (
     "fedsvd.data", "fedsvd.factors", "fedsvd.composing", "fedsvd.config", "fedsvd.settings",
     "fedsvd.lowrank",
     "fedsvd.records", "fedsvd.randomness", "fedsvd.pages", "fedsvd.threads", "fedsvd.files",
-    "fedsvd.plugins", "fedsvd.interrupt", "fedsvd.errors", "fedsvd.version",
+    "fedsvd.plugins", "fedsvd.interrupt", "fedsvd.waiting", "fedsvd.terminal", "fedsvd.errors",
+    "fedsvd.version",
 )  # fmt: skip
 
 Graph = Mapping[str, set[str]]

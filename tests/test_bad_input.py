@@ -17,7 +17,7 @@ from fedsvd.experiment import prepare
 from fedsvd.exports.load import load
 from fedsvd.models.backbone import load_backbone, load_tokenizer
 from fedsvd.run import config_folder, main
-from fedsvd.settings import DataSettings, ModelSettings, StrategySettings
+from fedsvd.settings import DataSettings, EngineSettings, ModelSettings, StrategySettings
 from fedsvd.strategies.build import build_strategy
 from tests.conftest import compose_settings
 from tests.tiny import make_inputs
@@ -334,6 +334,36 @@ def test_commands(arguments, message, tmp_path, monkeypatch, capfd):
     assert list(tmp_path.iterdir()) == []
 
 
+CLUSTERS = [
+    ({"address": "foo"}, {}, "engine.address: 'foo' is not allowed; it must be host:port"),
+    ({"address": "host:99999"}, {}, "engine.address: 'host:99999' is not allowed"),
+    ({"address": "http://host:80"}, {}, "engine.address: 'http://host:80' is not allowed"),
+    ({"address": "127.0.0.1:1"}, {}, "engine.address: '127.0.0.1:1' cannot be joined: "),
+    ({"address": "ray://127.0.0.1:1"}, {}, "engine.address: 'ray://127.0.0.1:1' cannot be"),
+    ({}, {"RAY_ADDRESS": "127.0.0.1:1"}, "RAY_ADDRESS: '127.0.0.1:1' cannot be joined: "),
+    ({}, {"RAY_ADDRESS": "x y"}, "RAY_ADDRESS: 'x y' is not allowed"),
+    ({}, {"TMPDIR": "/tmp/" + "x" * 100}, "TMPDIR: '/tmp/xxx"),
+    ({}, {"RAY_TMPDIR": "/" + "é" * 40}, "RAY_TMPDIR: '/ééé"),
+]
+
+
+@pytest.mark.parametrize(("engine", "variables", "message"), CLUSTERS, ids=lambda v: str(v)[:40])
+def test_clusters(engine, variables, message, monkeypatch):
+    import ray
+
+    from fedsvd.engines.cluster import check_engine
+
+    ray.shutdown()
+    for name in ("RAY_ADDRESS", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError) as caught:
+        check_engine(EngineSettings("ray", **engine))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_failure_of_ours_is_one_line_without_a_traceback(monkeypatch, capfd):
     monkeypatch.setattr("sys.argv", ["fedsvd"])
 
@@ -352,5 +382,5 @@ def test_a_failure_of_ours_is_one_line_without_a_traceback(monkeypatch, capfd):
 
 
 def test_the_corpus_is_large():
-    corpus = (SETTINGS, CSV, JSONL, FOLDERS, STRATEGIES, MODELS, RUNS, COMMANDS)
+    corpus = (SETTINGS, CSV, JSONL, FOLDERS, STRATEGIES, MODELS, RUNS, COMMANDS, CLUSTERS)
     assert sum(map(len, corpus)) + 7 >= 100

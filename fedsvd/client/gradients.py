@@ -6,7 +6,6 @@ up, so a model that nobody has tried is treated as one that everybody knows.
 """
 
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +27,7 @@ from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import PrivacyPlan
 from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.settings import Settings
+from fedsvd.terminal import complain
 
 SEED = 0  # the same question whatever a run's seed
 LENGTHS = (3, 7, 13, 5)  # of random texts, before one of the longest that is allowed
@@ -81,10 +81,9 @@ def settle(worker: Worker) -> None:
                 "privacy.gradients", "hooks",
                 f"'loop' or 'auto' with {worker.settings.model.name}: {wrongly.told} in hooks",
             )  # fmt: skip
-        print(
+        complain(
             f"privacy.gradients=auto: examples are taken one at a time (loop), as hooks are wrong "
-            f"for {worker.settings.model.name}: {wrongly.told}",
-            file=sys.stderr,
+            f"for {worker.settings.model.name}: {wrongly.told}"
         )
     if chosen == "loop" and worker.hooks is not None:
         worker.hooks.cleanup()

@@ -1,6 +1,5 @@
 """What a process keeps to serve clients: built once, used for every client and round."""
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +30,7 @@ from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import PrivacyPlan, make_plan
 from fedsvd.settings import Settings
 from fedsvd.settings.model import FIXED_HEADS
+from fedsvd.terminal import complain
 from fedsvd.threads import one_thread
 
 
@@ -209,8 +209,10 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
     parts = [np.empty(0, dtype=np.int64)] * number
     if given.holder is not None:
         if task.strangers:  # told here alone, to the owner
-            print(f"warning: {task.source}: {task.strangers} rows have labels that are not among "
-                  f"data.labels and are left out", file=sys.stderr)  # fmt: skip
+            complain(
+                f"warning: {task.source}: {task.strangers} rows have labels that are not among "
+                f"data.labels and are left out"
+            )
         # Under privacy a refusal would tell the server of the number of examples.
         if len(task.train) < given.min_examples and not private:
             raise wrong("partition.min_examples", given.min_examples, f"at most {len(task.train)}")
