@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 import shlex
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -74,12 +75,15 @@ def _strategy(settings: "Settings", overrides: Sequence[str]) -> "FlowerStrategy
     from fedsvd.composing import config_folder
     from fedsvd.strategies.build import build_strategy
     from fedsvd.strategies.pairs import check_pair
+    from fedsvd.strategies.stock import notes
     from fedsvd.strategies.use import check_use
 
     given = [m[1] for o in overrides if (m := re.match(r"\+*strategy\.(\w+)=", o))]
     strategy = build_strategy(settings.strategy, given)
     check_use(settings, strategy)
     check_pair(settings, strategy, config_folder())
+    for note in notes(settings, strategy):
+        print(f"warning: {note}", file=sys.stderr)
     return strategy
 
 

@@ -17,6 +17,7 @@ from fedsvd.client.training import LocalResult, train_locally
 from fedsvd.client.worker import Worker, get_worker
 from fedsvd.errors import InputError
 from fedsvd.factors import factors_of
+from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
 from fedsvd.lowrank.ranks import truncate
 from fedsvd.privacy.dpsgd import StepReport
@@ -27,8 +28,10 @@ from fedsvd.records import (
     ATTEMPT,
     CONFIG,
     FAILED,
+    LOSS,
     METRICS,
     REPORT,
+    SENDS_LOSS,
     WEIGHT,
     arrays_of,
     from_record,
@@ -70,6 +73,9 @@ def make_client_app(settings: Settings) -> ClientApp:
         rank = rank_in_round(config, settings.clients.ranks, client)
         if rank is not None:
             start = truncate(start, rank)
+        metrics = MetricRecord({WEIGHT: _weight(worker, client)})
+        if config.get(SENDS_LOSS):
+            metrics[LOSS] = _loss(worker, client, start)
         steps: list[StepReport] = []
         attempt = int(config.get(ATTEMPT, 0))  # type: ignore[arg-type]
         try:
@@ -95,7 +101,7 @@ def make_client_app(settings: Settings) -> ClientApp:
         content = RecordDict(
             {
                 ARRAYS: to_record(sent),
-                METRICS: MetricRecord({WEIGHT: _weight(worker, client)}),
+                METRICS: metrics,
                 REPORT: ConfigRecord(_report(worker, client, result)),
             }
         )
@@ -129,6 +135,13 @@ def _weight(worker: Worker, client: int) -> float:
     if weighting(worker.settings) == "examples":
         return float(len(worker.parts[client]))
     return 1.0
+
+
+def _loss(worker: Worker, client: int, start: AdapterState) -> float:
+    """Return the mean loss of a client's examples at the state it was sent; never under privacy."""
+    if worker.plan.private:
+        raise PermissionError("a client's loss is outside the guarantee")
+    return worker.evaluate(start, worker.parts[client])["loss"]
 
 
 def _report(worker: Worker, client: int, result: LocalResult) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from fedsvd.rounds.participation import draw
 from fedsvd.rounds.replies import Received, receive
 from fedsvd.rounds.run import Run
 from fedsvd.strategies.base import Strategy
+from fedsvd.strategies.stock import stock_of
 
 
 def one_round(run: Run, number: int) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def _attempt(run: Run, number: int) -> dict[str, Any]:
             return metrics
         entry = entered(run, number, drawn)
 
-    config = ConfigRecord({records.ATTEMPT: run.attempt} if run.attempt else {})
+    config = _orders(run)
     messages = _messages(run, number, drawn, config)
     asked = sorted(m.metadata.dst_node_id for m in messages)
     wanted = _asked_for(run, config)
@@ -84,6 +85,22 @@ def _attempt(run: Run, number: int) -> dict[str, Any]:
     _aggregate(run, number, got, wanted, metrics)
     metrics["train_seconds"] = time.perf_counter() - began
     return metrics
+
+
+def _orders(run: Run) -> ConfigRecord:
+    """Return what clients are told beside what the strategy adds."""
+    config = ConfigRecord({records.ATTEMPT: run.attempt} if run.attempt else {})
+    if records.LOSS in (_metrics(run) or ()):
+        config[records.SENDS_LOSS] = True
+    return config
+
+
+def _metrics(run: Run) -> tuple[str, ...] | None:
+    """Return what a strategy of Flower's looks for beside arrays; None where ours does not mind."""
+    stock = stock_of(type(run.strategy))
+    if stock is None:
+        return None
+    return (records.WEIGHT, records.LOSS) if stock.losses else (records.WEIGHT,)
 
 
 def _messages(run: Run, number: int, drawn: list[int], config: ConfigRecord) -> list[Message]:
@@ -110,7 +127,7 @@ def _ask(
     sent = [m for m in messages if str(m.metadata.dst_node_id) not in known]
     replies = list(run.grid.send_and_receive(sent))
     replies = on_the_way(settings, replies, entry.round, entry.attempt)
-    got = receive(sent, replies, wanted, settings.training.local_steps)
+    got = receive(sent, replies, wanted, settings.training.local_steps, _metrics(run))
     got.failed.update({int(k): why for k, why in known.items()})
     taken = entry.taken or {}
     got.steps.update({int(k): taken[k] for k in known if k in taken})

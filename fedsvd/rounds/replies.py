@@ -1,6 +1,6 @@
 """Which of a round's replies count: the state depends on the set of valid ones and nothing else."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,13 +31,15 @@ def receive(
     replies: Iterable[Message],
     wanted: Callable[[int], Mapping[str, Tensor]],
     most: int,
+    metrics: Collection[str] | None = None,
 ) -> Received:
     """Sort out the replies to a round's messages, in whatever order and number they came.
 
     `wanted(client)` are the tensors that a client must send. Ignored are replies from nodes that were
     not asked and replies to other messages than this round's. One reply delivered twice counts once;
     two different ones from a client tell nothing, and it is left out, as is one whose reply
-    `records.fault` finds wrong. A number of steps outside 0..`most` is not believed.
+    `records.fault` finds wrong, with these `metrics`. A number of steps outside 0..`most` is not
+    believed.
     """
     asked = {m.metadata.dst_node_id: m.metadata.message_id for m in messages}
     answers: dict[int, list[Message]] = {client: [] for client in sorted(asked)}
@@ -60,7 +62,7 @@ def receive(
             if len(given) > 1:
                 found.ignored[client] = f"sent its reply {len(given)} times"
             _take(found, client, given[0], most)
-            why = records.fault(given[0], wanted(client))
+            why = records.fault(given[0], wanted(client), metrics)
         if why is None:
             found.good.append(given[0])
         else:
