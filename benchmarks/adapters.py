@@ -25,6 +25,7 @@ from fedsvd.data.sources import package_file
 from fedsvd.models.classifier import Classifier
 from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.privacy.dpsgd import attach_hooks, dp_step, make_optimizer
+from fedsvd.randomness import Purpose, numpy_stream
 from fedsvd.records import record_bytes, to_record
 from fedsvd.settings import AdapterSettings
 
@@ -123,7 +124,7 @@ def step_of(variant: str) -> Callable[[], object]:
     parameters = list(model.trainable().values())
     optimizer = make_optimizer(
         torch.optim.SGD(parameters, lr=1e-6), noise_multiplier=1.0, clip_norm=0.5,
-        expected_batch=64.0, generator=torch.Generator().manual_seed(0),
+        expected_batch=64.0, generator=numpy_stream(0, Purpose.NOISE),
     )  # fmt: skip
     attach_hooks(model)
     if model.penalty is not None:

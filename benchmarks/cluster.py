@@ -74,9 +74,9 @@ def memory(folder: Path) -> None:
     peaks = {}
     for clients in (10, 10000):
         told = command(
-            "data=folder", f"data.path={texts}", "data.public_size=20000", "partition=iid",
-            "partition.min_examples=1", f"clients.number={clients}", "clients.per_round=10",
-            "model.head_init=zeros", "rounds=3", "training.local_steps=1",
+            "data=folder", f"data.path={texts}", "data.labels=['0','1']", "data.public_size=20000",
+            "partition=iid", "partition.min_examples=0", f"clients.number={clients}",
+            "clients.per_round=10", "model.head_init=zeros", "rounds=3", "training.local_steps=1",
             "training.batch_size=2", "privacy.accountant=rdp",
             f"hydra.run.dir={folder / str(clients)}", probe=True,
         )  # fmt: skip

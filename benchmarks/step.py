@@ -2,7 +2,8 @@
 
 Default: the default model, 64 sentences padded to 32 tokens. --roberta: RoBERTa-large's shape with
 random weights, 128 x 128 tokens (for a GPU). Baseline: the plain step of the same precision, with
-the same factors training and no hooks. Also Opacus's ghost clipping, which runs two backward passes.
+the same factors training and no hooks. Also Opacus's ghost clipping, which runs two backward passes;
+and the noise alone, for B of 48 layers of 1024 x 8, beside PyTorch's float32 normals.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from fedsvd.data.sources import package_file
 from fedsvd.models.classifier import Classifier
 from fedsvd.models.heads import random_head
 from fedsvd.privacy.dpsgd import attach_hooks, dp_step, make_optimizer
+from fedsvd.privacy.noise import noised
+from fedsvd.randomness import Purpose, numpy_stream
 from fedsvd.settings import AdapterSettings
 
 
@@ -69,16 +72,20 @@ def step_of(kind: str, roberta: bool, precision: str) -> Callable[[], object]:
             sgd.step()
 
         return plain
-    generator = torch.Generator(device).manual_seed(0)
     if kind == "hooks":
         attach_hooks(model)
         optimizer = make_optimizer(
-            sgd, noise_multiplier=1.0, clip_norm=0.5, expected_batch=float(n), generator=generator
+            sgd,
+            noise_multiplier=1.0,
+            clip_norm=0.5,
+            expected_batch=float(n),
+            generator=numpy_stream(0, Purpose.NOISE),
         )
         return lambda: dp_step(optimizer, [None], losses)
     wrapped = GradSampleModuleFastGradientClipping(
         model, max_grad_norm=0.5, use_ghost_clipping=True, strict=False
     )
+    generator = torch.Generator(device).manual_seed(0)
     ghost = DPOptimizerFastGradientClipping(
         sgd, noise_multiplier=1.0, max_grad_norm=0.5, expected_batch_size=n, generator=generator
     )
@@ -90,6 +97,20 @@ def step_of(kind: str, roberta: bool, precision: str) -> Callable[[], object]:
         ghost.step()
 
     return ghost_step
+
+
+def noise_variants() -> dict[str, Callable[[], object]]:
+    """The noise of one step at RoBERTa-large's size, and what PyTorch's own would take."""
+    device, stream = choose_device("auto"), numpy_stream(0, Purpose.NOISE)
+    sums = [torch.zeros(1024, 8, device=device) for _ in range(48)]
+    generator = torch.Generator(device).manual_seed(0)
+    return {
+        "PyTorch's float32 normals": lambda: [
+            s + torch.empty_like(s).normal_(0.0, 0.7, generator=generator) for s in sums
+        ],
+        "noise from a stream": lambda: noised(sums, 0.7, stream),
+        "noise from the system": lambda: noised(sums, 0.7, None),
+    }
 
 
 def main() -> None:
@@ -118,6 +139,8 @@ def main() -> None:
         ratio = seconds[f"hooks {precision}"] / seconds[f"plain {precision}"]
         print(f"DP over plain, {precision}: {ratio:.3f}")
     print(f"bf16 over fp32, DP: {seconds['hooks bf16'] / seconds['hooks fp32']:.3f}")
+    noise = interleaved(noise_variants(), 5 * arguments.repeats)
+    table("Noise of a step, 48 x 1024 x 8", noise, "PyTorch's float32 normals")
     if torch.cuda.is_available():
         print(f"peak CUDA memory: {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
 

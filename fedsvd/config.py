@@ -22,7 +22,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
         raise wrong("strategy._target_", target, "the import path of a class, as package.Class")
     sections["strategy"] = {"target": target, "options": strategy}
     sections["adapter"] = _adapter(sections.get("adapter"))
-    return _build(Settings, sections, "")
+    return build(Settings, sections, "")
 
 
 def _adapter(given: Any) -> Any:
@@ -40,7 +40,7 @@ def _adapter(given: Any) -> Any:
     return {**adapter, "target": target, "options": options}
 
 
-def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
+def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
     """Return dataclass `cls` from `values`, checking names and types on the way."""
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
@@ -56,7 +56,7 @@ def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, Mapping):
                 raise wrong(f"{prefix}{name}", value, "a group of settings")
-            checked[name] = _build(kind, value, f"{prefix}{name}.")  # type: ignore[arg-type]
+            checked[name] = build(kind, value, f"{prefix}{name}.")  # type: ignore[arg-type]
         else:
             checked[name] = _convert(f"{prefix}{name}", value, kind)
     return cls(**checked)

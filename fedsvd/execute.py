@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsvd import interrupt
-from fedsvd.checkpoints.resuming import AUTO, check_folder, continued
+from fedsvd.checkpoints.resuming import AUTO, FILES, check_folder, continued
 from fedsvd.config import from_config
 from fedsvd.errors import InputError, RunError
+from fedsvd.files import private_folder
+from fedsvd.rounds.journal import NAME
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy as FlowerStrategy
@@ -47,6 +49,8 @@ def execute(
             return done
         run = prepare(settings, _strategy(settings, overrides), grid)
         run.rounds = until
+        if settings.privacy.unit != "none":
+            _close(folder)
         resumed = begin(run, folder)
         screen = Screen(folder)
         recorder = make_recorder(settings.recorder.name, folder, _yaml(composed), screen, resumed)
@@ -54,6 +58,23 @@ def execute(
         for part in (run.grid, run.journal, screen):  # the last one is closed first
             closing.callback(part.close)
         return train(run, recorder, folder, resumed)
+
+
+def _close(folder: Path) -> None:
+    """Keep others out of the folder of a private run, before anything of it is there.
+
+    Losses, counts, label mixes and who took part are in what a run writes. A run that goes on leaves
+    its folder as it is; a folder that holds other things is not closed, and that is said.
+    """
+    names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    if all(n == "trial.log" or n.startswith("unfinished-") for n in names):
+        private_folder(folder)
+    elif not names & {*FILES, NAME} and folder.stat().st_mode & 0o077:
+        print(
+            f"warning: {folder}: holds other things and stays open to others, with what this run "
+            "tells of private data; checkpoints/ alone is closed (docs/data_privacy.md)",
+            file=sys.stderr,
+        )
 
 
 def _composed(config: Any, folder: Path, overrides: list[str]) -> tuple[dict[str, Any], str | None]:

@@ -57,7 +57,7 @@ def make_grid(settings: Settings, worker: Worker) -> Engine:
         return InlineGrid(app, settings.clients.number, deadline)
     from fedsvd.engines.ray import RayGrid, worker_settings  # Ray is slow to import
 
-    told = worker_settings(settings, factors_of(settings))
+    told = worker_settings(settings, factors_of(settings), worker.plan.gradients)
     costs = [c.sample_rate * c.examples for c in worker.plan.clients]
     make, deadline = partial(make_client_app, told), settings.faults.deadline
     return RayGrid(make, settings.clients.number, settings.engine, costs, deadline)
@@ -93,7 +93,7 @@ def train(
         interrupt.training(False)
     charge(run, list(run.journal.open.values()))
     summary = summarise(run)
-    export(run.worker, run.state, folder)
+    export(run.worker, run.state, folder, summary)
     recorder.finish(describe_end(run, summary))
     return summary
 

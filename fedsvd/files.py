@@ -9,17 +9,21 @@ from typing import Any
 
 from fedsvd.errors import StorageError
 
+OPEN, CLOSED = 0o666, 0o600  # modes of files, less the process's mask: for all, for their owner
 
-def write_bytes(path: Path, data: bytes) -> None:
+
+def write_bytes(path: Path, data: bytes, mode: int = OPEN) -> None:
     """Write a file aside, fsync it, move it into place, fsync its folder.
 
-    A reader sees the old file or the new one. Raises StorageError, and leaves the old one, if the
-    disk is full or the folder cannot be written.
+    A reader sees the old file or the new one. The file has its mode from its first byte on, also
+    aside. Raises StorageError, and leaves the old one, if the disk is full or the folder cannot be
+    written.
     """
     aside = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
+        aside.unlink(missing_ok=True)  # what a killed process left would keep its mode
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -29,6 +33,15 @@ def write_bytes(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         raise unwritable(path, error) from error
+
+
+def private_folder(folder: Path) -> None:
+    """Make a folder that its owner alone can enter, or close the one that is there; StorageError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -60,7 +73,7 @@ def link(source: Path, path: Path) -> None:
         os.replace(aside, path)
         aside.unlink(missing_ok=True)  # a rename onto the same file does nothing
     except OSError:
-        write_bytes(path, source.read_bytes())
+        write_bytes(path, source.read_bytes(), source.stat().st_mode & 0o777)
 
 
 def unwritable(path: Path, error: OSError) -> StorageError:

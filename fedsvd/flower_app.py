@@ -2,49 +2,47 @@
 
     flwr run . --run-config 'overrides="+experiment=quickstart rounds=2"'
 
-`overrides` are those of `python -m fedsvd.run`. A node's own `overrides` (`--node-config`) come
-after them, so that whoever runs a node has the last word on what it does: where its data is, how
-much it adds of noise. See docs/deployment.md.
+`overrides` are those of `python -m fedsvd.run`; `server` holds further ones that only the server
+follows, such as where its data are. On a node of a deployment the policy of its owner decides what of
+them it follows (fedsvd/node/). See docs/deployment.md.
 """
 
 import functools
 import os
-import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from fedsvd.client.app import make_client_app
-from fedsvd.client.worker import get_worker
 from fedsvd.composing import compose
 from fedsvd.config import from_config
 from fedsvd.engines.flower import CLIENT, FlowerGrid
 from fedsvd.errors import InputError
 from fedsvd.execute import execute
+from fedsvd.node import app as node
+from fedsvd.node.proposal import OPEN, changed, overrides_in, plain
+from fedsvd.node.serve import pinned_clientapp
 from fedsvd.records import CONFIG
 from fedsvd.settings import Settings
 
-ROUNDS = "rounds-taken"  # in a node's state: how often it has trained in this run
-
 server_app = ServerApp()
-client_app = ClientApp()
+client_app = node.NodeApp()
 
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the configured rounds on the nodes of `grid`; the run folder is the server's."""
-    given = _overrides(context.run_config)
+    given = overrides_in(context.run_config)
     folder = str(context.run_config.get("folder", "")) or f"outputs/flower/{context.run_id}"
-    config = compose(given)
+    more = overrides_in(context.run_config, "server")
+    config = compose([*given, *more])
+    check_server_only(compose(given), config)
+    given += more
     settings = from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     patience = float(context.run_config.get("patience", 300.0))
     timeout = float(context.run_config.get("timeout", 0.0)) or None
@@ -58,35 +56,36 @@ def main(grid: Grid, context: Context) -> None:
 
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train one round as fedsvd.client.app does, unless the node's bound on rounds is reached."""
-    settings = settings_of(context)
-    if settings.partition.name == "own":
-        _count(settings, context)
-    return make_client_app(settings)(message, context)
+    """Train one round as fedsvd.client.app does; on a node, within its policy and its budget."""
+    if not node.simulates(context):
+        return node.train(message, context)
+    return make_client_app(simulated(context))(message, context)
 
 
 @client_app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the node's own model."""
-    return make_client_app(settings_of(context))(message, context)
+    """Evaluate the client's own model; on a node, only if its policy lets that out."""
+    if not node.simulates(context):
+        return node.evaluate(message, context)
+    return make_client_app(simulated(context))(message, context)
 
 
 @client_app.query()
 def query(message: Message, context: Context) -> Message:
     """Say which client this node is."""
-    told = ConfigRecord({CLIENT: int(context.node_config["partition-id"])})
+    told = ConfigRecord({CLIENT: node.holder_of(context)})
     return Message(RecordDict({CONFIG: told}), reply_to=message)
 
 
-def settings_of(context: Context) -> Settings:
-    """Return the settings of a node: the run's overrides, then its own."""
-    settings = _settings(
-        (*_overrides(context.run_config), *_overrides(context.node_config)),
-    )
-    if settings.partition.name != "own":
-        return settings
-    holder = int(context.node_config["partition-id"])
-    return replace(settings, partition=replace(settings.partition, holder=holder))
+def simulated(context: Context) -> Settings:
+    """Return the settings of a client of Flower's simulation: those of the run."""
+    given = overrides_in(context.run_config) + overrides_in(context.run_config, "server")
+    settings = _settings(tuple(given))
+    if settings.partition.name == "own":
+        raise InputError(
+            "partition: 'own' needs a deployment; a simulation's clients share one disk"
+        )
+    return settings
 
 
 @functools.lru_cache(maxsize=1)
@@ -95,18 +94,19 @@ def _settings(given: tuple[str, ...]) -> Settings:
     return from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
 
 
-def _overrides(config: Mapping[str, Any]) -> list[str]:
-    return shlex.split(str(config.get("overrides", "")))
+def check_server_only(config: DictConfig, whole: DictConfig) -> None:
+    """Raise InputError if what is meant for the server alone changes what its nodes work with.
 
-
-def _count(settings: Settings, context: Context) -> None:
-    """Count this round in the node's state; InputError beyond what its noise was calibrated for.
-
-    The server's ledger is not proof for a node: it keeps its own account of the bound.
+    They never see it, so both must stand in `overrides`. Where a model's files are may differ.
     """
-    kept = context.state.metric_records.get(ROUNDS)
-    taken = 0 if kept is None else int(kept["n"])  # type: ignore[arg-type]
-    bound = get_worker(settings).plan.rounds_bound
-    if settings.privacy.unit == "example" and taken >= bound:
-        raise InputError(f"this node has trained in {taken} rounds, all that its budget allows")
-    context.state.metric_records[ROUNDS] = MetricRecord({"n": taken + 1})
+    for section, key in changed(plain(config), plain(whole)):
+        place = section == "model" and key in ("name", "package", "folder", "revision")
+        if place or (section, key) == ("data", "label_texts"):
+            continue
+        if key in OPEN.get(section, frozenset()):
+            told = f"{section}.{key}" if section else key
+            raise InputError(f"server: {told} concerns the nodes too; give it in overrides")
+
+
+if __name__ == "__main__":  # what a SuperNode that `python -m fedsvd.node serve` started runs
+    pinned_clientapp(client_app)

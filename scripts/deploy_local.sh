@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # bash scripts/deploy_local.sh OUT [overrides ...]: a deployment with real processes on this machine.
 # A SuperLink and three SuperNodes over loopback with TLS; each node has a folder with its own part of the
-# default task, and nothing else; OUT is the run folder at the server. ROUNDS (default 2).
+# default task, its owner's policy and its account, and nothing else; OUT is the run folder at the server.
+# ROUNDS (default 2), EPSILON of the policies (default 1), POLICIES (0: the nodes have none, and refuse).
 set -euo pipefail
 out=$(realpath -m "${1:?OUT}")
 shift
@@ -35,7 +36,8 @@ with initialize_config_dir(str(config_folder()), version_base="1.3"):
     config = compose("config", ["partition.alpha=5", "clients.number=3", "clients.per_round=3", *limit])
 settings = from_config(OmegaConf.to_container(config, resolve=True))
 task = load_task(settings.data, 0)
-parts = partition(task.labels[task.train], 3, settings.partition, 0)
+texts = [task.texts[i] for i in task.train]
+parts = partition(texts, task.labels[task.train], 3, settings.partition, 0)
 files = {f"client{k}/train.csv": task.train[rows] for k, rows in enumerate(parts)}
 files |= {"server/validation.csv": task.validation, "server/test.csv": task.test}
 for name, rows in files.items():
@@ -54,14 +56,33 @@ wait_for "$port" "$work/superlink.log"
 nodes=("$node0" "$node1" "$node2")
 for k in 0 1 2; do
   mkdir "$work/home$k"
-  FLWR_HOME="$work/home$k" background "$work/supernode$k.log" flower-supernode \
+  # What the owner of the node allows; the account is made once and never by the node itself.
+  own="$work/owner$k"
+  mkdir -m 700 "$own"
+  (umask 077 && cat > "$own/policy.yaml") <<EOF
+id: reviews of client $k
+ledger: $own/ledger.json
+data:
+  path: $work/data/client$k
+  labels: [negative, positive]
+privacy:
+  epsilon: ${EPSILON:-1}
+  delta: 1.0e-5
+  clip_norm: 0.5
+EOF
+  python -m fedsvd.node init "$own/policy.yaml" > /dev/null
+  policy=" policy=\"$own/policy.yaml\""
+  if [ "${POLICIES:-1}" = 0 ]; then policy=; fi
+  FLWR_HOME="$work/home$k" background "$work/supernode$k.log" python -m fedsvd.node serve \
     --root-certificates "$tls/ca.crt" --superlink "127.0.0.1:$port" --port "${nodes[$k]}" \
-    --node-config "partition-id=$k num-partitions=3 overrides=\"data.path=$work/data/client$k\""
+    --node-config "partition-id=$k num-partitions=3$policy"
 done
 printf '[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:%s"\nroot-certificates = "%s"\n' \
   "$port" "$tls/ca.crt" > "$FLWR_HOME/config.toml"
 
 overrides="+experiment=dp_eps1 partition=own clients.number=3 clients.per_round=3 rounds=${ROUNDS:-2}"
-overrides+=" privacy.secure_noise=true privacy.diagnostics=false data.path=$work/data/server data.filter=null $*"
-follow here "$out" --run-config "overrides=\"$overrides\" folder=\"$out\""
+overrides+=" privacy.secure_noise=true privacy.diagnostics=false $*"
+server="data.path=$work/data/server data.filter=null"
+follow here "$out" --run-config "overrides=\"$overrides\" server=\"$server\" folder=\"$out\""
+for k in 0 1 2; do python -m fedsvd.node show "$work/owner$k/policy.yaml" | tail -1; done
 echo "run folder: $out"

@@ -9,7 +9,7 @@ ORDER = (
     "fedsvd", "fedsvd.run", "fedsvd.flower_app", "fedsvd.sweep", "fedsvd.listing",
     "fedsvd.execute", "fedsvd.experiment",
     "fedsvd.results", "fedsvd.testing", "fedsvd.recorders", "fedsvd.checkpoints", "fedsvd.exports",
-    "fedsvd.rounds", "fedsvd.strategies",
+    "fedsvd.rounds", "fedsvd.strategies", "fedsvd.node",
     "fedsvd.client", "fedsvd.models", "fedsvd.privacy", "fedsvd.adapters", "fedsvd.engines",
     "fedsvd.data", "fedsvd.factors", "fedsvd.composing", "fedsvd.config", "fedsvd.settings",
     "fedsvd.lowrank",

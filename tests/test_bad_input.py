@@ -100,7 +100,7 @@ SETTINGS = [
     ),
     ({"partition.name": "dirichlt"}, "(did you mean 'dirichlet'?)"),
     ({"partition.alpha": 0}, "partition.alpha: 0.0"),
-    ({"partition.min_examples": 0}, "partition.min_examples: 0"),
+    ({"partition.min_examples": -1}, "partition.min_examples: -1"),
     ({"data.validation": 0}, "data.validation: 0.0 is not allowed; it must be a share"),
     ({"data.test": 0.95}, "data.test: 0.95 is not allowed; it must be such that"),
     ({"data.limit": 0}, "data.limit: 0"),

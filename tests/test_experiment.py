@@ -45,9 +45,11 @@ def test_the_run_folder_and_summary(done):
     keys = {
         "strategy", "adapter", "task", "model", "seed", "rounds_completed", "accuracy", "loss",
         "best_accuracy", "epsilon_target", "epsilon_max", "delta", "bytes_up", "bytes_down",
-        "seconds", "state_digest",
+        "seconds", "state_digest", "noise_source",
     }  # fmt: skip
     assert keys <= set(told)
+    assert told["noise_source"] == "from the run's seed: repeatable, do not publish this model"
+    assert told["noise_source"] in (folder / "adapter" / "README.md").read_text()
     assert told["state_digest"] == summary["state_digest"]
     assert told["rounds_completed"] == 2
     lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -112,6 +114,7 @@ def test_bytes_are_those_of_what_the_strategy_sends(done, tmp_path):
             "privacy=client_level",
             "strategy=fedavg",
             "privacy.threat_model=trusted_server",
+            "privacy.secure_noise=true",
             "clients.participation=poisson",
             "rounds=3",
         ],

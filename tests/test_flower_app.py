@@ -2,19 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, RecordDict
 
 from fedsvd.client.worker import build_worker, deal
-from fedsvd.engines.base import claim_identity
 from fedsvd.errors import InputError
 from fedsvd.experiment import make_grid, prepare
-from fedsvd.flower_app import client_app, settings_of
+from fedsvd.flower_app import check_server_only, compose, simulated
+from fedsvd.node.app import SIMULATION, simulates
 from fedsvd.rounds.attempt import one_round
 from fedsvd.run import config_folder
 from fedsvd.strategies.build import build_strategy
@@ -26,6 +26,7 @@ OWN = [
     "partition=own", "data.filter=null", "privacy.secure_noise=true", "privacy.diagnostics=false",
     "clients.number=3", "clients.per_round=3",
 ]  # fmt: skip
+LABELS = ["data.labels=[bad,good]"]
 
 
 def test_flowers_simulation_gives_the_bits_and_the_ledger_of_one_process(tmp_path):
@@ -75,8 +76,10 @@ def test_a_node_trains_on_all_of_its_folder_and_the_server_on_nothing(folders):
     task, parts = deal(own(folders, "server"))
     assert [len(p) for p in parts] == [0, 0, 0]
     assert (len(task.validation), len(task.test)) == (6, 6)
+    few = ["partition.holder=0", "partition.min_examples=20"]
+    assert len(deal(own(folders, "client0", *few))[1][0]) == 12  # the number is nobody's business
     with pytest.raises(InputError, match=r"partition\.min_examples: 20 is not allowed"):
-        deal(own(folders, "client0", "partition.holder=0", "partition.min_examples=20"))
+        deal(own(folders, "client0", *few, "privacy=none"))
 
 
 @pytest.mark.parametrize(
@@ -107,21 +110,29 @@ def test_own_data_needs_a_deployment(folders):
         make_grid(own(folders, "server"), None)
 
 
-def test_a_node_has_the_last_word_and_keeps_its_own_count_of_rounds(folders):
-    tiny = [o for o in TINY if not o.startswith("partition")]
-    shared = " ".join([*tiny, *OWN, "data.labels=[bad,good]", "data.path=/nowhere", "rounds=1"])
-    config = {
-        "partition-id": 1,
-        "overrides": f"data.path={folders / 'client1'} privacy.epsilon=0.5",
-    }
-    context = Context(1, 99, config, RecordDict(), {"overrides": shared})
-    settings = settings_of(context)
-    assert settings.privacy.epsilon == 0.5
-    assert settings.partition.holder == 1
-    claim_identity()
-    content = RecordDict({"arrays": ArrayRecord({}), "config": ConfigRecord({"server-round": 1})})
-    reply = client_app(Message(content, 99, "train"), context)
-    assert reply.content["report"]["steps"] == 1
-    assert all(np.isfinite(a.numpy()).all() for a in reply.content["arrays"].values())
-    with pytest.raises(InputError, match="trained in 1 rounds, all that its budget allows"):
-        client_app(Message(content, 99, "train"), context)
+@pytest.mark.parametrize("key", ["seed=1", "data.labels=[good,bad]", "strategy=ffa", "rounds=2"])
+def test_what_nodes_need_too_is_not_for_the_server_alone(key):
+    given = [*OWN, "data.labels=[bad,good]"]
+    check_server_only(
+        compose(given), compose([*given, "data.path=/x", "device=cpu", "data.limit=5"])
+    )
+    name = re.escape(key.partition("=")[0].replace("strategy", "strategy._target_"))
+    with pytest.raises(InputError, match=rf"server: {name} concerns the nodes too"):
+        check_server_only(compose(given), compose([*given, key]))
+
+
+def test_a_simulation_has_no_clients_with_data_of_their_own():
+    with pytest.raises(InputError, match="needs a deployment"):
+        simulated(Context(1, 0, {}, RecordDict(), {"overrides": " ".join([*OWN, *LABELS])}))
+
+
+def test_only_the_caller_makes_a_simulation(monkeypatch):
+    """The module's name stands for Flower's actor, whose frame is on the stack in a simulation."""
+    monkeypatch.delenv("FEDSVD_NODE_POLICY", raising=False)
+    actor = {"__name__": SIMULATION}
+    exec("def call(f, *args): return f(*args)", actor)
+    told = {"overrides": "", "simulation": True}
+    context = Context(1, 0, {"partition-id": 0}, RecordDict(), told)
+    assert actor["call"](simulates, context)
+    assert not simulates(context)
+    assert not actor["call"](simulates, Context(1, 0, {"policy": "/p.yaml"}, RecordDict(), told))

@@ -23,7 +23,7 @@ def local(model, state, client, round, noise):
     hooks = attach_hooks(model)
     optimizer = make_optimizer(
         torch.optim.SGD(model.trainable().values(), lr=LR), noise_multiplier=0.0, clip_norm=CLIP,
-        expected_batch=12.0, generator=torch.Generator(),
+        expected_batch=12.0, generator=None,
     )  # fmt: skip
     for step in range(STEPS):
         dp_step(

@@ -34,10 +34,11 @@ def make_inputs(folder: Path) -> list[str]:
         lines.append(f"{' '.join(WORDS[d] for d in drawn)} {WORDS[i % 12]},{i % 2}")
     (folder / "data.csv").write_text("\n".join(lines))
     return [
-        "data=folder", f"data.path={folder / 'data.csv'}", "data.public_size=90", "model=custom",
-        f"model.name={folder / 'model'}", "adapter.rank=2", "rounds=4", "training.batch_size=4",
-        "training.local_steps=1", "training.precision=fp32", "privacy.accountant=rdp",
-        "partition=iid", "partition.min_examples=1", "engine.threads=1", "recorder.evaluate_every=2",
+        "data=folder", f"data.path={folder / 'data.csv'}", "data.labels=['0','1']",
+        "data.public_size=90", "model=custom", f"model.name={folder / 'model'}", "adapter.rank=2",
+        "rounds=4", "training.batch_size=4", "training.local_steps=1", "training.precision=fp32",
+        "privacy.accountant=rdp", "partition=iid", "partition.min_examples=1", "engine.threads=1",
+        "recorder.evaluate_every=2",
     ]  # fmt: skip
 
 

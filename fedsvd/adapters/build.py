@@ -3,9 +3,9 @@
 import inspect
 
 from fedsvd.adapters.base import Adapter
-from fedsvd.errors import InputError, one_of
+from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.plugins import find_plugin
-from fedsvd.settings import AdapterSettings
+from fedsvd.settings import AdapterSettings, Settings
 from fedsvd.settings.model import ADAPTERS
 
 
@@ -35,6 +35,26 @@ def build_adapter(settings: AdapterSettings) -> Adapter:
         return found(**options)
     except (TypeError, ValueError) as error:
         raise InputError(f"adapter: {found.__name__} refused {options}: {error}") from error
+
+
+def check_inputs(settings: Settings) -> None:
+    """Raise InputError if, under privacy, an adapter with `needs_inputs` has no public texts.
+
+    What it starts from is a function of the texts that it sees, and no noise is added to that.
+    """
+    if settings.privacy.unit != "none" and lacks_public(settings):
+        raise wrong(
+            "data.public", 0,
+            f"at least 1 with adapter {settings.adapter.label} under privacy, which looks at so many "
+            "texts that no client then holds",
+        )  # fmt: skip
+
+
+def lacks_public(settings: Settings) -> bool:
+    """Return whether the adapter looks at texts and none are public: validation's stand for them."""
+    if settings.adapter.name == "none" or settings.data.public:
+        return False
+    return build_adapter(settings.adapter).needs_inputs
 
 
 KEYS = ("rank", "alpha", "targets", "ranks", "dropout", "calibration")

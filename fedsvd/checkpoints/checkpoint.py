@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedsvd.errors import InputError
-from fedsvd.files import write_bytes
+from fedsvd.files import CLOSED, write_bytes
 from fedsvd.lowrank import AdapterState
 
 FORMAT = "fedsvd-checkpoint-1"
@@ -42,6 +42,7 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint, whole or not at all; StorageError if it cannot be written.
 
+    Its owner alone can read it: what clients keep is in it as it is, under no guarantee.
     The SHA-256 in its metadata covers every tensor's name, dtype, shape and bytes and the facts.
     """
     named = {f"{STATE}{n}": t for n, t in state.tensors().items()}
@@ -53,7 +54,7 @@ def write_checkpoint(
     told = {"round": state.round, "order": list(stored), "facts": dict(facts or {})}
     text = json.dumps(told, allow_nan=True)
     metadata = {"format": FORMAT, FACTS: text, CHECKSUM: _checksum(stored, text)}
-    write_bytes(path, save(stored, metadata))
+    write_bytes(path, save(stored, metadata), CLOSED)
 
 
 def read_checkpoint(path: Path) -> AdapterState:

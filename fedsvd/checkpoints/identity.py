@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedsvd import randomness
 from fedsvd.client.worker import Worker
 from fedsvd.errors import InputError
 from fedsvd.settings import Settings
@@ -20,6 +21,7 @@ FREE = (
     "engine.address", "engine.threads", "recorder.name", "recorder.checkpoint_every",
     "recorder.keep", "faults.deadline", "data.name", "data.path", "data.package", "data.file",
     "data.hub", "model.package", "model.folder", "model.revision", "training.precision",
+    "privacy.gradients",
 )  # fmt: skip
 
 
@@ -55,9 +57,13 @@ def surroundings(worker: Worker) -> dict[str, Any]:
         threads = threads_of(settings.engine)
     else:
         threads = torch.get_num_threads()
+    # What was chosen is compared, not what was asked for; hooks are what there was before.
+    chosen = worker.plan.gradients
     return {
+        **({"privacy.gradients": chosen} if chosen == "loop" else {}),
         "fedsvd": __version__,
         "torch": torch.__version__,
+        "randomness": randomness.SCHEME,
         "device": str(worker.device),
         "training.precision": worker.precision,
         "engine.threads": threads,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, final
 
 from fedsvd.checkpoints.resume import METRICS, round_file, round_files, save
-from fedsvd.files import link
+from fedsvd.files import link, private_folder
 from fedsvd.rounds.run import Run
 
 
@@ -38,6 +38,7 @@ class CheckpointWriter:
     def halt(self, run: Run) -> None:
         """Write a checkpoint of where the run stands."""
         self._read_on()
+        private_folder(self._folder)
         path = round_file(self._folder, run.state.round)
         metrics = {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
         save(run, path, {"metrics": metrics, "best": self._best})

@@ -4,15 +4,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedsvd.client.attack import NAME_OF_LABELS
+from fedsvd.client.dropout import keys_of_step, own_losses
+from fedsvd.client.received import refuse
 from fedsvd.client.rule import LocalRule, apply_rule
+from fedsvd.client.use import Alone
 from fedsvd.client.worker import Worker
 from fedsvd.lowrank import AdapterState
 from fedsvd.privacy.dpsgd import StepReport, dp_step, make_optimizer, poisson_sample
-from fedsvd.randomness import Purpose, attempt_key, scoped_dropout, torch_stream
+from fedsvd.randomness import Purpose, attempt_key, numpy_stream, scoped_dropout
 from fedsvd.settings import TrainingSettings
 
 
@@ -39,22 +43,41 @@ def train_locally(
     round, client), computes gradients in micro-batches of `training.microbatch_tokens`, and updates
     what trains; under privacy each example's gradient is clipped and noise from the stream (seed,
     "noise", round, client) is added; with `privacy.secure_noise` both come from the operating
-    system. The optimiser is made anew, so nothing but `state` is carried from round to round.
+    system. So do dropout masks under privacy, an example's own in every step. The optimiser is made
+    anew and the model is mended after whatever ended an earlier client's training, so nothing but
+    `state` is carried from client to client.
     `reports` receives each step as it is taken, so that a caller knows them after a failure.
     `rule` is what the strategy asks beside.
     A further `attempt` at a round has streams of its own: what was released before is not the same.
+    Raises RefusedState for a state that no honest run reaches, under privacy by example.
     """
+    if worker.use.kinds is None:
+        worker.use.kinds = worker.trains
+    with Alone(worker.use, worker) as use:
+        result = _train(worker, state, client, round, reports, rule, attempt)
+        worker.narrow(worker.use.kinds)
+        worker.model.set_dropout(False)
+        use.done()
+    return result
+
+
+def _train(
+    worker: Worker, state: AdapterState, client: int, round: int,
+    reports: list[StepReport] | None, rule: LocalRule, attempt: int,
+) -> LocalResult:  # fmt: skip
     settings, plan = worker.settings, worker.plan.clients[client]
     training, rows = settings.training, worker.parts[client]
+    if worker.plan.per_example:
+        refuse(worker.model.layers, worker.initial, state)
     worker.model.write(state)
     parameters = list(worker.model.trainable().values())
     optimizer = _optimizer(parameters, training, learning_rate(training, round, settings.rounds))
-    sampler: torch.Generator | None = None
-    noise: torch.Generator | None = None
+    sampler: np.random.Generator | None = None
+    noise: np.random.Generator | None = None
+    keys: tuple[int | str, ...] = (round, client, *attempt_key(attempt))
     if not worker.plan.secure_noise:
-        keys: tuple[int | str, ...] = (round, client, *attempt_key(attempt))
-        sampler = torch_stream(settings.seed, Purpose.SAMPLING, *keys)
-        noise = torch_stream(settings.seed, Purpose.NOISE, *keys, device=worker.device)
+        sampler = numpy_stream(settings.seed, Purpose.SAMPLING, *keys)
+        noise = numpy_stream(settings.seed, Purpose.NOISE, *keys)
     private = None
 
     penalise = penalty_step(worker, parameters, training, round)
@@ -75,26 +98,31 @@ def train_locally(
             expected_batch=plan.expected_batch,
             generator=noise,
             clipping=settings.privacy.clipping,
+            gradients="loop" if worker.hooks is None else "hooks",
         )
         private.attach_step_hook(lambda _: finish())
     reports = [] if reports is None else reports
     attacks = settings.attack.name == NAME_OF_LABELS and client in settings.attack.clients
     losses = partial(worker.losses, flipped=attacks)
     trains = worker.trains
-    worker.model.set_dropout(settings.model.dropout > 0 or settings.adapter.dropout > 0)
+    drops = settings.model.dropout > 0 or settings.adapter.dropout > 0
+    worker.model.set_dropout(drops)
+    # Under privacy by example all that is drawn belongs to an example: see fedsvd.client.dropout.
     with scoped_dropout(settings.seed, round, client, worker.device):
         for step in range(1, training.local_steps + 1):
-            worker.let_train(rule.kinds(step, trains))
+            worker.narrow(rule.kinds(step, trains))
             drawn = [int(rows[i]) for i in poisson_sample(len(rows), plan.sample_rate, sampler)]
             groups = list(worker.tokens.microbatches(drawn, training.microbatch_tokens))
             if private is not None:
-                reports.append(dp_step(private, groups, losses))
+                seed = None if worker.plan.secure_noise else settings.seed
+                key = keys_of_step(worker.tokens, seed, *keys, step)
+                own = own_losses(losses, key, worker.device, drops, private.gradients == "loop")
+                reports.append(dp_step(private, groups, own))
             else:
                 clip = training.clip_norm
                 taken = plain_step(losses, optimizer, groups, plan.expected_batch, clip, finish)
                 reports.append(taken)
-    worker.let_train(trains)
-    worker.model.set_dropout(False)
+    worker.narrow(trains)
     return LocalResult(worker.model.read(state), reports)
 
 

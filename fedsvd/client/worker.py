@@ -1,7 +1,8 @@
 """What a process keeps to serve clients: built once, used for every client and round."""
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,13 @@ from torch import Tensor
 
 from fedsvd.adapters import calibration, lora
 from fedsvd.adapters.base import Inputs
+from fedsvd.adapters.build import check_inputs
+from fedsvd.client import dropout
 from fedsvd.client.attack import flip
+from fedsvd.client.gradients import settle
+from fedsvd.client.use import Use
 from fedsvd.data.partition import partition
-from fedsvd.data.task import Task, load_task
+from fedsvd.data.task import Holder, Task, load_task
 from fedsvd.data.tokens import Tokens, tokenise
 from fedsvd.errors import InputError, wrong
 from fedsvd.factors import factors_of
@@ -22,7 +27,7 @@ from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
 from fedsvd.models.classifier import Classifier
 from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.models.heads import random_head, text_head, zero_head
-from fedsvd.privacy.dpsgd import attach_hooks
+from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import PrivacyPlan, make_plan
 from fedsvd.settings import Settings
 from fedsvd.settings.model import FIXED_HEADS
@@ -34,7 +39,8 @@ class Worker:
     """Task, tokens, the clients' parts, the privacy plan and one model on its device.
 
     `parts[k]` are client k's rows of the task. `initial` is the first global state, derived from
-    the seed and equal in every process. `hooks` are Opacus's, kept on for the process's life.
+    the seed and equal in every process. `hooks` are Opacus's, kept on for the process's life; None
+    where there are none: without privacy by example, or with `gradients` "loop".
     """
 
     settings: Settings
@@ -46,8 +52,9 @@ class Worker:
     precision: str
     tokenizer: Any
     model: Classifier
-    hooks: Any
+    hooks: Hooks | None
     origin: str
+    use: Use = field(default_factory=Use)
 
     @property
     def initial(self) -> AdapterState:
@@ -55,20 +62,37 @@ class Worker:
         return self.model.initial
 
     def let_train(self, kinds: Sequence[str]) -> None:
-        """Let exactly these kinds of factors train from now on, and the head as before.
+        """Let exactly these kinds of factors train from now on, and the head as before."""
+        self.use.kinds = tuple(kinds)
+        self.narrow(kinds)
+
+    def narrow(self, kinds: Sequence[str]) -> None:
+        """Let exactly these kinds train, until the client's training ends.
 
         Opacus's hooks look for what trains when they are attached, so they are attached anew, but
         only when something changes: in the rounds of a strategy that alternates.
         """
         named = self.model.trainable()
         wanted = set(kinds) & {kind for kind in ("A", "B") if self.model.initial.select((kind,))}
-        if wanted == {kind_of(n) for n in named} - {"extra"}:
-            return
+        if wanted != {kind_of(n) for n in named} - {"extra"}:
+            self._set_kinds(kinds)
+
+    def _set_kinds(self, kinds: Sequence[str]) -> None:
         if self.hooks is not None:
             self.hooks.cleanup()
         lora.set_trainable(self.model.layers, kinds)
         if self.hooks is not None:
-            self.hooks = attach_hooks(self.model)
+            self.hooks.renew()
+
+    def mend(self) -> None:
+        """Put hooks, modes and what trains in order, not trusting anything about them."""
+        dropout.clear()
+        for p in self.model.parameters():
+            p.grad = None
+        assert self.use.kinds is not None
+        self._set_kinds(self.use.kinds)
+        self.model.set_dropout(False)
+        self.use.clean = True
 
     @property
     def trains(self) -> tuple[str, ...]:
@@ -129,8 +153,12 @@ def build_worker(settings: Settings) -> Worker:
     device = choose_device(settings.device)
     precision = choose_precision(settings.training.precision, device)
     trains = factors_of(settings)
+    if settings.partition.name != "own":
+        check_inputs(settings)
     task, parts = deal(settings)
-    plan = make_plan(settings, [len(p) for p in parts])
+    # How many rows a node holds is known to nobody else, and nothing may depend on it.
+    own = settings.partition.name == "own"
+    plan = make_plan(settings, [0 if own else len(p) for p in parts])
 
     tokenizer = load_tokenizer(settings.model)
     tokens = tokenise(tokenizer, task.texts, task.labels, settings.model.max_length)
@@ -138,8 +166,8 @@ def build_worker(settings: Settings) -> Worker:
     head = _make_head(settings, backbone, tokenizer, task, device, precision)
 
     def measure(names: Iterable[str]) -> Mapping[str, Inputs]:
-        # Where none are set aside, the server's validation part stands for public texts; no label
-        # is looked at.
+        # Without privacy and where none are set aside, the validation part stands for public texts;
+        # no label is looked at.
         public = task.public if len(task.public) else task.validation
         rows = public[: settings.adapter.calibration].tolist()
         groups = tokens.microbatches(rows, settings.training.microbatch_tokens)
@@ -148,15 +176,19 @@ def build_worker(settings: Settings) -> Worker:
         )
 
     # A client with data of its own has no public texts, and must not look at its private ones.
-    looks = None if settings.partition.name == "own" else measure
+    looks = None if own else measure
     attached = lora.attach(backbone, settings.adapter, settings.seed, trains, looks)
     model = _classifier(settings, attached, head, precision)
     _check_trainable(model, trains)
-    hooks = attach_hooks(model) if plan.per_example else None
-    return Worker(
+    by_hooks = plan.per_example and settings.privacy.gradients != "loop"
+    hooks = Hooks(model) if by_hooks else None
+    worker = Worker(
         settings, task, tokens, parts, plan, device, precision, tokenizer, model, hooks,
         locate(settings.model).origin,
     )  # fmt: skip
+    if plan.per_example:
+        settle(worker)
+    return worker
 
 
 def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
@@ -166,18 +198,23 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
     or the server's, all of it to evaluate on; the others' parts are empty.
     """
     given, number = settings.partition, settings.clients.number
+    private = settings.privacy.unit != "none"
     if given.name != "own":
-        task = load_task(settings.data, settings.seed)
-        dealt = partition(task.labels[task.train], number, given, settings.seed)
+        task = load_task(settings.data, settings.seed, private=private)
+        texts, labels = [task.texts[i] for i in task.train], task.labels[task.train]
+        dealt = partition(texts, labels, number, given, settings.seed)
         return task, [task.train[positions] for positions in dealt]
-    part = "validation" if given.holder is None else "train"
-    task = load_task(settings.data, settings.seed, needs=(part,))
+    holder: Holder = "server" if given.holder is None else "client"
+    task = load_task(settings.data, settings.seed, holder, private)
     parts = [np.empty(0, dtype=np.int64)] * number
     if given.holder is not None:
-        held = np.sort(np.concatenate([task.train, task.validation, task.test]))
-        if len(held) < given.min_examples:
-            raise wrong("partition.min_examples", given.min_examples, f"at most {len(held)} here")
-        parts[given.holder] = held
+        if task.strangers:  # told here alone, to the owner
+            print(f"warning: {task.source}: {task.strangers} rows have labels that are not among "
+                  f"data.labels and are left out", file=sys.stderr)  # fmt: skip
+        # Under privacy a refusal would tell the server of the number of examples.
+        if len(task.train) < given.min_examples and not private:
+            raise wrong("partition.min_examples", given.min_examples, f"at most {len(task.train)}")
+        parts[given.holder] = task.train
     return task, parts
 
 

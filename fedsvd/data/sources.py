@@ -27,7 +27,8 @@ class Table:
 def read_tables(settings: DataSettings) -> tuple[dict[str, Table], str]:
     """Return the tables of a task and a phrase that says where they came from.
 
-    The keys are "all" for a source without a split, otherwise a subset of train, validation, test.
+    The keys are "all" for a source without a split, otherwise a subset of train, validation, test;
+    and "public" if it holds texts that anybody may see.
     `data.path` wins; then the installed package; then the hub. Raises InputError.
     """
     if settings.path is not None:
@@ -58,14 +59,17 @@ def package_file(package: str, file: str) -> Path | None:
 
 
 def _read_folder(folder: Path, settings: DataSettings) -> dict[str, Table]:
-    """Read train/validation/test files of a folder, or the one file that it holds."""
+    """Read train/validation/test files of a folder, or the one file that it holds; and public."""
     files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES}
     if not files:
         raise InputError(f"data.path: {str(folder)!r} holds no .csv or .jsonl file")
+    public = files.pop("public", None)
+    beside = {} if public is None else {"public": _read_file(public, settings)}
     if "train" in files or (files.keys() <= set(PARTS) and len(files) > 1):
-        return {part: _read_file(files[part], settings) for part in PARTS if part in files}
+        given = {part: _read_file(files[part], settings) for part in PARTS if part in files}
+        return {**given, **beside}
     if len(files) == 1:
-        return {"all": _read_file(next(iter(files.values())), settings)}
+        return {"all": _read_file(next(iter(files.values())), settings), **beside}
     raise InputError(
         f"data.path: {str(folder)!r} must hold train.csv (or .jsonl), or a single file"
     )

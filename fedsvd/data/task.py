@@ -1,16 +1,30 @@
-"""A task: labelled texts, split once into clients' part, validation and test."""
+"""A task: labelled texts, split once into clients' part, validation, test and public texts.
+
+What becomes of a row follows from the row itself, the seed and the settings: a row more or less
+leaves every other one where it is (docs/data_privacy.md).
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
+from fedsvd.data.labels import label_index, label_names
 from fedsvd.data.sources import Table, read_tables
-from fedsvd.errors import InputError, wrong
-from fedsvd.randomness import Purpose, numpy_stream
+from fedsvd.data.splits import split
+from fedsvd.errors import InputError
 from fedsvd.settings import DataSettings
 
-MOST_LABELS = 1000  # found in data; more must be named in data.labels
+# Whose rows a source holds: everybody's, as in a simulation, one client's own, or the server's own.
+Holder = Literal["all", "client", "server"]
+NEEDS = {"all": ("train", "validation"), "client": ("train",), "server": ("validation",)}
+# A record that stands in several parts of a source counts in the first of these.
+ORDER = ("test", "validation", "public", "train", "all")
+
+
+def _none() -> np.ndarray:
+    return np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -19,7 +33,8 @@ class Task:
 
     `texts[i]` is a tuple of one or two strings, `labels` (n,) int64 in 0..K-1, `label_names` their
     K names; `train`, `validation`, `test` and `public` are disjoint int64 index arrays into them;
-    `public` is what the server may look at beside what clients release.
+    `public` is what the server may look at beside what clients release. `duplicates` counts rows
+    whose text and label were there already, `strangers` those of no known label that were left out.
     """
 
     name: str
@@ -31,7 +46,8 @@ class Task:
     test: np.ndarray
     source: str
     duplicates: int
-    public: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    public: np.ndarray = field(default_factory=_none)
+    strangers: int = 0
 
     @property
     def classes(self) -> int:
@@ -40,78 +56,92 @@ class Task:
 
 
 def load_task(
-    settings: DataSettings, seed: int, needs: Sequence[str] = ("train", "validation")
+    settings: DataSettings, seed: int, holder: Holder = "all", private: bool = False
 ) -> Task:
-    """Read, deduplicate and split a task.
+    """Read, deduplicate and split a task; see `fedsvd.data.splits`.
 
-    A source that comes split keeps its split (`data.splits` says which part is ours); otherwise
-    each label's examples are shuffled by the stream (seed, "split") and cut into validation, test
-    and the clients' part. Duplicate texts are dropped first (the first one stays), so no text is in
-    two parts. Raises InputError for anything unusable in the data, as an empty part that is needed.
+    A record is a text with its label. Equal ones count once, so a row more changes one record at
+    most. A text with two labels is two records, in one part unless the source itself has them in two.
+    A client's own rows are all to train on; there a row whose label is not among the declared ones is
+    left out, since an error would tell the server of it. `private` says that the rows are protected:
+    the labels must then be declared. Raises InputError for anything unusable in the data, as an empty
+    part that is needed.
     """
     tables, source = read_tables(settings)
     _check_ids(tables)
-    names = _label_names(settings, tables, source)
+    names = label_names(settings, tables, source, private)
+    if private:
+        _check_rates(settings, tables)
+    rows = _gather(tables, names, source, lenient=holder == "client")
+    if holder == "client":
+        settings = replace(settings, public=0)
+        held = [part for name, part in rows.parts.items() if name != "public"]
+        parts = {"train": np.concatenate(held), "validation": _none(), "test": _none()}
+    else:
+        parts = rows.parts
+        if not private:
+            _check_seen(tables, rows, names)
+    found = split(parts, rows.texts, settings, seed, source)
+    for part in NEEDS[holder]:
+        if len(found[part]) == 0:
+            raise InputError(
+                f"{source}: the {part} part is empty; a part that is not given is drawn, each row by "
+                "itself, and of few rows it can get none"
+            )
+    return Task(
+        settings.name, rows.texts, rows.labels, names, **found, source=source,
+        duplicates=rows.duplicates, strangers=rows.strangers,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The records of a source, each once: texts, labels (n,) and the part where each stands."""
+
+    texts: list[tuple[str, ...]]
+    labels: np.ndarray
+    parts: dict[str, np.ndarray]
+    duplicates: int
+    strangers: int
+
+
+def _gather(
+    tables: Mapping[str, Table], names: tuple[str, ...], source: str, lenient: bool
+) -> _Rows:
+    """Return each record once; InputError for a label that is not in the set, unless `lenient`."""
     texts: list[tuple[str, ...]] = []
     labels: list[int] = []
-    parts: dict[str, list[int]] = {}
-    seen: set[tuple[str, ...]] = set()
-    duplicates = 0
-    # Validation and test first: a text that is also in training is dropped from training.
-    for part in sorted(tables, key=["test", "validation", "train", "all"].index):
-        table = tables[part]
+    parts: dict[str, np.ndarray] = {}
+    seen: set[tuple[tuple[str, ...], int]] = set()
+    duplicates = strangers = 0
+    for part in sorted(tables, key=ORDER.index):
+        table, first = tables[part], len(texts)
         for i, (text, label) in enumerate(zip(table.texts, table.labels, strict=True)):
-            index = _label_index(label, names, table.rows[i] if table.rows else source)
-            if text in seen:
+            index = label_index(label, names)
+            if index is None and not lenient:
+                row = table.rows[i] if table.rows else source
+                raise InputError(f"{row}: label {str(label)!r} is not one of {', '.join(names)}")
+            if index is None:
+                strangers += 1
+            elif (text, index) in seen:
                 duplicates += 1
-                continue
-            seen.add(text)
-            parts.setdefault(part, []).append(len(texts))
-            texts.append(text)
-            labels.append(index)
-    y = np.asarray(labels, dtype=np.int64)
-    _check_seen(tables, parts, y, names)
-    split = _split(parts, y, settings, seed)
-    if settings.public:
-        if settings.public >= len(split["train"]):
-            raise wrong("data.public", settings.public, f"below {len(split['train'])}, of {source}")
-        order = numpy_stream(seed, Purpose.SPLIT, "public").permutation(split["train"])
-        split["public"] = np.sort(order[: settings.public])
-        split["train"] = np.sort(order[settings.public :])
-    for part in needs:
-        if len(split[part]) == 0:
-            raise InputError(f"{source}: the {part} part is empty")
-    return Task(settings.name, texts, y, names, **split, source=source, duplicates=duplicates)
+            else:
+                seen.add((text, index))
+                texts.append(text)
+                labels.append(index)
+        parts[part] = np.arange(first, len(texts))
+    return _Rows(texts, np.asarray(labels, dtype=np.int64), parts, duplicates, strangers)
 
 
-def _split(
-    parts: Mapping[str, list[int]], y: np.ndarray, settings: DataSettings, seed: int
-) -> dict[str, np.ndarray]:
-    """Return disjoint index arrays for train, validation and test."""
-    if "all" in parts:
-        pool, shares = np.asarray(parts["all"]), {"validation": settings.validation}
-        shares["test"] = settings.test
-    else:
-        pool, shares = np.asarray(parts.get("train", []), dtype=np.int64), {}
-        if "validation" not in parts:
-            shares["validation"] = settings.validation
-    split: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    rng = numpy_stream(seed, Purpose.SPLIT)
-    for label in np.unique(y[pool]):
-        members = rng.permutation(pool[y[pool] == label])
-        start = 0
-        for part, share in shares.items():
-            stop = start + round(share * len(members))
-            split[part].extend(members[start:stop])
-            start = stop
-        split["train"].extend(members[start:])
-    for part in ("validation", "test"):
-        split[part].extend(parts.get(part, []))
-    limit = settings.limit
-    return {
-        part: np.sort(rng.permutation(np.asarray(rows, dtype=np.int64))[:limit])
-        for part, rows in split.items()
-    }
+def _check_rates(settings: DataSettings, tables: Mapping[str, Table]) -> None:
+    """Raise InputError if which private rows are taken would depend on how many there are."""
+    drawn = settings.public and "public" not in tables
+    if settings.public_size is None and (settings.limit or drawn):
+        key = "data.limit" if settings.limit else "data.public"
+        raise InputError(
+            f"data.public_size: needed under privacy with {key}, which takes each row by a coin of "
+            "its own; give about how many examples all clients hold together"
+        )
 
 
 def _check_ids(tables: Mapping[str, Table]) -> None:
@@ -124,54 +154,18 @@ def _check_ids(tables: Mapping[str, Table]) -> None:
             seen[key] = row
 
 
-def _check_seen(
-    tables: Mapping[str, Table], parts: Mapping[str, list[int]], y: np.ndarray, names: Sequence[str]
-) -> None:
+def _check_seen(tables: Mapping[str, Table], rows: _Rows, names: Sequence[str]) -> None:
     """Raise InputError if validation or test have a label that training does not."""
-    if "train" not in parts:
+    if "train" not in rows.parts:
         return
-    known = set(y[parts["train"]].tolist())
+    known = set(rows.labels[rows.parts["train"]].tolist())
     for part in ("validation", "test"):
-        for i, row in enumerate(parts.get(part, [])):
-            if int(y[row]) not in known:
-                rows = tables[part].rows
-                where = f"{rows[i]}: " if len(rows) == len(parts[part]) else ""
+        found = rows.parts.get(part, _none())
+        for i, row in enumerate(found):
+            label = int(rows.labels[row])
+            if label not in known:
+                lines = tables[part].rows
+                where = f"{lines[i]}: " if len(lines) == len(found) else ""
                 raise InputError(
-                    f"{where}label {names[int(y[row])]!r} of the {part} part is not in training"
+                    f"{where}label {names[label]!r} of the {part} part is not in training"
                 )
-
-
-def _label_names(
-    settings: DataSettings, tables: Mapping[str, Table], source: str
-) -> tuple[str, ...]:
-    """Return the names of the labels: as configured, as the source says, or as found."""
-    if settings.labels is not None:
-        return settings.labels
-    for table in tables.values():
-        if table.label_names is not None:
-            return table.label_names
-    found = sorted(
-        {str(label) for table in tables.values() for label in table.labels}, key=_natural
-    )
-    if len(found) < 2:
-        raise InputError(f"{source}: column {settings.label!r} holds {len(found)} label; need 2")
-    if len(found) > MOST_LABELS:
-        raise InputError(
-            f"{source}: column {settings.label!r} holds {len(found)} labels, more than "
-            f"{MOST_LABELS}; is it the right column (data.label)?"
-        )
-    return tuple(found)
-
-
-def _natural(label: str) -> tuple[int, int, str]:
-    return (0, int(label), "") if label.lstrip("-").isdigit() else (1, 0, label)
-
-
-def _label_index(label: object, names: tuple[str, ...], source: str) -> int:
-    """Return the index of a label given as a name or as an index."""
-    text = str(label)
-    if text in names:
-        return names.index(text)
-    if text.isdigit() and int(text) < len(names):
-        return int(text)
-    raise InputError(f"{source}: label {text!r} is not one of {', '.join(names)}")

@@ -224,9 +224,16 @@ def threads_of(settings: EngineSettings) -> int:
     return settings.threads or max(1, int(settings.num_cpus))
 
 
-def worker_settings(settings: Any, trains: Sequence[str]) -> Any:
+def worker_settings(settings: Any, trains: Sequence[str], gradients: str | None = None) -> Any:
     """Return a run's settings for its workers: what trains is resolved, so that a strategy's module
     need not be importable there, and threads are left to the actor.
+
+    How per-example `gradients` are taken is the server's choice for all; a worker that finds hooks
+    wrong where the server found them right refuses.
     """
     training = replace(settings.training, factors="".join(trains))
-    return replace(settings, training=training, engine=replace(settings.engine, threads=None))
+    privacy = settings.privacy
+    if gradients is not None:
+        privacy = replace(privacy, gradients=gradients)
+    engine = replace(settings.engine, threads=None)
+    return replace(settings, training=training, privacy=privacy, engine=engine)

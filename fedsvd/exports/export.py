@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from fedsvd.adapters.adapted import NAME, Adapted, merged_weight, set_weight
 from fedsvd.adapters.build import build_adapter
 from fedsvd.client.worker import Worker
+from fedsvd.exports.card import write_card
 from fedsvd.lowrank import AdapterState, LowRank, difference
 from fedsvd.models.backbone import load_backbone
 
@@ -21,9 +22,11 @@ HEAD = "head.safetensors"
 ADAPTER, MERGED = "adapter", "merged"
 
 
-def export(worker: Worker, state: AdapterState, folder: Path) -> None:
-    """Write what a finished run gives away into its folder."""
+def export(worker: Worker, state: AdapterState, folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write what a finished run gives away into its folder; `summary` is what summary.json gets."""
     written = export_adapter(worker, state, folder)
+    if written:
+        write_card(folder / written, summary, "peft" if written == ADAPTER else "transformers")
     export_classifier(worker, state, folder / "classifier", written)
 
 

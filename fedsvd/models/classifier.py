@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,8 @@ class Classifier(nn.Module):
     """logits = scale * head(pool(backbone(tokens))).
 
     The backbone runs under bf16 autocast if `precision` is "bf16"; pooling, head and everything
-    that trains are float32 (or the parameters' dtype).
+    that trains are float32 (or the parameters' dtype). What adapted layers see of padding is zero,
+    selected and not multiplied, so that nothing that trains can make padding overflow.
     """
 
     def __init__(
@@ -41,6 +42,9 @@ class Classifier(nn.Module):
         own = attached.initial.extra
         self.initial = replace(attached.initial, extra={**own, **(extra if head_trains else {})})
         self.penalty = attached.penalty
+        self._valid: Tensor | None = None  # (n, t, 1) of the batch under way: which are tokens
+        for layer in self.layers.values():
+            layer.register_forward_pre_hook(self._select)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return logits (n, K) in float32 for padded inputs (n, t)."""
@@ -51,11 +55,23 @@ class Classifier(nn.Module):
         """Return the pooled features (n, d) that the head sees."""
         device_type = inputs["input_ids"].device.type
         bf16 = self.precision == "bf16"
-        with torch.autocast(device_type, torch.bfloat16, enabled=bf16):
-            hidden = self.backbone(**inputs).last_hidden_state
+        mask = inputs["attention_mask"]
+        self._valid = mask.bool().unsqueeze(-1) if len(mask) > 1 else None  # one has no padding
+        try:
+            with torch.autocast(device_type, torch.bfloat16, enabled=bf16):
+                hidden = self.backbone(**inputs).last_hidden_state
+        finally:
+            self._valid = None  # the backbone is used on its own too
         dtype = next(self.head.parameters()).dtype
-        features = pool(hidden.to(dtype), inputs["attention_mask"], self.pooling)
+        features = pool(hidden.to(dtype), mask, self.pooling)
         return nn.functional.normalize(features, dim=1) if self.normalize else features
+
+    def _select(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Put zeros where an adapted layer's input (n, t, d) is padding."""
+        x, valid = inputs[0], self._valid
+        if valid is None or x.ndim != 3 or x.shape[:2] != valid.shape[:2]:
+            return inputs
+        return (torch.where(valid, x, 0), *inputs[1:])
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Return what trains, by the names of `AdapterState.tensors`."""
@@ -88,10 +104,12 @@ def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     """Reduce hidden states (n, t, d) under a mask (n, t) of 0 and 1 to (n, d).
 
     "mean" averages the tokens that are not padding, "cls" takes the first, "last" the last of them.
+    Whatever padding holds, also what is not finite, is not looked at.
     """
     if pooling == "mean":
-        weight = mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
+        weight = mask.unsqueeze(-1)
+        selected = torch.where(weight.bool(), hidden, 0)
+        return selected.sum(dim=1) / weight.sum(dim=1).to(hidden.dtype)
     if pooling == "cls":
         return hidden[:, 0]
     last = mask.sum(dim=1) - 1

@@ -3,11 +3,16 @@
     python -m fedsvd.privacy --sample-rate 0.1125 --steps 50 --delta 1e-5 --epsilon 1
     python -m fedsvd.privacy --examples 1137 --batch-size 128 --steps 50 --noise-multiplier 1.6
 
-Every accountant is asked, side by side. For Gaussian noise without sampling (client-level privacy
-where it is known who takes part) give --sample-rate 1 and the number of rounds as --steps.
+Every accountant is asked, side by side; one that fails is named with its reason and with who stands
+in. Whatever is asked, the answer takes seconds and less than 1 GB. For Gaussian noise without
+sampling (client-level privacy where it is known who takes part) give --sample-rate 1 and the number
+of rounds as --steps. With --mean-of M the last column is the epsilon against someone who sees only
+the published model, if M equal clients of a round are averaged, each after --local-steps steps, and
+the server and the other clients are honest (docs/published_model.md).
 """
 
 import argparse
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -31,23 +36,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def answer(given: argparse.Namespace) -> str:
-    """Return the table for checked arguments."""
+    """Return the table for checked arguments; InputError if no accountant has an answer."""
     rate = given.sample_rate
     if rate is None:
         rate = min(1.0, given.batch_size / given.examples)
     names = list(ACCOUNTANTS) if given.accountant is None else [given.accountant]
     lines = [f"{given.steps} steps at sample rate {rate:.6g}, delta {given.delta:g}", ""]
     lines.append(f"{'accountant':<12}{'noise multiplier':>18}{'epsilon':>12}")
+    if given.mean_of is not None:
+        lines[-1] += f"{'published':>12}"
+    failures = []
     for name in names:
-        sigma = given.noise_multiplier
+        try:
+            lines.append(_row(given, rate, name))
+        except InputError as error:
+            failures.append(error)
+            lines.append(f"{name:<12}{'-':>18}{'-':>12}  (no noise multiplier up to 1e6 is enough)")
+    if len(failures) == len(names):
+        raise InputError(str(failures[0]).replace("privacy.epsilon", "--epsilon", 1))
+    return "\n".join(lines)
+
+
+def _row(given: argparse.Namespace, rate: float, name: str) -> str:
+    """Return an accountant's row, which says who answered in its place and why."""
+    sigma = given.noise_multiplier
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the row says what the warnings say
         if sigma is None:
             sigma = noise_multiplier(given.epsilon, given.delta, rate, given.steps, name)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the row says which accountant answered
-            spent = cost([(sigma, rate, given.steps)], given.delta, name)
-        by = "" if spent.accountant == name else f"  ({name} failed; {spent.accountant}'s bound)"
-        lines.append(f"{name:<12}{sigma:>18.6g}{spent.epsilon:>12.6g}{by}")
-    return "\n".join(lines)
+        spent = cost([(sigma, rate, given.steps)], given.delta, name)
+        published = ""
+        if given.mean_of is not None:
+            last = given.steps // given.local_steps
+            joint = sigma * math.sqrt(given.mean_of)
+            events = [(sigma, rate, given.steps - last), (joint, rate, last)]
+            published = f"{cost(events, given.delta, name).epsilon:>12.6g}"
+    said = "".join(f"  ({who} failed: {why})" for who, why in spent.failed)
+    if spent.failed:
+        said += f"  ({spent.accountant}'s bound)"
+    elif spent.accountant != name:
+        said = "  (closed form)"
+    return f"{name:<12}{sigma:>18.6g}{spent.epsilon:>12.6g}{published}{said}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--delta", type=float, default=1e-5, help="default: 1e-5")
     add("--epsilon", type=float, help="target: the least noise multiplier is found")
     add("--noise-multiplier", type=float, help="given: its epsilon is found")
+    add("--mean-of", type=int, help="clients of a round whose states are averaged")
+    add("--local-steps", type=int, default=1, help="of each client in a round; default: 1")
     add("--accountant", help=f"one of {', '.join(ACCOUNTANTS)}; default: all")
     return parser
 
@@ -82,7 +113,9 @@ def _check(given: argparse.Namespace) -> None:
         raise wrong("--delta", given.delta, "between 0 and 1")
     if given.accountant is not None and given.accountant not in ACCOUNTANTS:
         raise one_of("--accountant", given.accountant, ACCOUNTANTS)
-    for name in ("steps", "examples", "batch_size", "epsilon", "noise_multiplier"):
+    if given.local_steps < 1 or given.steps % given.local_steps:
+        raise wrong("--local-steps", given.local_steps, f"a divisor of --steps={given.steps}")
+    for name in ("steps", "mean_of", "examples", "batch_size", "epsilon", "noise_multiplier"):
         value = getattr(given, name)
         if value is not None and not 0 < value < float("inf"):
             raise wrong(f"--{name.replace('_', '-')}", value, "a number above 0")

@@ -1,30 +1,39 @@
-"""Epsilon of composed Poisson-subsampled Gaussian steps, by three accountants.
+"""Epsilon of composed Poisson-subsampled Gaussian steps, by three accountants and a closed form.
 
 Neighbours are data sets that differ by adding or removing one unit (an example, or a client). A step
 is N(0, sigma^2 C^2) noise on a sum of contributions of norm at most C, each included with probability
-q; q = 1 is the plain Gaussian mechanism.
+q; q = 1 is the plain Gaussian mechanism. Every answer is an upper bound. Time and memory are bounded
+by limits on the accountants' meshes, whatever the question: see prv.py, pld.py and renyi.py.
 """
 
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from fedsvd.privacy import gaussian, pld, prv, renyi
 
 # (noise multiplier sigma, sample rate q, steps)
 Event = tuple[float, float, int]
 
-RELATIVE_ERROR = 0.004  # of epsilon, where an accountant's discretisation is ours to choose
-WHOLE_ORDERS = (*range(2, 32), *range(32, 65, 4), 128, 256)  # of RDP; quick to compute
-MOST_POINTS = 2**25  # of a discretised privacy loss: 256 MiB an array
+ACCOUNTANTS = ("prv", "rdp", "pld")  # that can be chosen
+STAND_INS = ("prv", "pld", "rdp")  # who answers where an earlier one fails
+CLOSED_FORM = "gaussian"  # where nothing is sampled
+UNSAMPLED = "gaussian without sampling"  # stands in where no stand-in is below it
 
 
 @dataclass(frozen=True)
 class Cost:
-    """An epsilon, and the accountant that gave it (RDP where another one failed)."""
+    """An epsilon, who gave it, and why those who were asked before could not.
+
+    `accountant` is the chosen one, "gaussian" for the closed form, or a stand-in; `failed` holds
+    (accountant, reason) pairs.
+    """
 
     epsilon: float
     accountant: str
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 def epsilon(events: Iterable[Event], delta: float, accountant: str) -> float:
@@ -35,17 +44,26 @@ def epsilon(events: Iterable[Event], delta: float, accountant: str) -> float:
 def cost(events: Iterable[Event], delta: float, accountant: str) -> Cost:
     """Return what the composition of `events` costs at `delta`.
 
-    `accountant` is "prv" (Gopi et al., NeurIPS 2021; its upper bound) or "rdp" (Mironov et al.,
-    2019), both Opacus's, or "pld" (Doroshenko et al., PoPETs 2022; pessimistic), Google's. Where one
-    fails, as PRV can at extreme settings, RDP answers and a warning says so. No events cost 0, a
-    step without noise costs infinity. Answers are kept: the same question is not computed twice.
+    `accountant` is "prv" (Gopi et al., NeurIPS 2021; its upper bound), "pld" (Doroshenko et al.,
+    PoPETs 2022; pessimistic) or "rdp" (Mironov et al., 2019). Where nothing is sampled the first
+    two give the closed form of Balle and Wang (2018). Where one fails, the next of PRV, PLD and RDP
+    answers and a warning says so; a bound above RDP's is a failure, as its mesh was too coarse. A
+    stand-in is never above the closed form of the same steps without sampling. No events cost 0, a
+    step without noise costs infinity. The same question is not computed twice.
     """
     merged = merge(events)
     if not merged:
         return Cost(0.0, accountant)
     if any(sigma <= 0 for sigma, _, _ in merged):
         return Cost(math.inf, accountant)
-    return _cost(merged, delta, accountant)
+    found = _cost(merged, delta, accountant)
+    for name, reason in found.failed:
+        warnings.warn(
+            f"the {name} accountant failed at {merged}, delta {delta:g}: {reason}; the "
+            f"{found.accountant.upper()} bound stands in",
+            stacklevel=2,
+        )
+    return found
 
 
 def merge(events: Iterable[Event]) -> tuple[Event, ...]:
@@ -59,85 +77,57 @@ def merge(events: Iterable[Event]) -> tuple[Event, ...]:
 
 @functools.lru_cache(maxsize=65536)
 def _cost(events: tuple[Event, ...], delta: float, accountant: str) -> Cost:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice on RDP orders, numpy's overflows
-        try:
-            value = ACCOUNTANTS[accountant](events, delta)
-        except (ArithmeticError, RuntimeError, ValueError, MemoryError):
-            value = math.nan
+    if accountant != "rdp" and all(rate == 1 for _, rate, _ in events):
+        return Cost(_unsampled(events, delta), CLOSED_FORM)
+    ceiling = _ceiling(events, delta)
+    if ceiling == 0 and accountant != "rdp":
+        return Cost(0.0, accountant)
+    failed = []
+    for name in (accountant, *STAND_INS[STAND_INS.index(accountant) + 1 :]):
+        found = _ask(name, events, delta)
+        if isinstance(found, str):
+            failed.append((name, found))
+        elif name != "rdp" and found > ceiling * (1 + 1e-9):
+            failed.append((name, "its mesh is too coarse here: its bound is above RDP's"))
+        elif not failed:
+            return Cost(found, name)
+        else:
+            break
+    unsampled = _unsampled(events, delta)
+    if isinstance(found, float) and found <= unsampled:
+        return Cost(found, name, tuple(failed))
+    return Cost(unsampled, UNSAMPLED, tuple(failed))
+
+
+def _ceiling(events: tuple[Event, ...], delta: float) -> float:
+    """Return an RDP bound: over few orders, unless epsilon is so small that these end."""
+    quick = _ask("rdp", events, delta, renyi.WHOLE_ORDERS)
+    found = quick if isinstance(quick, float) and quick > 0.1 else _ask("rdp", events, delta)
+    return found if isinstance(found, float) else math.inf
+
+
+@functools.lru_cache(maxsize=65536)
+def _ask(name: str, events: tuple[Event, ...], delta: float, *more: object) -> float | str:
+    """Return an accountant's epsilon, or why it has none."""
+    ask = {"prv": prv.epsilon, "pld": pld.epsilon, "rdp": renyi.epsilon}[name]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's overflows
+            value = ask(events, delta, *more)
+    except (OverflowError, ZeroDivisionError, FloatingPointError):
+        return "numbers leave the range of float64"
+    except (ArithmeticError, RuntimeError, ValueError, MemoryError) as error:
+        return str(error) or type(error).__name__
     if math.isfinite(value) and value >= 0:
-        return Cost(value, accountant)
-    if accountant == "rdp":
-        return Cost(math.inf, "rdp")
-    warnings.warn(
-        f"the {accountant} accountant failed at {events}; the RDP bound stands in", stacklevel=3
-    )
-    return _cost(events, delta, "rdp")
+        return float(value)
+    return "no finite bound"
 
 
-def _rdp(events: Sequence[Event], delta: float, orders: Sequence[float] | None = None) -> float:
-    from opacus.accountants import RDPAccountant
+def _unsampled(events: tuple[Event, ...], delta: float) -> float:
+    """Return the closed form of the events, all examples taken in every step.
 
-    ledger = RDPAccountant()
-    ledger.history = list(events)
-    return float(ledger.get_epsilon(delta, alphas=orders))
-
-
-def _prv(events: tuple[Event, ...], delta: float) -> float:
-    """Return PRV's upper bound, its discretisation chosen so that the bound is 0.4 % above at most.
-
-    With a fixed one, as in Opacus's accountant, a small epsilon would be swamped and a large one
-    take minutes. RDP, never below, says how large epsilon can be; where RDP is loose, the first
-    answer says it better.
+    That is never below what sampling gives: a mixture of two pairs of distributions is no easier to
+    tell apart than the pairs (hockey-stick divergences are jointly convex).
     """
-    error = min(0.5, RELATIVE_ERROR * _rdp(events, delta, WHOLE_ORDERS))
-    while True:
-        value = _prv_bound(events, delta, error)
-        if not error > 2 * RELATIVE_ERROR * value > 0:
-            return value
-        error = max(RELATIVE_ERROR * value, error / 20)
-
-
-def _prv_bound(events: tuple[Event, ...], delta: float, error: float) -> float:
-    """Return epsilon + at most `error`, from the parts of Opacus's PRV accountant.
-
-    As there, the domain's half-width L is 3 above the RDP epsilons at remark 5.6's failure
-    probabilities; RDP over whole orders alone is as valid a bound and fifty times quicker.
-    """
-    from opacus.accountants.analysis import prv
-
-    delta_error, composed = delta / 1000, sum(steps for _, _, steps in events)
-    L = max(error, _rdp(events, delta_error / 4, WHOLE_ORDERS))
-    for sigma, rate, _ in events:
-        L = max(L, _rdp([(sigma, rate, 1)], delta_error / (8 * composed), WHOLE_ORDERS))
-    if L > 500:
-        raise OverflowError("PRV works with exp(epsilon) in float64")
-    mesh = error / math.sqrt(composed * math.log(12 / delta_error) / 2)
-    if 2 * (L + 3) / mesh > MOST_POINTS:
-        raise MemoryError(f"PRV would take {2 * (L + 3) / mesh:.2g} points")
-    domain = prv.Domain.create_aligned(-L - 3, L + 3, mesh)
-    parts = []
-    for sigma, rate, _ in events:
-        variable = prv.PoissonSubsampledGaussianPRV(rate, sigma)
-        truncated = prv.TruncatedPrivacyRandomVariable(variable, domain.t_min, domain.t_max)
-        parts.append(prv.discretize(truncated, domain))
-    whole = prv.compose_heterogeneous(parts, [steps for _, _, steps in events])
-    return float(whole.compute_epsilon(delta, delta_error, error)[2])
-
-
-def _pld(events: Sequence[Event], delta: float) -> float:
-    import dp_accounting as dpa
-    from dp_accounting.pld import PLDAccountant
-
-    ledger = PLDAccountant()
-    for sigma, rate, steps in events:
-        gaussian = dpa.GaussianDpEvent(sigma)
-        ledger.compose(dpa.PoissonSampledDpEvent(rate, gaussian) if rate < 1 else gaussian, steps)
-    return float(ledger.get_epsilon(delta))
-
-
-ACCOUNTANTS: dict[str, Callable[[tuple[Event, ...], float], float]] = {
-    "prv": _prv,
-    "rdp": _rdp,
-    "pld": _pld,
-}
+    mu = gaussian.composed((sigma, steps) for sigma, _, steps in events)
+    return gaussian.epsilon(mu, delta)

@@ -8,6 +8,8 @@ from fedsvd.errors import InputError
 from fedsvd.privacy.accounting import epsilon
 
 LOSS = 0.005  # share of the target that the search may leave unspent
+USUAL, MOST = 8, 25  # evaluations: after the first number a coarser end is good enough
+MOST_NOISE = 1e6
 AIM = 1 - LOSS / 2
 
 
@@ -50,15 +52,16 @@ def noise_multiplier(
     `steps` Poisson-subsampled Gaussian steps at `sample_rate` are composed. The search keeps a
     bracket and steps by the secant of log epsilon over log sigma, about five evaluations from a
     rough guess or one from a good `start`; what is returned was itself evaluated and is at or below
-    the target.
+    the target. Where accountants take over from one another epsilon jumps, and the search may end
+    further below the target, after at most 25 evaluations.
 
     Raises InputError if no noise multiplier up to 1e6 meets the target.
     """
     low, high = 0.0, math.inf  # epsilon(low) > target >= epsilon(high)
     rough = max(0.4, sample_rate * math.sqrt(2 * steps * math.log(1.25 / delta)) / target)
-    sigma = start or rough
+    sigma = start or min(rough, MOST_NOISE)
     previous: tuple[float, float] | None = None
-    for _ in range(100):
+    for evaluation in range(MOST):
         cost = epsilon([(sigma, sample_rate, steps)], delta, accountant)
         if cost <= target:
             high = sigma
@@ -66,8 +69,10 @@ def noise_multiplier(
                 return sigma
         else:
             low = sigma
-        if low > 1e6:
+        if low >= MOST_NOISE:
             break
+        if evaluation >= USUAL and high < 1.02 * low:
+            return high
         slope = -1.0
         if previous and math.isfinite(cost) and cost > 0 and sigma != previous[0]:
             rise = math.log(cost / previous[1]) / math.log(sigma / previous[0])
@@ -78,7 +83,9 @@ def noise_multiplier(
         else:
             guess = 2 * sigma
         inside = low < guess < high
-        sigma = guess if inside else (2 * low if math.isinf(high) else (low + high) / 2)
+        sigma = guess if inside else _outside(low, high)
+        if math.isinf(high):
+            sigma = min(sigma, MOST_NOISE)
         if math.isfinite(high) and high - low < 1e-6 * high:
             return high
     if math.isfinite(high):
@@ -87,3 +94,10 @@ def noise_multiplier(
         f"privacy.epsilon: {target} cannot be met with sample rate {sample_rate:.4g} over {steps} "
         "steps; raise epsilon, or lower rounds or training.local_steps"
     )
+
+
+def _outside(low: float, high: float) -> float:
+    """Return where to look next if the secant points outside the bracket."""
+    if math.isinf(high):
+        return 4 * low
+    return math.sqrt(low * high) if high > 4 * low > 0 else (low + high) / 2

@@ -4,12 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from fedsvd.errors import wrong
 from fedsvd.privacy.clipping import clipped_sums
-from fedsvd.privacy.noise import gaussian
+from fedsvd.privacy.noise import noised
 from fedsvd.settings import Settings
 
 
@@ -65,14 +66,14 @@ def release(
     updates: Sequence[Mapping[str, Tensor]],
     base: Mapping[str, Tensor],
     mechanism: ClientMechanism,
-    generator: Generator | None,
+    generator: np.random.Generator | None,
 ) -> tuple[dict[str, Tensor], ClientMechanism, Tensor]:
     """Return the noised mean of the clients' tensors, the next mechanism, and the norms (k,).
 
     The mean is base + (sum over clients of clip(update - base) + N(0, (noise C)^2)) / m, also
     without any update. A client moves the sum by at most C and the count by at most 1/2 around its
-    middle. The norms are of the raw updates, private, for diagnostics. `generator` None draws from
-    the operating system.
+    middle. The sum and its noise are added and rounded as `fedsvd.privacy.noise` says; `generator`
+    None draws from the operating system. The norms are of the raw updates, private, for diagnostics.
     """
     names = list(base)
     deltas = [torch.stack([u[n] - base[n] for u in updates]) if updates else
@@ -80,21 +81,19 @@ def release(
     C, m = mechanism.clip_norm, mechanism.expected_clients
     sums, norms = clipped_sums(deltas, C, mechanism.clipping)
     std = mechanism.update_noise * C
-    mean = {
-        n: base[n] + (total + gaussian(total, std, generator)) / m
-        for n, total in zip(names, sums, strict=True)
-    }
+    released = noised(sums, std, generator)
+    mean = {n: base[n] + total / m for n, total in zip(names, released, strict=True)}
     return mean, _adapt(mechanism, norms, generator), norms
 
 
 def _adapt(
-    mechanism: ClientMechanism, norms: Tensor, generator: Generator | None
+    mechanism: ClientMechanism, norms: Tensor, generator: np.random.Generator | None
 ) -> ClientMechanism:
     """Return the mechanism with C moved towards the quantile: C exp(-rate (b - quantile))."""
     if mechanism.quantile is None:
         return mechanism
-    below = (norms <= mechanism.clip_norm).float() - 0.5
-    noise = gaussian(norms.new_zeros(1), mechanism.clip_noise, generator)
-    share = float((below.sum() + noise) / mechanism.expected_clients) + 0.5
+    below = (norms <= mechanism.clip_norm).double() - 0.5
+    count = float(noised([below.sum()], mechanism.clip_noise, generator)[0])
+    share = count / mechanism.expected_clients + 0.5
     step = math.exp(-mechanism.clip_rate * (share - mechanism.quantile))
     return replace(mechanism, clip_norm=mechanism.clip_norm * step)

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fedsvd.privacy.accounting import Cost, Event, cost
+from fedsvd.privacy.accounting import CLOSED_FORM, Cost, Event, cost
 from fedsvd.privacy.plan import PrivacyPlan
 
 
@@ -18,6 +18,7 @@ class Spent:
     noise_multiplier: float
     sample_rate: float
     steps: int
+    aggregated: bool = False  # whether the reply went into the round's mean
 
 
 @dataclass
@@ -50,9 +51,19 @@ class Ledger:
             for client in asked:
                 self.record(client, round, taken.get(client, self.plan.steps_per_round))
             return
-        hidden = self.plan.threat_model == "trusted_server"
-        for client in range(len(self.plan.clients)) if hidden else asked:
+        everybody = range(len(self.plan.clients))
+        for client in everybody if self.plan.hides_clients else asked:
             self.record(client, round, 1)
+
+    def record_mean(self, round: int, clients: Sequence[int]) -> None:
+        """Note that the replies of `clients`, and no others, went into the mean of the round.
+
+        Of a round that was repeated, the last attempt did.
+        """
+        for client in clients:
+            events = self.events.get(client, [])
+            at = max(i for i, event in enumerate(events) if event.round == round)
+            events[at] = replace(events[at], aggregated=True)
 
     def steps(self, client: int) -> int:
         """Return the number of steps that the client has been charged."""
@@ -112,12 +123,7 @@ class Ledger:
                     "events": [asdict(e) for e in self.events.get(planned.client, [])],
                 }
             )
-            for what, by in (("bound", planned.accountant), ("spent", spent and spent.accountant)):
-                if by is not None and by != self.plan.accountant:
-                    notes.append(
-                        f"client {planned.client}: the {self.plan.accountant} accountant failed on "
-                        f"the epsilon {what}; {by} answered, which is an upper bound"
-                    )
+            notes += self._stand_ins(planned.client, spent)
         largest = self.epsilon_max()
         if largest is not None and not math.isfinite(largest):
             notes.append("an infinite epsilon: no accountant could bound it")
@@ -127,6 +133,23 @@ class Ledger:
             "notes": notes,
             "clients": clients,
         }
+
+    def _stand_ins(self, client: int, spent: Cost | None) -> list[str]:
+        """Return a line for each figure of a client that another accountant had to give."""
+        notes, chosen = [], self.plan.accountant
+        bound = self.plan.clients[client].accountant
+        if bound is not None and bound not in (chosen, CLOSED_FORM):
+            notes.append(
+                f"client {client}: the {chosen} accountant failed on the epsilon bound; {bound} "
+                "answered, which is an upper bound"
+            )
+        if spent is not None and spent.failed:
+            why = "; ".join(f"the {name} accountant failed: {why}" for name, why in spent.failed)
+            notes.append(
+                f"client {client}: on the epsilon spent, {why}; {spent.accountant} answered, which "
+                "is an upper bound"
+            )
+        return notes
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take over the events of `as_dict`."""

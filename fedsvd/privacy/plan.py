@@ -30,7 +30,7 @@ class ClientPlan:
     steps_bound: int
     noise_multiplier: float  # 0 without privacy
     epsilon_bound: float | None  # what steps_bound steps cost; None without privacy
-    accountant: str | None  # that gave epsilon_bound: the chosen one, or RDP where it failed
+    accountant: str | None  # that gave epsilon_bound, see accounting.Cost
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class PrivacyPlan:
     secure_noise: bool
     steps_per_round: int
     clients: tuple[ClientPlan, ...]
+    gradients: str | None = None  # of examples: "hooks" or "loop"; None until the model is there
 
     @property
     def private(self) -> bool:
@@ -61,6 +62,11 @@ class PrivacyPlan:
         return self.unit == "example"
 
     @property
+    def hides_clients(self) -> bool:
+        """Whether nobody but the server knows who takes part, which amplifies privacy."""
+        return self.threat_model == "trusted_server"
+
+    @property
     def rounds_bound(self) -> int:
         """The most rounds of any client."""
         return max(c.rounds_bound for c in self.clients)
@@ -68,6 +74,15 @@ class PrivacyPlan:
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready values."""
         return asdict(self)
+
+
+def noise_source(plan: PrivacyPlan) -> str:
+    """Return where the noise of a run comes from, as it is told wherever its epsilon is."""
+    if not plan.private:
+        return "none: nothing is protected"
+    if plan.secure_noise:
+        return "from the operating system"
+    return "from the run's seed: repeatable, do not publish this model"
 
 
 MECHANISMS = {"example": "dp_sgd", "client": "client_gaussian", "none": "none"}

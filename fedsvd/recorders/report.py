@@ -6,7 +6,7 @@ from typing import Any
 
 from fedsvd.files import write_text
 from fedsvd.pages import BLUE, GREY, INK, ORANGE, canvas, label, page, svg
-from fedsvd.privacy.plan import PrivacyPlan
+from fedsvd.privacy.plan import PrivacyPlan, noise_source
 from fedsvd.rounds.record import Start, Summary
 
 History = Sequence[Mapping[str, Any]]
@@ -25,6 +25,7 @@ def write_report(path: Path, start: Start, summary: Summary) -> None:
         "report.html",
         summary={k: v for k, v in summary.values.items() if k != "singular_values"},
         plan=plan,
+        noise=noise_source(plan),
         clients=summary.ledger["clients"],
         labels=start.task.labels,
         figures=[figure for figure in drawn if figure],

@@ -10,10 +10,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fedsvd.privacy.plan import PrivacyPlan
+from fedsvd.adapters.build import lacks_public
+from fedsvd.privacy.plan import PrivacyPlan, noise_source
 from fedsvd.recorders.recorder import Recorder
 from fedsvd.rounds.record import RoundRecord, Start, Summary
 from fedsvd.settings import Settings
+
+GRADIENTS = {
+    "hooks": "of each example by hooks, found right for this model",
+    "loop": "of each example alone, one at a time",
+}
 
 
 @final
@@ -72,6 +78,7 @@ class Screen(Recorder):
             ),
             ("test accuracy", _number(told["test_accuracy"], ".4f")),
             ("epsilon spent", _spent(told)),
+            *_published(told),
             ("sent up / down", f"{_size(told['bytes_up'])} / {_size(told['bytes_down'])}"),
             ("time", _clock(told["seconds"])),
             ("state digest", told["state_digest"][:16]),
@@ -100,9 +107,15 @@ def _header(console: Console, start: Start) -> None:
         ("strategy", settings.strategy.target),
         ("trains", f"{model.trained:,} of {model.parameters:,} parameters"),
         ("privacy", _budget(plan)),
+        *([("noise", noise_source(plan))] if plan.private else []),
+        *([("gradients", GRADIENTS[plan.gradients])] if plan.gradients else []),
         ("runs on", f"{model.device}, {model.precision}"
                     f"{' (auto)' if settings.training.precision == 'auto' else ''}"),
     ]  # fmt: skip
+    if lacks_public(settings):
+        seen = min(settings.adapter.calibration, task.validation)
+        told = "texts of validation, which stand for public ones (data.public=0)"
+        facts.append(("starts from", f"{seen} {told}: its accuracy is not of unseen texts"))
     grid = Table.grid(padding=(0, 2))
     for fact in facts:
         grid.add_row(*fact)
@@ -207,6 +220,14 @@ def _spent(summary: Mapping[str, Any]) -> str:
     target = f" of {summary['epsilon_target']:g}" if summary["epsilon_target"] is not None else ""
     spent = f"{summary['epsilon_max']:.4f}{target}"
     return f"{spent} at delta {summary['delta']:g} (largest of any client)"
+
+
+def _published(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the line of the second figure, with what it assumes; none without privacy."""
+    if summary["epsilon_max"] is None or "epsilon_published" not in summary:
+        return []
+    figure, assumed = summary["epsilon_published"], summary["epsilon_published_assumed"]
+    return [("epsilon, published", f"{_number(figure, '.4f')}  ({assumed})")]
 
 
 def _size(count: int) -> str:

@@ -18,7 +18,7 @@ from fedsvd.lowrank.ranks import truncate
 from fedsvd.rounds.again import entered
 from fedsvd.rounds.journal import Entry
 from fedsvd.rounds.noised import noised
-from fedsvd.rounds.participation import draw
+from fedsvd.rounds.participation import all_spent, draw
 from fedsvd.rounds.replies import Received, receive
 from fedsvd.rounds.run import Run
 from fedsvd.strategies.base import Strategy
@@ -61,8 +61,8 @@ def _attempt(run: Run, number: int) -> dict[str, Any]:
         drawn, sat_out = draw(run, number)
         metrics: dict[str, Any] = {"round": number, "clients": drawn, "sat_out": sat_out}
         # Where a trusted server hides who takes part, a round of nobody is a release like any other.
-        hidden = run.worker.plan.threat_model == "trusted_server"
-        if not drawn and not hidden:
+        hidden = run.worker.plan.hides_clients
+        if not drawn and (not hidden or all_spent(run)):
             run.state = replace(run.state, round=number)
             return metrics
         entry = entered(run, number, drawn)
@@ -165,6 +165,8 @@ def _aggregate(
     if good and result is None:  # as a stock strategy may, given fewer than its rule takes
         metrics["not_aggregated"] = len(good)
     state = run.state if result is None else run.state.update(_tensors(run, result))
+    if result is not None and run.client_level is None:
+        run.ledger.record_mean(number, [r.metadata.src_node_id for r in good])
     run.state = replace(state, round=number)
 
 

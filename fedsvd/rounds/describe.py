@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsvd.rounds.published import published_figure
 from fedsvd.rounds.record import ModelRecord, RoundRecord, Start, Summary, TaskRecord
 from fedsvd.rounds.run import Run
 
@@ -39,4 +40,5 @@ def describe_round(run: Run) -> RoundRecord:
 
 def describe_end(run: Run, values: Mapping[str, Any]) -> Summary:
     """Return the summary of a run, with its history and its ledger."""
-    return Summary(values, tuple(run.history), run.ledger.as_dict())
+    ledger = {**run.ledger.as_dict(), "published": published_figure(run)}
+    return Summary(values, tuple(run.history), ledger)

@@ -10,6 +10,8 @@ from fedsvd import records
 from fedsvd.client.app import PART
 from fedsvd.factors import factors_of
 from fedsvd.lowrank import spectra
+from fedsvd.privacy.plan import noise_source
+from fedsvd.rounds.published import published_figure
 from fedsvd.rounds.run import Run
 from fedsvd.strategies.base import Strategy
 
@@ -60,6 +62,7 @@ def summarise(run: Run) -> dict[str, Any]:
     settings, task = run.settings, run.worker.task
     test = evaluate(run, "test") if len(task.test) else {}
     scored = [m for m in run.history if "accuracy" in m]
+    published = published_figure(run)
     return {
         "strategy": settings.strategy.target,
         "adapter": settings.adapter.label,
@@ -76,7 +79,11 @@ def summarise(run: Run) -> dict[str, Any]:
         "unit": run.ledger.plan.unit,
         "epsilon_target": run.ledger.plan.epsilon,
         "epsilon_max": run.ledger.epsilon_max(),
+        "epsilon_published": published["epsilon"],
+        "epsilon_published_assumed": published["assumed"],
         "delta": run.ledger.plan.delta,
+        "noise_source": noise_source(run.ledger.plan),
+        "gradients": run.ledger.plan.gradients,
         "bytes_up": run.bytes_up,
         "bytes_down": run.bytes_down,
         "ended": run.history[-1].get("ended"),

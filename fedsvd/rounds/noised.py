@@ -9,7 +9,7 @@ from torch import Tensor
 from fedsvd import records
 from fedsvd.engines.base import SERVER_NODE
 from fedsvd.privacy.client_level import release
-from fedsvd.randomness import Purpose, attempt_key, torch_stream
+from fedsvd.randomness import Purpose, attempt_key, numpy_stream
 from fedsvd.rounds.run import Run
 
 
@@ -23,7 +23,7 @@ def noised(
     generator = None
     if not run.worker.plan.secure_noise:
         keys: tuple[int | str, ...] = (number, "server", *attempt_key(run.attempt))
-        generator = torch_stream(settings.seed, Purpose.NOISE, *keys, device=device)
+        generator = numpy_stream(settings.seed, Purpose.NOISE, *keys)
     updates = [records.from_record(records.arrays_of(r), device) for r in good]
     metrics["clip_norm"] = run.client_level.clip_norm
     mean, run.client_level, norms = release(updates, wanted, run.client_level, generator)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedsvd.privacy.bounds import rounds_bound
-from fedsvd.randomness import Purpose, numpy_stream
+from fedsvd.randomness import Purpose, numpy_stream, uniforms
 from fedsvd.rounds.run import Run
 from fedsvd.settings import ClientSettings
 
@@ -20,19 +20,20 @@ class Draw:
 
 
 def participants(
-    clients: ClientSettings, bound: int, seed: int, round: int, taken: Sequence[int]
+    clients: ClientSettings, bound: int, seed: int | None, round: int, taken: Sequence[int]
 ) -> Draw:
     """Return the sorted ids of the clients of `round` (1-based).
 
     `taken[k]` is the number of rounds that client k has taken part in; one that has reached `bound`
     sits out. balanced: the m clients with the fewest rounds so far, ties in random order. uniform:
     m of all without replacement. poisson: each with probability m / K. all: everyone. The draw is
-    from the stream (seed, "participation", round) and looks at no data; under uniform and poisson
-    it does not depend on who is at the bound either, whose place stays empty.
+    from the stream (seed, "participation", round) or, if `seed` is None, from the operating system,
+    and looks at no data; under uniform and poisson it does not depend on who is at the bound either,
+    whose place stays empty.
     """
-    rng = numpy_stream(seed, Purpose.PARTICIPATION, round)
-    order = [int(k) for k in rng.permutation(clients.number)]
-    coins = rng.random(clients.number)
+    rng = None if seed is None else numpy_stream(seed, Purpose.PARTICIPATION, round)
+    order = [int(k) for k in uniforms(clients.number, rng).argsort(kind="stable")]
+    coins = uniforms(clients.number, rng)
     m = clients.per_round
     if clients.participation == "all":
         drawn = order
@@ -50,8 +51,10 @@ def participants(
 
 def draw(run: Run, number: int) -> tuple[list[int], list[int]]:
     """Return who takes part in a round of a run, and who was drawn and may not."""
-    clients, bound = run.settings.clients, run.worker.plan.rounds_bound
-    drawn = participants(clients, bound, run.settings.seed, number, run.rounds_taken)
+    clients, plan = run.settings.clients, run.worker.plan
+    # Whoever holds the seed, as the run's config.yaml does, would know who took part.
+    seed = None if plan.hides_clients else run.settings.seed
+    drawn = participants(clients, plan.rounds_bound, seed, number, run.rounds_taken)
     run.ledger.reserved = run.journal.reserved(number)
     spent = [k for k in drawn.clients if run.ledger.would_exceed(k)]
     run.ledger.reserved = {}

@@ -19,14 +19,14 @@ class DataSettings:
     hub_config: str | None = None
     text: tuple[str, ...] = ("text",)  # one column, or two for sentence pairs
     label: str = "label"
-    labels: tuple[str, ...] | None = None  # names of labels 0..K-1; None: found in the data
+    labels: tuple[str, ...] | None = None  # names of labels 0..K-1; None: found, without privacy
     label_texts: tuple[tuple[str, ...], ...] | None = None  # public words for each label
     splits: dict[str, str] | None = None  # ours: theirs, for sources that come split
     validation: float = 0.1
     test: float = 0.1
-    limit: int | None = None  # keep at most this many examples of each split
+    limit: int | None = None  # of each part keep about this many, each row by its own coin
     id: str | None = None  # a column whose values must differ in all rows of all parts
-    public: int = 0  # training examples that no client holds and the server may look at
+    public: int = 0  # texts that no client holds and the server may look at
     public_size: int | None = None  # about how many examples all clients hold, as publicly known
 
     def __post_init__(self) -> None:
@@ -38,6 +38,10 @@ class DataSettings:
                 raise wrong(f"data.{key}", share, "a share between 0 and 1")
         if self.validation + self.test >= 1:
             raise wrong("data.test", self.test, "such that validation + test < 1")
+        names = self.labels or ()
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None or (self.labels is not None and len(names) < 2):
+            raise wrong("data.labels", list(names), "at least 2 names, no two of them equal")
         if self.limit is not None:
             at_least("data.limit", self.limit, 1)
         at_least("data.public", self.public, 0)
@@ -58,5 +62,5 @@ class PartitionSettings:
     def __post_init__(self) -> None:
         choice("partition.name", self.name, ("dirichlet", "iid", "own"))
         positive("partition.alpha", self.alpha)
-        at_least("partition.min_examples", self.min_examples, 1)
+        at_least("partition.min_examples", self.min_examples, 0)
         at_least("partition.draws", self.draws, 1)

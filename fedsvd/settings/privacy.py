@@ -16,6 +16,7 @@ class PrivacySettings:
     delta: float = 1e-5
     clip_norm: float = 1.0
     clipping: str = "flat"
+    gradients: str = "auto"  # unit=example: how each example's own is taken
     accountant: str = "prv"
     public_counts: bool = False  # whether the numbers of examples may show in rates and weights
     threat_model: str = "server_sees_participants"
@@ -29,6 +30,7 @@ class PrivacySettings:
         choice("privacy.unit", self.unit, UNITS)
         choice("privacy.accountant", self.accountant, ("pld", "prv", "rdp"))
         choice("privacy.clipping", self.clipping, ("automatic", "flat", "per_layer"))
+        choice("privacy.gradients", self.gradients, ("auto", "hooks", "loop"))
         choice("privacy.threat_model", self.threat_model, THREAT_MODELS)
         if self.unit == "none":
             return

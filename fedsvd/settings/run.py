@@ -89,6 +89,13 @@ class Settings:
                 "used with clients.participation=poisson and clients.max_rounds=null, for which "
                 "the amplification by sampling clients holds",
             )  # fmt: skip
+        if privacy.threat_model == "trusted_server" and not privacy.secure_noise:
+            raise wrong(
+                "privacy.secure_noise", False,
+                "true with privacy.threat_model=trusted_server: whoever holds the seed, which is in "
+                "the run's config.yaml, would know who takes part; then participants and noise are "
+                "drawn from the operating system",
+            )  # fmt: skip
 
     def _check_own(self) -> None:
         """Refuse what does not hold where clients are others' machines, or what nobody knows."""

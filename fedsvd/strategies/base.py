@@ -97,6 +97,9 @@ class Strategy(TrainsFactors, ABC):
     # Whether the new factors are means of the clients' in the basis of the old ones, so that a server
     # optimiser can follow them.
     averages: ClassVar[bool] = False
+    # Whether the new state is a function of the old one, public data and the weighted mean of the
+    # replies: then the others' noise covers a client's part too, see docs/published_model.md.
+    mean_only: ClassVar[bool] = False
     # Whether it relies on all clients holding the A that they were sent.
     needs_equal_A: ClassVar[bool] = False
 

@@ -17,6 +17,7 @@ class FedAvg(Strategy):
 
     trains: ClassVar[tuple[str, ...]] = ("A", "B")
     averages: ClassVar[bool] = True
+    mean_only: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:

@@ -21,6 +21,7 @@ class FedSb(Strategy):
     broadcasts: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ("R",)
     averages: ClassVar[bool] = True
+    mean_only: ClassVar[bool] = True
     exact = True
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:

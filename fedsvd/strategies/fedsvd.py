@@ -1,7 +1,7 @@
 """FedSVD: average B, then make A the right singular vectors of B A."""
 
 from collections.abc import Sequence
-from typing import final
+from typing import ClassVar, final
 
 from fedsvd.errors import one_of, wrong
 from fedsvd.lowrank import AdapterState, refactorise
@@ -23,6 +23,7 @@ class FedSVD(Strategy):
     """
 
     exact = True
+    mean_only: ClassVar[bool] = True
 
     def __init__(self, period: int = 1, split: str = "svd") -> None:
         if period < 1:

@@ -28,6 +28,7 @@ class FedSvdDct(Strategy):
     """
 
     broadcasts: ClassVar[tuple[str, ...]] = ("A", "B", "W")
+    mean_only: ClassVar[bool] = True
 
     def __init__(self, period: int = 1, tail: str = "drop") -> None:
         if period < 1:

@@ -35,6 +35,7 @@ class FedSvdRefresh(Strategy):
     """
 
     broadcasts: ClassVar[tuple[str, ...]] = ("A", "B", "W")
+    mean_only: ClassVar[bool] = True
 
     def __init__(
         self, keep: int | None = None, energy: float = 0.9, period: int = 1, tail: str = "drop",

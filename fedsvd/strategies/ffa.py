@@ -16,6 +16,7 @@ class FFA(Strategy):
 
     broadcasts: ClassVar[tuple[str, ...]] = ("B",)
     averages: ClassVar[bool] = True
+    mean_only: ClassVar[bool] = True
     exact = True
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:

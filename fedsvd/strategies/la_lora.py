@@ -21,6 +21,7 @@ class LaLora(Strategy):
 
     trains: ClassVar[tuple[str, ...]] = ("A", "B")
     averages: ClassVar[bool] = True
+    mean_only: ClassVar[bool] = True
 
     def __init__(self, smoothing: float = 1.0) -> None:
         if not 0 <= smoothing < float("inf"):

@@ -17,6 +17,7 @@ class RoLora(Strategy):
 
     trains: ClassVar[tuple[str, ...]] = ("A", "B")
     averages: ClassVar[bool] = True
+    mean_only: ClassVar[bool] = True
     exact = True
 
     def trains_in(self, round: int) -> tuple[str, ...]:

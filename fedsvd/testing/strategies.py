@@ -1,8 +1,8 @@
 """A conformance kit for aggregation rules: `check_strategy(MyStrategy, option=value)` in one line.
 
 It measures what every rule must do and what each declares of itself (`Strategy.exact`, `.weighted`,
-`.idempotent`, `.fixed_point`, `.averages`, `.any_rank`) on the clients of `fedsvd.testing.cases`. A
-rule that fails raises AssertionError with one sentence.
+`.idempotent`, `.fixed_point`, `.averages`, `.mean_only`, `.any_rank`) on the clients of
+`fedsvd.testing.cases`. A rule that fails raises AssertionError with one sentence.
 """
 
 import tempfile
@@ -41,16 +41,17 @@ def check_strategy(cls: type[Strategy], **options: Any) -> None:
     """Raise AssertionError, with one sentence that says what is wrong, unless `cls` is sound.
 
     `options` go to its constructor. Checked: neither the order of clients nor that of their replies
-    matters; weights, equal clients, unchanged clients and exactness are as declared, in a round in
-    which much is due and in the next one; what a server optimiser can follow does not change its
-    basis; the arguments and the global random state are left alone; what clients are not sent does
-    not change; names, shapes, dtypes, ranks and the round hold, also for clients of other ranks where
-    they are declared; a client with NaN is refused; state goes through records and checkpoints, and
-    the next round needs nothing but it.
+    matters; weights, equal clients, unchanged clients, exactness and the mean as all that counts are
+    as declared, in a round in which much is due and in the next one; what a server optimiser can
+    follow does not change its basis; the arguments and the global random state are left alone; what
+    clients are not sent does not change; names, shapes, dtypes, ranks and the round hold, also for
+    clients of other ranks where they are declared; a client with NaN is refused; state goes through
+    records and checkpoints, and the next round needs nothing but it.
     """
     name = cls.__name__
     for check in (
-        _form, _arguments, _order, _weights, _equal, _unchanged, _exactness, _ranks, _nan, _resumes,
+        _form, _arguments, _order, _weights, _equal, _unchanged, _exactness, _mean, _ranks,
+        _nan, _resumes,
     ):  # fmt: skip
         check(name, cls, options)
 
@@ -159,6 +160,28 @@ def _unchanged(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
             )
     measured(name, "fixed_point", rule.fixed_point, found < TOLERANCE,
               "leaves W + B A as it is when no client changes anything")  # fmt: skip
+
+
+def _mean(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
+    for rule, state in _rounds(cls, options):
+        if not rule.mean_only:
+            continue
+        updates = make_updates(rule, state)
+        g = torch.Generator().manual_seed(5)
+        moves = {
+            n: torch.randn(t.shape, generator=g, dtype=torch.float64).to(t.dtype)
+            for n, t in sent(rule, state).items()
+        }
+        others = list(updates)
+        for at, sign in ((0, 1.0), (1, -1.0)):
+            u, tensors = updates[at], updates[at].state.tensors()
+            moved = {n: tensors[n] + sign / u.weight * d for n, d in moves.items()}
+            others[at] = replace(u, state=u.state.update(moved))
+        new, same = rule.aggregate(state, updates), _make(cls, options).aggregate(state, others)
+        assert distance(same, new) < TOLERANCE, (
+            f"{name} declares mean_only = True, but it gives another state for other replies of the "
+            "same mean: the figure of the published model would be too low."
+        )
 
 
 def _exactness(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:

@@ -23,9 +23,7 @@ VARIANTS = {
     ],
     "dense": ["strategy=flora", "adapter.init=pissa"],
     "client": [*CLIENT, "privacy.clip_quantile=0.5"],
-    "hidden": [
-        *CLIENT, "privacy.threat_model=trusted_server", "clients.participation=poisson",
-    ],
+    "drawn by coins": [*CLIENT, "clients.participation=poisson"],
     "faults": [
         "faults=injected", "faults.kind=raise", "faults.rate=0.4", "faults.min_replies=2",
         "privacy=none",
@@ -238,6 +236,41 @@ def test_with_noise_of_the_system_work_done_twice_is_spent_twice(inputs, tmp_pat
         assert [e["round"] for e in client["events"]] == [1, 2, 2]
         assert client["steps"] == client["steps_bound"] == 3
     assert summary["ended"] == "no client may take part in another round"
+
+
+def test_hidden_participants_are_drawn_anew_and_every_attempt_is_spent_by_everybody(
+    inputs, tmp_path
+):
+    hidden = [
+        *inputs, *CLIENT, "privacy.threat_model=trusted_server", "privacy.secure_noise=true",
+        "clients.participation=poisson", "clients.number=20", "clients.per_round=10", "rounds=5",
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(Kill):
+            run(tmp_path / "run", hidden)
+    run(tmp_path / "run", hidden, "resume=auto")
+    lines = (tmp_path / "run" / "journal.jsonl").read_text().splitlines()
+    told = [json.loads(json.loads(line)["told"]) for line in lines]
+    asked = {(t["round"], t["attempt"]): t["clients"] for t in told if t["kind"] == "asked"}
+    assert list(asked) == [(1, 0), (2, 0), (2, 1), (3, 0), (4, 0)]  # 2 was lost; five is the bound
+    assert asked[2, 0] != asked[2, 1]  # alike with a probability of at most 2^-20
+    ledger = json.loads((tmp_path / "run" / "privacy.json").read_text())
+    for client in ledger["clients"]:
+        assert [e["round"] for e in client["events"]] == [1, 2, 2, 3, 4]
+        assert {e["sample_rate"] for e in client["events"]} == {0.5}
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Kill):
+            run(tmp_path / "last", hidden, "rounds=3")
+    ended = run(tmp_path / "last", hidden, "rounds=3", "resume=auto")
+    ledger = json.loads((tmp_path / "last" / "privacy.json").read_text())
+    assert [e["round"] for e in ledger["clients"][0]["events"]] == [1, 2, 3]  # not 3 again
+    assert ended["epsilon_max"] <= ended["epsilon_target"]
+    run(tmp_path / "other", hidden, "rounds=3")
+    lines = (tmp_path / "other" / "metrics.jsonl").read_text().splitlines()
+    again = [json.loads(line)["clients"] for line in lines][1:]
+    assert again != [asked[1, 0], asked[2, 1], asked[3, 0]]  # the seed does not tell who takes part
 
 
 def test_rounds_that_are_not_done_again_identically_are_spent_and_drawn_anew(

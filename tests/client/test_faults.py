@@ -170,3 +170,16 @@ def test_the_summary_counts_reasons(inputs, tmp_path, monkeypatch):
     ledger = json.loads((tmp_path / "x" / "privacy.json").read_text())
     assert ledger["epsilon_max"] <= 1
     assert sum(c["steps"] for c in ledger["clients"]) == 4 * 3
+
+
+@pytest.mark.parametrize("privacy", ["dp_sgd", "none", "client_level"])
+def test_a_client_that_holds_nothing_takes_part(privacy, inputs):
+    """With partition.min_examples=0: it sends noise alone under dp_sgd, and is charged as others."""
+    run = prepared(
+        inputs, "clients.number=80", "clients.participation=all", "partition.min_examples=0",
+        "privacy.delta=1e-3", "rounds=1", f"privacy={privacy}",
+    )  # fmt: skip
+    empty = [k for k, part in enumerate(run.worker.parts) if not len(part)]
+    assert empty
+    assert attempt.one_round(run, 1)["failed"] == {}
+    assert {c["steps"] for c in run.ledger.as_dict()["clients"]} == {1}

@@ -8,18 +8,20 @@ from fedsvd.data.partition import partition
 from fedsvd.data.task import load_task
 from fedsvd.data.tokens import Tokens
 from fedsvd.errors import InputError
+from fedsvd.randomness import Purpose, numpy_stream
 from fedsvd.settings import DataSettings, PartitionSettings
 
 
-def test_default_task_is_deduplicated_stratified_and_disjoint(settings):
+def test_default_task_is_deduplicated_and_disjoint(settings):
     task = load_task(settings().data, seed=0)
     parts = [task.train, task.validation, task.test]
     rows = np.concatenate(parts)
     assert len(rows) == len(set(rows.tolist())) == 8530 - task.duplicates
     assert len(set(task.texts)) == len(task.texts)
-    assert [len(p) for p in parts] == [6826, 852, 852]
-    for part in parts:
-        assert abs(task.labels[part].mean() - 0.5) < 0.01
+    assert [len(p) for p in parts] == [6849, 822, 859]
+    for part, share in zip(parts, (0.8, 0.1, 0.1), strict=True):  # five standard deviations
+        assert abs(len(part) - share * 8530) < 5 * (share * (1 - share) * 8530) ** 0.5
+        assert abs(task.labels[part].mean() - 0.5) < 5 * 0.5 / len(part) ** 0.5
     again, other = load_task(settings().data, seed=0), load_task(settings().data, seed=1)
     assert np.array_equal(task.test, again.test)
     assert not np.array_equal(task.test, other.test)
@@ -36,7 +38,7 @@ def rows(n):
 
 def test_a_csv_and_a_folder(tmp_path):
     task = load_task(write(tmp_path / "all.csv", "text,label\n" + rows(50) + "text 0,0\n"), 0)
-    assert (len(task.train), len(task.validation), len(task.test)) == (42, 4, 4)
+    assert len(task.train) + len(task.validation) + len(task.test) == 50
     assert task.duplicates == 1
     folder = tmp_path / "split"
     folder.mkdir()
@@ -82,26 +84,46 @@ def _empty(tmp_path):
     return str(folder)
 
 
+def names(n):
+    return [(f"example {i}",) for i in range(n)]
+
+
 @given(st.integers(1, 8), st.floats(0.1, 100), st.integers(0, 50))
 def test_partition_deals_every_example_once(clients, alpha, seed):
     labels = np.arange(400) % 3
-    parts = partition(labels, clients, PartitionSettings("dirichlet", alpha, 1, 500), seed)
+    parts = partition(
+        names(400), labels, clients, PartitionSettings("dirichlet", alpha, 1, 500), seed
+    )
     assert sorted(np.concatenate(parts).tolist()) == list(range(400))
 
 
 def test_partition_follows_alpha_and_the_seed():
     labels = np.arange(6000) % 2
-    even = partition(labels, 4, PartitionSettings("dirichlet", 1e4, 1, 1), 0)
+    even = partition(names(6000), labels, 4, PartitionSettings("dirichlet", 1e4, 1, 1), 0)
     assert max(len(p) for p in even) < 1.1 * 1500
-    skewed = partition(labels, 4, PartitionSettings("dirichlet", 0.2, 1, 50), 0)
+    skewed = partition(names(6000), labels, 4, PartitionSettings("dirichlet", 0.2, 1, 50), 0)
     assert max(abs(labels[p].mean() - 0.5) for p in skewed) > 0.2
-    iid = partition(labels, 4, PartitionSettings("iid"), 0)
-    assert [len(p) for p in iid] == [1500] * 4
+    iid = partition(names(6000), labels, 4, PartitionSettings("iid"), 0)
+    assert all(abs(len(p) - 1500) < 5 * (6000 * 3 / 16) ** 0.5 for p in iid)
+    assert all(abs(labels[p].mean() - 0.5) < 5 * 0.5 / len(p) ** 0.5 for p in iid)
+
+
+def test_dirichlet_shares_are_what_the_sizes_follow():
+    """Against the shares themselves, drawn here from the same streams: chi-square of the counts."""
+    labels, shares = np.arange(8000) % 2, []
+    parts = partition(names(8000), labels, 5, PartitionSettings("dirichlet", 2.0, 1, 1), 3)
+    for label in (0, 1):
+        rng = numpy_stream(3, Purpose.PARTITION, 0, f"label {label}")
+        shares.append(rng.dirichlet(np.full(5, 2.0)))
+        counts = np.array([(labels[p] == label).sum() for p in parts])
+        expected = 4000 * shares[label]
+        assert ((counts - expected) ** 2 / expected).sum() < 25  # 4 degrees of freedom, p < 1e-4
+    assert not np.allclose(*shares)
 
 
 def test_a_client_without_examples_is_refused():
     with pytest.raises(InputError, match=r"client \d+ of 50 is left with 0 examples"):
-        partition(np.arange(60) % 2, 50, PartitionSettings("dirichlet", 0.01, 1, 3), 0)
+        partition(names(60), np.arange(60) % 2, 50, PartitionSettings("dirichlet", 0.01, 1, 3), 0)
 
 
 def tokens(lengths):

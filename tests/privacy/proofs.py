@@ -191,7 +191,7 @@ def check_server_noise():
     mechanism = client_level.ClientMechanism(0.5, 4.0, 10.0)
     released = []
     for seed in (0, 1):
-        generator = torch.Generator().manual_seed(seed)
+        generator = np.random.default_rng(seed)
         mean = client_level.release([base, base], base, mechanism, generator)[0]
         released.append(mean["q.B"].flatten().double().numpy() / (4.0 * 0.5 / 10.0))
     assert all(in_chi_square_range(r) for r in released), "the noise has not the planned variance"

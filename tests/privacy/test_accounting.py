@@ -1,17 +1,21 @@
 import math
+import subprocess
+import sys
 import warnings
 
 import dp_accounting as dpa
+import mpmath as mp
 import numpy as np
 import pytest
 from dp_accounting.pld import PLDAccountant
+from dp_accounting.pld import privacy_loss_distribution as pld_module
 from opacus.accountants import PRVAccountant, RDPAccountant
 from opacus.accountants.utils import get_noise_multiplier
 from scipy.optimize import brentq
 from scipy.stats import norm
 
 from fedsvd.errors import InputError
-from fedsvd.privacy import accounting, calibration
+from fedsvd.privacy import accounting, calibration, gaussian, pld, prv, renyi
 from fedsvd.privacy.__main__ import main
 
 
@@ -27,6 +31,48 @@ def gaussian_epsilon(mu, delta):
         ) - delta  # fmt: skip
 
     return brentq(excess, 0, 100)
+
+
+def sampled_delta(sigma, rate, eps):
+    """The exact delta at `eps` of one sampled step, the larger of both directions, by mpmath.
+
+    The loss is monotone in the output x, so the best test is x above (or below) one point.
+    """
+    with mp.workdps(60 + (400 if eps < 1e-3 else 0)):
+        s, q, e = mp.mpf(sigma), mp.mpf(rate), mp.mpf(eps)
+
+        def above(x, mean):
+            return mp.erfc((x - mean) / s / mp.sqrt(2)) / 2
+
+        x = s**2 * mp.log((mp.exp(e) - 1 + q) / q) + mp.mpf(1) / 2
+        removed = (1 - q) * above(x, 0) + q * above(x, 1) - mp.exp(e) * above(x, 0)
+        inner = mp.exp(-e) - 1 + q
+        added = mp.mpf(0)
+        if inner > 0:
+            y = s**2 * mp.log(inner / q) + mp.mpf(1) / 2
+            mixed = (1 - q) * above(-y, 0) + q * above(-y, -1)
+            added = above(-y, 0) - mp.exp(e) * mixed
+        return max(removed, added)
+
+
+def lower_bound(events, delta, mesh):
+    """An epsilon below the exact one: dp-accounting with every loss rounded down."""
+    whole = pld_module.identity(value_discretization_interval=mesh, pessimistic_estimate=False)
+    for sigma, rate, steps in events:
+        one = pld_module.from_gaussian_mechanism(
+            sigma, pessimistic_estimate=False, value_discretization_interval=mesh,
+            sampling_prob=rate, use_connect_dots=False,
+        )  # fmt: skip
+        whole = whole.compose(one.self_compose(steps))
+    return whole.get_epsilon_for_delta(delta)
+
+
+def opacus_rdp(events, delta, orders=None):
+    ledger = RDPAccountant()
+    ledger.history = list(events)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(ledger.get_epsilon(delta, alphas=orders))
 
 
 @pytest.mark.parametrize("accountant", ["prv", "rdp", "pld"])
@@ -54,7 +100,21 @@ def test_agrees_with_the_search_of_opacus():
 def test_full_batches_against_the_closed_form(accountant, sigma, steps):
     exact = gaussian_epsilon(math.sqrt(steps) / sigma, 1e-5)
     ours = accounting.epsilon([(sigma, 1.0, steps)], 1e-5, accountant)
-    assert exact * (1 - 1e-6) <= ours <= 1.01 * exact
+    assert exact * (1 - 1e-6) <= ours <= exact * (1 + 1e-6)
+    assert accounting.cost([(sigma, 1.0, steps)], 1e-5, accountant).accountant == "gaussian"
+
+
+def test_several_noises_without_sampling_are_one_gaussian():
+    events = [(2.0, 1.0, 3), (5.0, 1.0, 40), (11.0, 1.0, 7)]
+    mu = math.sqrt(3 / 4 + 40 / 25 + 7 / 121)
+    ledger = PLDAccountant(value_discretization_interval=1e-4)
+    for sigma, _, steps in events:
+        ledger.compose(dpa.GaussianDpEvent(sigma), steps)
+    for accountant in ("prv", "pld"):
+        ours = accounting.epsilon(events, 1e-6, accountant)
+        assert ours == pytest.approx(gaussian_epsilon(mu, 1e-6), rel=1e-9)
+        assert ours == pytest.approx(ledger.get_epsilon(1e-6), rel=1e-4)
+    assert opacus_rdp(events, 1e-6) == pytest.approx(accounting.epsilon(events, 1e-6, "rdp"))
 
 
 @pytest.mark.parametrize("steps", [50, 1000])
@@ -72,7 +132,7 @@ def test_prv_equals_the_accountant_of_opacus_at_the_same_discretisation():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = ledger.get_epsilon(1e-5, eps_error=0.01)
-    ours = accounting._prv_bound(tuple(ledger.history), 1e-5, 0.01)
+    ours, _ = prv.bound(tuple(ledger.history), 1e-5, 0.01)
     assert ours == pytest.approx(theirs, rel=1e-4)
 
 
@@ -87,33 +147,115 @@ def test_heterogeneous_events_against_an_independent_composition():
     assert accounting.merge(events)[0] == (1.1, 0.05, 50)
 
 
+@pytest.mark.parametrize("accountant", ["prv", "rdp", "pld"])
+@pytest.mark.parametrize("delta", [1e-3, 1e-5, 1e-9, 1e-12, 1e-30])
+@pytest.mark.parametrize("rate", [1e-9, 1e-4, 0.05, 0.5, 0.999])
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 20.0, 1e3])
+def test_one_step_is_never_below_the_truth(sigma, rate, delta, accountant):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = accounting.epsilon([(sigma, rate, 1)], delta, accountant)
+    assert sampled_delta(sigma, rate, found) <= delta * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("accountant", ["prv", "rdp", "pld"])
+@pytest.mark.parametrize("delta", [1e-4, 1e-8, 1e-10])
+@pytest.mark.parametrize(
+    ("event", "mesh"),
+    [((0.6, 0.01, 300), 1e-3), ((2.0, 0.2, 40), 1e-3), ((40.0, 0.3, 2000), 2e-5),
+     ((1.0, 1e-3, 10_000), 2e-4)],
+)  # fmt: skip
+def test_many_steps_are_never_below_the_truth(event, mesh, delta, accountant):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = accounting.epsilon([event], delta, accountant)
+    assert found >= lower_bound([event], delta, mesh)
+    assert found <= opacus_rdp([event], delta) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("sigma", "steps"), [(1.0, 1), (10.0, 25), (100.0, 1000), (1e3, 10**5)])
+def test_numeric_accountants_are_not_below_the_closed_form_where_they_answer(sigma, steps):
+    """Asked past `cost`, at rate 1, down to the delta at which each of them stops."""
+    event, answers = [(sigma, 1.0, steps)], 0
+    for delta in 10.0 ** -np.arange(2, 15):
+        exact = gaussian.epsilon(math.sqrt(steps) / sigma, delta)
+        for ask in (prv.epsilon, pld.epsilon):
+            try:
+                found = ask(event, delta)
+            except ArithmeticError as error:
+                assert "delta is below" in str(error) or "points" in str(error)  # noqa: PT017
+                continue
+            answers += 1
+            assert exact * (1 - 1e-9) <= found <= exact * 1.03
+    assert answers >= 5
+
+
+def test_prv_would_be_wrong_at_the_deltas_it_refuses():
+    with pytest.raises(ArithmeticError, match="delta is below 1e-08"):
+        prv.epsilon([(100.0, 1.0, 1000)], 1e-12)
+    exact = gaussian.epsilon(math.sqrt(1000) / 100, 1e-12)
+    found, error = prv.bound([(100.0, 1.0, 1000)], 1e-12, 0.004 * exact)
+    assert found - error < exact * 0.9995
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert accounting.cost([(100.0, 0.5, 1000)], 1e-12, "prv").accountant == "rdp"
+
+
+@pytest.mark.parametrize("orders", [None, renyi.WHOLE_ORDERS])
+@pytest.mark.parametrize(
+    "event", [(0.5, 0.1, 90), (0.9, 0.4, 1000), (3.3, 0.11, 50), (8.0, 0.7, 9)]
+)
+def test_rdp_is_that_of_opacus_in_the_range_of_its_orders(event, orders):
+    ours = renyi.epsilon([event], 1e-5, orders)
+    assert ours == pytest.approx(opacus_rdp([event], 1e-5, orders), rel=1e-9)
+
+
+def test_rdp_takes_larger_orders_where_epsilon_is_small():
+    event = [(40.0, 0.01, 100)]
+    ours = renyi.epsilon(event, 1e-5)
+    assert lower_bound(event, 1e-5, 1e-5) < ours < 0.1 * opacus_rdp(event, 1e-5)
+
+
 def test_nothing_costs_nothing_and_no_noise_costs_everything():
     assert accounting.epsilon([], 1e-5, "prv") == 0
     assert accounting.epsilon([(1.0, 0.1, 0)], 1e-5, "prv") == 0
     assert accounting.epsilon([(0.0, 0.1, 1)], 1e-5, "prv") == math.inf
 
 
-def test_failure_falls_back_to_rdp_and_says_so():
-    event = [(0.5, 0.2, 10000)]  # an epsilon of thousands, where PRV overflows
-    with pytest.warns(UserWarning, match="the prv accountant failed .* the RDP bound stands in"):
+def test_where_prv_fails_pld_answers_and_a_warning_says_so():
+    event = [(0.5, 0.2, 2000)]  # an epsilon of hundreds, where PRV leaves float64
+    with pytest.warns(UserWarning, match="the prv accountant failed .* the PLD bound stands in"):
+        found = accounting.cost(event, 1e-5, "prv")
+    assert found.accountant == "pld"
+    assert found.failed == (("prv", "epsilon is above 500, where exp(epsilon) leaves float64"),)
+    assert lower_bound(event, 1e-5, 0.02) <= found.epsilon < opacus_rdp(event, 1e-5)
+
+
+def test_where_prv_and_pld_fail_rdp_answers():
+    event = [(2.0, 0.01, 10**8)]
+    with pytest.warns(UserWarning, match="the (prv|pld) accountant failed .* the RDP bound"):
         found = accounting.cost(event, 1e-5, "prv")
     assert found.accountant == "rdp"
-    ledger = RDPAccountant()
-    ledger.history = event
+    assert [name for name, _ in found.failed] == ["prv", "pld"]
+
+
+def test_where_no_order_of_rdp_is_enough_the_unsampled_mechanism_bounds():
+    event = [(1e6, 0.5, 1)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert found.epsilon == pytest.approx(ledger.get_epsilon(1e-5))
+        found = accounting.cost(event, 1e-300, "prv")
+    assert found.accountant == accounting.UNSAMPLED
+    assert found.epsilon == gaussian.epsilon(1e-6, 1e-300)
+    assert sampled_delta(1e6, 0.5, found.epsilon) <= 1e-300
 
 
 def test_the_same_question_is_computed_once(monkeypatch):
     asked = []
-    real = accounting.ACCOUNTANTS["rdp"]
-    monkeypatch.setitem(
-        accounting.ACCOUNTANTS, "rdp", lambda *a: asked.append(a) or real(*a)
-    )  # fmt: skip
+    real = renyi.epsilon
+    monkeypatch.setattr(renyi, "epsilon", lambda *a: asked.append(a) or real(*a))
     for _ in range(3):
         calibration.noise_multipliers(1.7, 1e-5, [0.031, 0.031, 0.05], 40, "rdp")
-    assert len(asked) == len(set(asked))
+    assert len(asked) == len(set(asked)) > 0
 
 
 def test_many_rates_are_each_met_and_few_evaluations_are_needed():
@@ -126,7 +268,49 @@ def test_many_rates_are_each_met_and_few_evaluations_are_needed():
 
 def test_a_budget_that_cannot_be_met_is_refused():
     with pytest.raises(InputError, match=r"privacy\.epsilon"):
-        calibration.noise_multiplier(1e-9, 1e-5, 0.5, 10, "rdp")
+        calibration.noise_multiplier(1e-9, 1e-5, 0.5, 10**9, "rdp")
+
+
+LINES = [
+    "--sample-rate 0.2 --steps 2 --epsilon 0.001",
+    "--sample-rate 0.5 --steps 1000000 --epsilon 1",
+    "--sample-rate 0.001 --steps 1000000000 --epsilon 1",
+    "--sample-rate 1e-9 --steps 1000 --epsilon 1e-6",
+    "--sample-rate 0.01 --steps 1000 --epsilon 1e6",
+    "--sample-rate 0.01 --steps 1000 --epsilon 1 --delta 1e-300",
+    "--sample-rate 0.3 --steps 20000 --noise-multiplier 1e6",
+    "--sample-rate 0.999999 --steps 9 --noise-multiplier 1e-3",
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_the_command_is_bounded_in_time_and_memory(line):
+    """4.5 s of the processor and 0.9 GB, imports included, whatever the question."""
+    code = (
+        "import resource, sys; from fedsvd.privacy.__main__ import main; status = main(sys.argv[1:]);"
+        "used = resource.getrusage(resource.RUSAGE_SELF);"
+        "print(used.ru_utime + used.ru_stime, used.ru_maxrss); sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *line.split()], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    seconds, kilobytes = done.stdout.split()[-2:]
+    assert float(seconds) < 4.5
+    assert int(kilobytes) < 900_000
+
+
+def test_the_command_names_who_failed_and_who_stands_in(capsys):
+    assert main(["--sample-rate", "0.2", "--steps", "2", "--epsilon", "0.001"]) == 0
+    prv_row, rdp_row, pld_row = capsys.readouterr().out.splitlines()[3:]
+    assert "prv failed: its mesh would take more than" in prv_row
+    assert "pld's bound" in prv_row
+    assert "failed" not in rdp_row + pld_row
+    assert main(["--sample-rate", "1", "--steps", "10", "--noise-multiplier", "5"]) == 0
+    for row in capsys.readouterr().out.splitlines()[3::2]:
+        assert row.endswith("(closed form)")
+        exact = gaussian_epsilon(math.sqrt(10) / 5, 1e-5)
+        assert float(row.split()[2]) == pytest.approx(exact, rel=1e-5)
 
 
 def test_the_command_answers_both_questions(capsys):
@@ -154,6 +338,10 @@ def test_the_command_answers_both_questions(capsys):
         ("--steps 5 --sample-rate 0.1 --epsilon -1", "--epsilon"),
         ("--steps 5 --sample-rate 0.1 --epsilon 1 --delta 1", "--delta"),
         ("--steps 5 --sample-rate 0.1 --epsilon 1 --accountant prw", "did you mean 'prv'"),
+        ("--steps 5 --sample-rate nan --epsilon 1", "--sample-rate"),
+        ("--steps 5 --sample-rate 0.1 --noise-multiplier inf", "--noise-multiplier"),
+        ("--steps 5 --sample-rate 0.1 --epsilon 1 --delta 0", "--delta"),
+        ("--steps 1000000000 --sample-rate 0.9 --epsilon 1e-6", "--epsilon: 1e-06 cannot be met"),
         ("--steps 5 --examples 9 --epsilon 1", "--batch-size"),
     ],
 )

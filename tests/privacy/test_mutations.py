@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,12 +14,12 @@ from tests.privacy.proofs import CHECKS
 
 
 def noise_forgotten(patch):
-    patch.setattr(dpsgd, "gaussian", lambda like, std, generator: torch.zeros_like(like))
+    patch.setattr(dpsgd, "noised", lambda totals, std, generator: totals)
 
 
 def noise_scaled_by_the_batch_once_too_often(patch):
-    real = dpsgd.gaussian
-    patch.setattr(dpsgd, "gaussian", lambda like, std, g: real(like, std / 16, g))
+    real = dpsgd.noised
+    patch.setattr(dpsgd, "noised", lambda totals, std, g: real(totals, std / 16, g))
 
 
 def divided_by_the_batch_that_was_drawn(patch):
@@ -30,30 +31,30 @@ def divided_by_the_batch_that_was_drawn(patch):
 
 
 def the_same_noise_in_every_step(patch):
-    real = dpsgd.gaussian
+    real = dpsgd.noised
 
-    def again(like, std, generator):
-        return real(like, std, torch.Generator().manual_seed(like.numel()))
+    def again(totals, std, generator):
+        return real(totals, std, np.random.default_rng(0))
 
-    patch.setattr(dpsgd, "gaussian", again)
+    patch.setattr(dpsgd, "noised", again)
 
 
 def the_same_seed_for_two_clients(patch):
-    real = training.torch_stream
+    real = training.numpy_stream
 
-    def stream(seed, purpose, round, client, **kwargs):
-        return real(seed, purpose, round, **kwargs)
+    def stream(seed, purpose, round, client, *attempt):
+        return real(seed, purpose, round, *attempt)
 
-    patch.setattr(training, "torch_stream", stream)
+    patch.setattr(training, "numpy_stream", stream)
 
 
 def the_same_seed_in_every_round(patch):
-    real = training.torch_stream
+    real = training.numpy_stream
 
-    def stream(seed, purpose, round, client, **kwargs):
-        return real(seed, purpose, client, **kwargs)
+    def stream(seed, purpose, round, client, *attempt):
+        return real(seed, purpose, client, *attempt)
 
-    patch.setattr(training, "torch_stream", stream)
+    patch.setattr(training, "numpy_stream", stream)
 
 
 def an_empty_batch_skips_the_step(patch):
@@ -110,8 +111,7 @@ def weight_decay_once_for_every_example(patch):
 
 def batches_from_a_shuffle(patch):
     def shuffled(examples, rate, generator):
-        order = torch.randperm(examples, generator=generator)
-        return order[: round(rate * examples)].tolist()
+        return generator.permutation(examples)[: round(rate * examples)].tolist()
 
     patch.setattr(training, "poisson_sample", shuffled)
 
@@ -151,7 +151,7 @@ def noise_for_the_mean_participation(patch):
 
 
 def the_server_forgets_its_noise(patch):
-    patch.setattr(client_level, "gaussian", lambda like, std, generator: torch.zeros_like(like))
+    patch.setattr(client_level, "noised", lambda totals, std, generator: totals)
 
 
 BUGS = [

@@ -6,7 +6,7 @@ import pytest
 
 from fedsvd.errors import InputError
 from fedsvd.privacy.ledger import Ledger
-from fedsvd.privacy.plan import make_plan, weighting
+from fedsvd.privacy.plan import make_plan, noise_source, weighting
 from fedsvd.rounds.participation import participants
 from fedsvd.settings import ClientSettings
 from tests.privacy.test_accounting import gaussian_epsilon
@@ -44,6 +44,14 @@ def test_public_counts_set_rates_and_weights(settings):
         (["privacy.epsilon=null"], r"privacy\.epsilon.*privacy\.noise_multiplier"),
         (["privacy.threat_model=trusted_server"], r"privacy\.threat_model"),
         (["privacy=client_level", "privacy.threat_model=trusted_server"], r"participation=poisson"),
+        (
+            [
+                "privacy=client_level",
+                "privacy.threat_model=trusted_server",
+                "clients.participation=poisson",
+            ],
+            r"privacy\.secure_noise: False.*threat_model=trusted_server.*who takes part",
+        ),
         (["privacy.unit=clients"], r"did you mean 'client'"),
         (["privacy.clipping=flatt"], r"did you mean 'flat'"),
         (["+privacy.clip_quantile=0.5"], r"privacy\.clip_quantile.*unit=client"),
@@ -60,6 +68,22 @@ def test_a_task_without_a_public_size_is_refused_under_privacy(settings):
     with pytest.raises(InputError, match=r"data\.public_size.*privacy\.public_counts=true"):
         make_plan(s, [500] * 6)
     assert make_plan(settings("data.public_size=null", "privacy=none"), SIZES).clients[0].examples
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ([], "from the run's seed: repeatable, do not publish this model"),
+        (["privacy.secure_noise=true"], "from the operating system"),
+        (["privacy=client_level"], "from the run's seed: repeatable, do not publish this model"),
+        (["privacy=client_level", "privacy.secure_noise=true"], "from the operating system"),
+        (["privacy=none"], "none: nothing is protected"),
+        (["privacy=none", "privacy.secure_noise=true"], "none: nothing is protected"),
+    ],
+)
+def test_it_is_told_where_the_noise_comes_from(settings, overrides, told):
+    plan = make_plan(settings("privacy.accountant=rdp", *overrides), SIZES)
+    assert noise_source(plan) == told
 
 
 def test_delta_must_be_below_one_over_n(settings):
@@ -92,6 +116,7 @@ def test_client_level_costs_a_gaussian_a_round(settings):
 def test_a_trusted_server_charges_everybody_every_round_at_the_sampling_rate(settings):
     s = settings(
         "privacy=client_level", "privacy.threat_model=trusted_server", "rounds=8",
+        "privacy.secure_noise=true",
         "clients.participation=poisson", "clients.number=60", "clients.per_round=6",
         "privacy.accountant=rdp",
     )  # fmt: skip
@@ -129,7 +154,7 @@ def test_a_fallback_is_noted(settings):
     )  # fmt: skip
     with pytest.warns(UserWarning, match="stands in"):
         plan = make_plan(s, [500] * 6)
-    assert plan.clients[0].accountant == "rdp"
+    assert plan.clients[0].accountant == "pld"
     assert "the prv accountant failed" in Ledger(plan).as_dict()["notes"][0]
 
 
@@ -154,7 +179,9 @@ def test_no_client_ends_above_its_target_in_250_random_schedules(settings, parti
             clients=ClientSettings(number, per, participation),
             training=replace(base.training, local_steps=steps),
             data=replace(base.data, public_size=900 * number),
-            privacy=replace(base.privacy, unit=unit, epsilon=2.0, threat_model=threat),
+            privacy=replace(
+                base.privacy, unit=unit, epsilon=2.0, threat_model=threat, secure_noise=trusted
+            ),
         )  # fmt: skip
         plan = make_plan(s, [900] * number)
         ledger, taken = Ledger(plan), [0] * number

@@ -1,5 +1,6 @@
 """Recorders work on plain records: no run, no model, no client stands behind these."""
 
+import html
 import io
 import json
 import re
@@ -21,9 +22,9 @@ LEDGER = {"clients": [{
 } for k in range(2)]}  # fmt: skip
 
 
-def start() -> Start:
+def start(*overrides: str) -> Start:
     settings = compose_settings(
-        "clients.number=2", "clients.per_round=1", "rounds=2", "privacy.accountant=rdp"
+        "clients.number=2", "clients.per_round=1", "rounds=2", "privacy.accountant=rdp", *overrides
     )
     task = TaskRecord("films", "a test", ("bad", "good"), 100, 20, 10, 1, ((30, 20), (0, 0)))
     model = ModelRecord("folder", 1000, 10, "cpu", "fp32")
@@ -151,8 +152,47 @@ def test_the_report_draws_what_the_summary_holds(tmp_path):
     assert "Singular values" not in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        ([], "from the run's seed: repeatable, do not publish this model"),
+        (["privacy.secure_noise=true"], "from the operating system"),
+        (["privacy=none"], None),
+    ],
+)
+def test_header_and_report_say_where_the_noise_is_from(tmp_path, overrides, told):
+    stream = io.StringIO()
+    Screen(tmp_path, stream).start(start(*overrides))
+    header = " ".join(stream.getvalue().split())
+    write_report(tmp_path / "report.html", start(*overrides), summary())
+    page = html.unescape((tmp_path / "report.html").read_text())
+    if told is None:
+        assert "noise from" not in header
+        assert "Noise:" not in page
+    else:
+        assert f"noise {told}" in header
+        assert f"Noise: {told}<" in page
+
+
 @pytest.mark.parametrize("name", ["files", "tensorboard"])
 def test_the_configured_recorders_work_on_records_alone(name, tmp_path):
     play(make_recorder(name, tmp_path, "", Screen(tmp_path, io.StringIO())))
     assert (tmp_path / "summary.json").exists()
     assert bool(list(tmp_path.glob("tensorboard/*"))) == (name == "tensorboard")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["adapter=eva", "privacy=none"], True),
+        (["adapter=eva", "privacy=none", "data.public=30"], False),
+        (["adapter=lora", "privacy=none"], False),
+    ],
+)
+def test_the_screen_says_when_validation_texts_stand_for_public_ones(overrides, told, tmp_path):
+    stream = io.StringIO()
+    screen = Screen(tmp_path, stream)
+    screen.start(start(*overrides))
+    screen.close()
+    found = " ".join(stream.getvalue().split())
+    assert ("20 texts of validation, which stand for public ones (data.public=0)" in found) == told

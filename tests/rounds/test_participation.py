@@ -43,14 +43,24 @@ def test_a_declared_bound_is_kept():
     assert max(taken) == 4
 
 
+@pytest.mark.parametrize("secret", [False, True])
 @pytest.mark.parametrize("kind", ["uniform", "poisson"])
-def test_draws_are_uniform_over_clients(kind):
+def test_draws_are_uniform_over_clients(kind, secret):
     counts = [0] * 6
     clients = ClientSettings(6, 3, kind)
     for seed in range(600):
-        for k in participants(clients, 1000, seed, 1, [0] * 6).clients:
+        draw = participants(clients, 1000, None if secret else seed, 1, [0] * 6)
+        for k in draw.clients:
             counts[k] += 1
     assert all(abs(c / 600 - 0.5) < 0.1 for c in counts)
+
+
+def test_without_a_seed_nobody_can_repeat_the_draw():
+    clients = ClientSettings(100, 50, "poisson")
+    assert participants(clients, 9, None, 1, [0] * 100) != participants(
+        clients, 9, None, 1, [0] * 100
+    )
+    assert participants(clients, 9, 0, 1, [0] * 100) == participants(clients, 9, 0, 1, [0] * 100)
 
 
 def test_who_is_at_the_bound_is_named_and_its_place_stays_empty():

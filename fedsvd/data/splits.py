@@ -1,0 +1,80 @@
+"""Which rows clients hold, which the server has, which are public: for each row by its own coins."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedsvd.data.coins import coins, taken
+from fedsvd.errors import InputError, wrong
+from fedsvd.randomness import Purpose
+from fedsvd.settings import DataSettings
+
+
+def split(
+    parts: Mapping[str, np.ndarray], texts: Sequence[tuple[str, ...]], settings: DataSettings,
+    seed: int, source: str,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Return disjoint, sorted index arrays into `texts` for train, validation, test and public.
+
+    `parts` are the rows as the source has them: "all", or some of train, validation, test; and
+    "public". Of "all", or of a train part without validation, each row goes to validation or test
+    with the probabilities `data.validation` and `data.test`. Then, of what is to train, each row is
+    public with probability data.public / data.public_size, unless the source has public rows; and
+    each remaining one is kept with probability data.limit / data.public_size. Raises InputError if
+    `data.public` cannot be had.
+    """
+    pool = parts.get("all", parts.get("train", np.zeros(0, dtype=np.int64)))
+    shares = {"validation": settings.validation} if "validation" not in parts else {}
+    if "all" in parts:
+        shares = {"validation": settings.validation, "test": settings.test}
+    drawn = coins([texts[i] for i in pool], seed, Purpose.SPLIT)
+    found: dict[str, np.ndarray] = {}
+    start, remains = 0.0, 1 - sum(shares.values())
+    for part, share in shares.items():
+        found[part] = pool[(start <= drawn) & (drawn < start + share)]
+        start += share
+    train = pool[drawn >= start]
+    size = settings.public_size
+    for part in ("validation", "test"):
+        # What the source itself gives the server is no private row: a cap there may be exact.
+        whole = None if size is None or part in parts else size * shares.get(part, 1) / remains
+        rows = parts.get(part, found.get(part, pool[:0]))
+        found[part] = _limited(rows, texts, settings, seed, whole)
+    if settings.public:
+        found["public"], train = _public(parts, train, texts, settings, seed, source)
+    found["train"] = _limited(train, texts, settings, seed, size)
+    return {part: np.sort(rows) for part, rows in found.items()}
+
+
+def _limited(
+    rows: np.ndarray, texts: Sequence[tuple[str, ...]], settings: DataSettings, seed: int,
+    size: float | None,
+) -> np.ndarray:  # fmt: skip
+    """Return about `data.limit` of the rows, of which there are publicly `size`."""
+    values = coins([texts[i] for i in rows], seed, Purpose.SPLIT, "limit")
+    return rows[taken(values, settings.limit, size)]
+
+
+def _public(
+    parts: Mapping[str, np.ndarray], train: np.ndarray, texts: Sequence[tuple[str, ...]],
+    settings: DataSettings, seed: int, source: str,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return the public rows and what is left to train on."""
+    number, size = settings.public, settings.public_size
+    given = parts.get("public")
+    rows = train if given is None else given
+    values = coins([texts[i] for i in rows], seed, Purpose.SPLIT, "public")
+    if given is not None:
+        if number > len(given):
+            raise wrong("data.public", number, f"at most {len(given)}, the public rows of {source}")
+        return given[taken(values, number, None)], train
+    most = len(train) if size is None else size
+    if number >= most:
+        raise wrong("data.public", number, f"below {most}, the training rows of {source}")
+    chosen = taken(values, number, size)
+    if not chosen.any():
+        raise InputError(
+            f"data.public: at the rate {number} / {most} none of the training rows of {source} was "
+            "drawn; ask for more, or give the texts in a file public.csv beside the others"
+        )
+    return train[chosen], train[~chosen]

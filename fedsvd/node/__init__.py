@@ -1,0 +1,1 @@
+"""A node of a deployment: its owner's policy, what a server may choose, its account, its answers."""
