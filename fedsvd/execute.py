@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fedsvd import interrupt
 from fedsvd.checkpoints.resuming import AUTO, FILES, check_folder, continued
 from fedsvd.config import from_config
-from fedsvd.errors import InputError, RunError
+from fedsvd.errors import InputError, NothingTrained, RunError
 from fedsvd.files import private_folder
 from fedsvd.rounds.journal import NAME
 
@@ -131,7 +131,8 @@ def _how_to_go_on(folder: Path) -> Iterator[None]:
     try:
         yield
     except (interrupt.Interrupted, RunError) as stop:
-        if (folder / "checkpoints" / "last.safetensors").exists():
+        rest = not isinstance(stop, NothingTrained)  # there is nothing left to do
+        if rest and (folder / "checkpoints" / "last.safetensors").exists():
             stop.args = (
                 f"{stop}; to go on: python -m fedsvd.run resume={shlex.quote(str(folder))}",
             )

@@ -16,6 +16,7 @@ LOSS = "train_loss"  # Flower's name for a client's mean loss at the state it wa
 SENDS_LOSS = "sends-loss"  # in a message: clients send it
 ATTEMPT = "attempt"  # of a round that is repeated
 FAILED = "failed"  # why a client could not finish
+CAUSE = "cause"  # of a failure of software: the exception's type and, with diagnostics, its place
 TRAINS, KEEPS = "trains", "keeps"  # kinds that train in a round, and those that stay at clients
 RANKS, RANKED = "ranks", "ranked"  # ranks that a strategy gives clients, and their ids
 SEPARATOR = ","

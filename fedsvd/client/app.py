@@ -1,7 +1,6 @@
 """The Flower ClientApp: one training message in, one reply out."""
 
 import math
-import traceback
 from statistics import fmean
 from typing import Any
 
@@ -11,6 +10,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedsvd.client.attack import poison
+from fedsvd.client.failure import failure
 from fedsvd.client.faults import injected
 from fedsvd.client.rule import rule_in
 from fedsvd.client.training import LocalResult, train_locally
@@ -27,7 +27,6 @@ from fedsvd.records import (
     ARRAYS,
     ATTEMPT,
     CONFIG,
-    FAILED,
     LOSS,
     METRICS,
     REPORT,
@@ -61,6 +60,16 @@ def make_client_app(settings: Settings) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
+        steps: list[StepReport] = []
+        try:
+            return one_client(message, context, steps)
+        except InputError:
+            raise
+        except Exception as error:  # the steps that were taken count, whatever ended them
+            report = failure(error, len(steps), settings.privacy.diagnostics)
+            return Message(RecordDict({REPORT: report}), reply_to=message)
+
+    def one_client(message: Message, context: Context, steps: list[StepReport]) -> Message:
         worker = get_worker(settings)
         client = int(context.node_config["partition-id"])
         config = message.content.config_records[CONFIG]
@@ -76,18 +85,8 @@ def make_client_app(settings: Settings) -> ClientApp:
         metrics = MetricRecord({WEIGHT: _weight(worker, client)})
         if config.get(SENDS_LOSS):
             metrics[LOSS] = _loss(worker, client, start)
-        steps: list[StepReport] = []
         attempt = int(config.get(ATTEMPT, 0))  # type: ignore[arg-type]
-        try:
-            result = train_locally(worker, start, client, round, steps, rule_in(config), attempt)
-        except InputError:
-            raise
-        except Exception as error:  # the steps that were taken count, whatever ended them
-            reason = type(error).__name__  # its message can quote data
-            if settings.privacy.diagnostics:
-                reason = "".join(traceback.format_exception_only(error)).strip()
-            report = ConfigRecord({"steps": len(steps), FAILED: reason})
-            return Message(RecordDict({REPORT: report}), reply_to=message)
+        result = train_locally(worker, start, client, round, steps, rule_in(config), attempt)
         trained = {name: result.state.tensors()[name] for name in worker.model.trainable()}
         own = {name: t for name, t in trained.items() if kind_of(name) in keeps}
         sent = {name: t for name, t in trained.items() if name not in own}

@@ -15,15 +15,22 @@ class Received:
     """What came of a round's messages.
 
     `good`: valid replies in the order of client ids. `failed`: why a client was left out. `steps`:
-    what clients credibly say they took. `reports`: what the valid replies say. `ignored`: what came
-    beside the answers that were asked for, by the node that sent it.
+    what clients credibly say they took. `reports`: what the valid replies say. `causes`: of the
+    failures those of software, as the clients name them. `ignored`: what came beside the answers that
+    were asked for, by the node that sent it.
     """
 
     good: list[Message] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     steps: dict[int, int] = field(default_factory=dict)
     reports: dict[int, dict[str, Any]] = field(default_factory=dict)
+    causes: dict[int, str] = field(default_factory=dict)
     ignored: dict[int, str] = field(default_factory=dict)
+
+    def one_cause(self, asked: Collection[int]) -> str | None:
+        """Return what made the software of every client that was asked fail, if it is one thing."""
+        found = set(self.causes.values())
+        return found.pop() if len(found) == 1 and set(asked) == set(self.causes) else None
 
 
 def receive(
@@ -67,7 +74,9 @@ def receive(
             found.good.append(given[0])
         else:
             found.failed[client] = why
-            found.reports.pop(client, None)
+            report = found.reports.pop(client, {})
+            if records.CAUSE in report:
+                found.causes[client] = str(report[records.CAUSE])
     found.ignored = dict(sorted(found.ignored.items()))
     return found
 
