@@ -80,7 +80,7 @@ def _attempt(run: Run, number: int) -> dict[str, Any]:
     # Another outcome than the journal's must not be released with the same noise.
     changed = run.client_level is not None and entry.failed != metrics["failed"]
     few = len(got.good) < min(run.settings.faults.min_replies, len(asked))
-    broken = got.one_cause(asked)
+    broken = entry.cause
     vain = bool(broken or few or changed)
     run.grid.restore({k: kept.get(k, RecordDict()) for k in (asked if vain else got.failed)})
     if vain:
@@ -148,6 +148,7 @@ def _ask(
     taken = entry.taken or {}
     got.steps.update({int(k): taken[k] for k in known if k in taken})
     if entry.failed is None:
+        entry.cause = got.one_cause([m.metadata.dst_node_id for m in messages])
         run.journal.replied(entry, dict(sorted(got.failed.items())), got.steps)
     return got
 

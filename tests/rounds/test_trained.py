@@ -166,3 +166,24 @@ def test_what_the_strategy_made_nothing_of_did_not_train():
     with pytest.raises(NothingTrained, match="in 2 rounds: the strategy made nothing of 4 replies"):
         check_trained(rounds)
     check_trained([*rounds, {"round": 3, "clients": [1, 2], "failed": {"1": "gone"}}])
+
+
+def test_killed_after_such_a_round_it_is_found_in_the_journal(inputs, tmp_path, monkeypatch):
+    """The journal says why nothing came of the round: nobody is asked again to find it out."""
+
+    class Kill(BaseException):
+        pass
+
+    def kill(self, *arguments):
+        raise Kill
+
+    folder = tmp_path / "x"
+    breaking(monkeypatch, raises(TypeError("no such kernel")))
+    with monkeypatch.context() as killing:
+        killing.setattr("fedsvd.rounds.attempt._account", kill)
+        with pytest.raises(Kill):
+            run(folder, inputs)
+    monkeypatch.undo()
+    with pytest.raises(ClientsFailed, match="round 1: all 3 clients failed for the same reason: Type"):
+        run(folder, inputs, f"resume={folder}")
+    assert run(folder, inputs, f"resume={folder}")["rounds_completed"] == 3
