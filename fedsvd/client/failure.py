@@ -5,7 +5,6 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord
 
-import fedsvd
 from fedsvd.engines.inline import DeadlinePassed
 from fedsvd.records import CAUSE, FAILED
 
@@ -27,7 +26,7 @@ def failure(error: Exception, steps: int, diagnostics: bool) -> ConfigRecord:
 
 def place(error: Exception) -> str:
     """Return file and line of the innermost frame in this package, or else of the innermost one."""
-    root = Path(fedsvd.__file__).resolve().parent
+    root = Path(__file__).resolve().parents[1]
     frames = [(Path(f.filename), f.lineno) for f in traceback.extract_tb(error.__traceback__)]
     own = [(p.relative_to(root.parent), line) for p, line in frames if root in p.parents]
     path, line = own[-1] if own else (Path(frames[-1][0].name), frames[-1][1])

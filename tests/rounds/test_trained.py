@@ -184,6 +184,8 @@ def test_killed_after_such_a_round_it_is_found_in_the_journal(inputs, tmp_path, 
         with pytest.raises(Kill):
             run(folder, inputs)
     monkeypatch.undo()
-    with pytest.raises(ClientsFailed, match="round 1: all 3 clients failed for the same reason: Type"):
+    with pytest.raises(
+        ClientsFailed, match="round 1: all 3 clients failed for the same reason: Type"
+    ):
         run(folder, inputs, f"resume={folder}")
     assert run(folder, inputs, f"resume={folder}")["rounds_completed"] == 3
