@@ -19,11 +19,11 @@ from fedsvd.client.rule import LocalRule
 from fedsvd.client.training import learning_rate, train_locally
 from fedsvd.client.worker import get_worker
 from fedsvd.composing import config_folder
-from fedsvd.errors import InputError
+from fedsvd.errors import ClientsFailed, InputError
 from fedsvd.experiment import prepare
 from fedsvd.listing import listing
 from fedsvd.privacy.dpsgd import poisson_sample
-from fedsvd.randomness import Purpose, torch_stream
+from fedsvd.randomness import Purpose, numpy_stream
 from fedsvd.rounds.attempt import one_round
 from fedsvd.settings import StrategySettings
 from fedsvd.settings.flower import FIXED, PACKAGE, STOCK, usable
@@ -122,7 +122,7 @@ def test_fedprox_trains_as_a_plain_loop_does(factors, inputs):
     worker.model.write(start)
     named, plan = worker.model.trainable(), worker.plan.clients[client]
     w_t = {n: p.detach().clone() for n, p in named.items()}
-    sampler = torch_stream(settings.seed, Purpose.SAMPLING, round, client)
+    sampler = numpy_stream(settings.seed, Purpose.SAMPLING, round, client)
     rows = worker.parts[client]
     for _ in range(4):
         drawn = [int(rows[i]) for i in poisson_sample(len(rows), plan.sample_rate, sampler)]
@@ -206,10 +206,9 @@ def test_losses_are_not_given_to_a_strategy_under_privacy(privacy, diagnostics, 
 def test_a_client_does_not_send_its_loss_under_privacy_whoever_asks(inputs):
     settings = compose_settings(*inputs, "strategy=median")
     run = prepare(settings, build_strategy(settings.strategy))
-    with patch("fedsvd.rounds.attempt._metrics", return_value=(records.WEIGHT, records.LOSS)):
-        failed = one_round(run, 1)["failed"]
-    assert len(failed) == 3
-    assert all("outside the guarantee" in why for why in failed.values())
+    asked = patch("fedsvd.rounds.attempt._metrics", return_value=(records.WEIGHT, records.LOSS))
+    with asked, pytest.raises(ClientsFailed, match="all 3 clients .* outside the guarantee"):
+        one_round(run, 1)
 
 
 def test_a_client_with_other_metrics_is_left_out(inputs):
