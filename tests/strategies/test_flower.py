@@ -207,7 +207,7 @@ def test_a_client_does_not_send_its_loss_under_privacy_whoever_asks(inputs):
     settings = compose_settings(*inputs, "strategy=median")
     run = prepare(settings, build_strategy(settings.strategy))
     asked = patch("fedsvd.rounds.attempt._metrics", return_value=(records.WEIGHT, records.LOSS))
-    with asked, pytest.raises(ClientsFailed, match="all 3 clients .* outside the guarantee"):
+    with asked, pytest.raises(ClientsFailed, match=r"all 3 clients .* outside the guarantee"):
         one_round(run, 1)
 
 
