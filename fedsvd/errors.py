@@ -52,3 +52,11 @@ class StorageError(RunError):
 
 class TooFewReplies(RunError):
     """A round had fewer valid replies than `faults.min_replies`."""
+
+
+class ClientsFailed(RunError):
+    """The software of every client of a round failed, for one reason."""
+
+
+class NothingTrained(RunError):
+    """A run came to its end, and nothing had trained."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fedsvd import interrupt
 from fedsvd.checkpoints.resuming import AUTO, FILES, check_folder, continued
 from fedsvd.config import from_config
-from fedsvd.errors import InputError, RunError
+from fedsvd.errors import InputError, NothingTrained, RunError
 from fedsvd.files import private_folder
 from fedsvd.rounds.journal import NAME
 from fedsvd.terminal import complain, say
@@ -97,12 +97,15 @@ def _strategy(settings: "Settings", overrides: Sequence[str]) -> "FlowerStrategy
     from fedsvd.composing import config_folder
     from fedsvd.strategies.build import build_strategy
     from fedsvd.strategies.pairs import check_pair
+    from fedsvd.strategies.stock import notes
     from fedsvd.strategies.use import check_use
 
     given = [m[1] for o in overrides if (m := re.match(r"\+*strategy\.(\w+)=", o))]
     strategy = build_strategy(settings.strategy, given)
     check_use(settings, strategy)
     check_pair(settings, strategy, config_folder())
+    for note in notes(settings, strategy):
+        print(f"warning: {note}", file=sys.stderr)
     return strategy
 
 
@@ -129,7 +132,8 @@ def _how_to_go_on(folder: Path) -> Iterator[None]:
     try:
         yield
     except (interrupt.Interrupted, RunError) as stop:
-        if (folder / "checkpoints" / "last.safetensors").exists():
+        rest = not isinstance(stop, NothingTrained)  # there is nothing left to do
+        if rest and (folder / "checkpoints" / "last.safetensors").exists():
             stop.args = (
                 f"{stop}; to go on: python -m fedsvd.run resume={shlex.quote(str(folder))}",
             )

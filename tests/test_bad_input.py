@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from safetensors.torch import save
+from safetensors.torch import load_file, save, save_file
 
 from fedsvd.config import from_config
 from fedsvd.data.task import load_task
@@ -18,7 +18,9 @@ from fedsvd.exports.load import load
 from fedsvd.models.backbone import load_backbone, load_tokenizer
 from fedsvd.run import config_folder, main
 from fedsvd.settings import DataSettings, EngineSettings, ModelSettings, StrategySettings
+from fedsvd.settings.flower import PACKAGE as FLOWER
 from fedsvd.strategies.build import build_strategy
+from fedsvd.strategies.use import check_use
 from tests.conftest import compose_settings
 from tests.tiny import make_inputs
 
@@ -68,6 +70,7 @@ SETTINGS = [
         {"model.trust_remote_code": True},
         "model.trust_remote_code: 'trust_remote_code' is not allowed",
     ),
+    ({"adapter.name": "none", "model.head": "frozen_random"}, "nothing would train"),
     ({"adapter.rank": 0}, "adapter.rank: 0"),
     ({"adapter.rank": -4}, "adapter.rank: -4"),
     ({"adapter.rank": 2.5}, "adapter.rank: 2.5 is not allowed; it must be a whole number"),
@@ -223,6 +226,21 @@ STRATEGIES = [
     ("fedsvd.strategies.FedSVD", {"peroid": 2}, "(did you mean 'period'?)"),
     ("fedsvd.strategies.FedAvg", {"server": {"nam": 1}}, "strategy.server.nam: 'nam'"),
     ("fedsvd.strategies.FedAvg", {"server": 3}, "strategy.server: 3"),
+    (f"{FLOWER}.Strategy", {}, "lacks the method"),
+    (f"{FLOWER}.Result", {}, "is not a strategy"),
+    (f"{FLOWER}.FedXgbBagging", {}, "aggregates trees of XGBoost"),
+    (f"{FLOWER}.FedXgbCyclic", {}, "aggregates trees of XGBoost"),
+    (f"{FLOWER}.DifferentialPrivacyServerSideFixedClipping", {}, "use privacy=client_level"),
+    (f"{FLOWER}.DifferentialPrivacyClientSideAdaptiveClipping", {}, "no ledger here holds"),
+    (f"{FLOWER}.fedopt.FedOpt", {}, "is a base class without a rule of its own"),
+    (f"{FLOWER}.FedProxy", {}, "did you mean flwr.serverapp.strategy.FedProx?"),
+    (f"{FLOWER}.FedProx", {"proximal": 1}, "strategy.proximal: 'proximal' is not allowed"),
+    (f"{FLOWER}.QFedAvg", {"q": 1}, "strategy.client_learning_rate: is missing"),
+    (f"{FLOWER}.FedAvg", {"weighted_by_key": "loss"}, "must be 'num-examples' here"),
+    (f"{FLOWER}.FedAvg", {"fraction_evaluate": 1.0}, "the server evaluates"),
+    (f"{FLOWER}.FedAvg", {"min_train_nodes": 2}, "would wait for ever"),
+    (f"{FLOWER}.Bulyan", {"selection_rule": "krum"}, "derive a class of your own"),
+    ("flwr.server.strategy.FedProx", {}, "is not a strategy"),
 ]
 
 
@@ -245,18 +263,52 @@ MODELS = [
     (["clients.number=50", "partition.min_examples=9"], "is left with"),
     (["model.head_init=texts"], "data.label_texts: a head that starts from texts needs"),
     (["device=cuda:0"], "device: 'cuda:0' is not allowed"),
+    (["model=custom", "model.name=NAN"], "numbers in encoder.layer.0.output.dense.bias that are"),
 ]
 
 
+def not_numbers(folder):
+    """Return a model's folder with NaN in one of its weights."""
+    make_inputs(folder)
+    file = folder / "model" / "model.safetensors"
+    weights = load_file(file)
+    weights["encoder.layer.0.output.dense.bias"][3] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    return folder / "model"
+
+
 @pytest.mark.parametrize(("change", "message"), MODELS, ids=lambda v: str(v)[:40])
-def test_models_and_plans(change, message, inputs):
+def test_models_and_plans(change, message, inputs, tmp_path):
     import torch
 
     if "device=cuda:0" in change and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
+    if "model.name=NAN" in change:
+        change = [*change[:-1], f"model.name={not_numbers(tmp_path)}"]
     settings = compose_settings(*inputs, *change)
     with pytest.raises(InputError, match=re.escape(message)):
         prepare(settings, build_strategy(settings.strategy))
+
+
+USES = [
+    ("FedProx", ["+strategy.proximal_mu=-0.1"], "strategy.proximal_mu: -0.1"),
+    ("FedProx", ["+strategy.proximal_mu=nan"], "strategy.proximal_mu: nan"),
+    ("QFedAvg", ["+strategy.client_learning_rate=0.8"], "is given every client's loss"),
+    ("QFedAvg", ["+strategy.client_learning_rate=3", "privacy=none"], "must be training.lr = 0.8"),
+    ("FedYogi", ["+strategy.eta_l=1"], "strategy.eta_l: 1 is not allowed; it must be training.lr"),
+    ("FedAdam", ["+strategy.eta=-1"], "strategy.eta: -1 is not allowed; it must be a number above"),
+    ("Krum", ["privacy=client_level"], "Krum chooses among clients"),
+    ("MultiKrum", ["+strategy.num_nodes_to_select=7"], "at most clients.per_round = 3"),
+    ("FedTrimmedAvg", ["privacy=client_level"], "FedTrimmedAvg chooses among clients"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), USES, ids=lambda v: str(v)[:40])
+def test_uses_of_flowers_strategies(name, change, message, inputs):
+    settings = compose_settings(*inputs, f"strategy._target_={FLOWER}.{name}", *change)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        check_use(settings, build_strategy(settings.strategy))
+    assert "\n" not in str(caught.value)
 
 
 def broken_models(folder):
@@ -382,5 +434,5 @@ def test_a_failure_of_ours_is_one_line_without_a_traceback(monkeypatch, capfd):
 
 
 def test_the_corpus_is_large():
-    corpus = (SETTINGS, CSV, JSONL, FOLDERS, STRATEGIES, MODELS, RUNS, COMMANDS, CLUSTERS)
+    corpus = (SETTINGS, CSV, JSONL, FOLDERS, STRATEGIES, MODELS, RUNS, COMMANDS, CLUSTERS, USES)
     assert sum(map(len, corpus)) + 7 >= 100

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsvd.errors import InputError, RunError, one_of, wrong
+from fedsvd.terminal import complain, guarded, say
 
 if TYPE_CHECKING:
     from fedsvd.audit.audit import Audit, Options
@@ -34,6 +34,11 @@ LIMITS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Audit what the command line says; return the exit status."""
+    with guarded():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = _parser().parse_args(arguments)
     began = time.perf_counter()
     try:
@@ -41,18 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell("reading the configuration", began)
         found = _audits(given, began)
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         return 130
     flagged = sum(bool(a.flagged) for a in found)
     if len(found) > 1:
-        print(f"{flagged} of {len(found)} seeds flagged")
+        say(f"{flagged} of {len(found)} seeds flagged")
     return 1 if flagged else 0
 
 
 def _tell(text: str, began: float) -> None:
-    print(f"audit [{time.perf_counter() - began:5.1f} s] {text}", file=sys.stderr, flush=True)
+    complain(f"audit [{time.perf_counter() - began:5.1f} s] {text}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,7 +113,7 @@ def _audits(given: argparse.Namespace, began: float) -> "list[Audit]":
     for i in range(given.seeds):
         chosen = replace(settings, seed=settings.seed + i)
         found.append(audit(chosen, options, lambda text: _tell(text, began)))
-        print(told(found[-1], chosen, options))
+        say(told(found[-1], chosen, options))
         _write(given, found)
     return found
 

@@ -11,9 +11,11 @@ from torch import Tensor
 from fedsvd.adapters import calibration, lora
 from fedsvd.adapters.base import Inputs
 from fedsvd.adapters.build import check_inputs
+from fedsvd.adapters.targets import find_layers
 from fedsvd.client import dropout
 from fedsvd.client.attack import flip
 from fedsvd.client.gradients import settle
+from fedsvd.client.probe import SHORT, some_tokens, unreached
 from fedsvd.client.use import Use
 from fedsvd.data.partition import partition
 from fedsvd.data.task import Holder, Task, load_task
@@ -40,7 +42,8 @@ class Worker:
 
     `parts[k]` are client k's rows of the task. `initial` is the first global state, derived from
     the seed and equal in every process. `hooks` are Opacus's, kept on for the process's life; None
-    where there are none: without privacy by example, or with `gradients` "loop".
+    where there are none: without privacy by example, or with `gradients` "loop". `left_out` are the
+    targeted layers that no gradient reaches.
     """
 
     settings: Settings
@@ -54,6 +57,7 @@ class Worker:
     model: Classifier
     hooks: Hooks | None
     origin: str
+    left_out: Sequence[str] = ()
     use: Use = field(default_factory=Use)
 
     @property
@@ -177,14 +181,17 @@ def build_worker(settings: Settings) -> Worker:
 
     # A client with data of its own has no public texts, and must not look at its private ones.
     looks = None if own else measure
-    attached = lora.attach(backbone, settings.adapter, settings.seed, trains, looks)
+    left_out = _unreached(settings, backbone, head, tokens, task.classes)
+    attached = lora.attach(
+        backbone, settings.adapter, settings.seed, trains, looks, unreached=left_out
+    )
     model = _classifier(settings, attached, head, precision)
     _check_trainable(model, trains)
     by_hooks = plan.per_example and settings.privacy.gradients != "loop"
     hooks = Hooks(model) if by_hooks else None
     worker = Worker(
         settings, task, tokens, parts, plan, device, precision, tokenizer, model, hooks,
-        locate(settings.model).origin,
+        locate(settings.model).origin, left_out,
     )  # fmt: skip
     if plan.per_example:
         settle(worker)
@@ -270,6 +277,18 @@ def _make_head(
             batch = tokens.batch(range(len(texts)), device)
             prototypes.append(bare.features(batch.inputs).mean(dim=0))
     return text_head(torch.stack(prototypes).clone(), bias)
+
+
+def _unreached(
+    settings: Settings, backbone: torch.nn.Module, head: torch.nn.Module, tokens: Tokens,
+    classes: int,
+) -> list[str]:  # fmt: skip
+    """Return which targeted layers get no gradient; none are targeted with adapter=none."""
+    none = settings.adapter.name == "none"
+    names = [] if none else find_layers(backbone, settings.adapter)
+    bare = _classifier(settings, lora.Attached(backbone, {}, AdapterState({})), head, "fp32")
+    asked = some_tokens(backbone, tokens, min(SHORT, settings.model.max_length), classes)
+    return unreached(bare, names, asked, settings.model.name)
 
 
 def _classifier(

@@ -90,7 +90,19 @@ def load_backbone(settings: ModelSettings) -> nn.Module:
         use_safetensors=True,  # other weights are pickles
         **extra,
     )
+    _check_finite(model, settings.name)
     return model.eval().requires_grad_(False)
+
+
+def _check_finite(model: nn.Module, name: str) -> None:
+    """Raise InputError that names the first weight that is not finite: nothing could train on it."""
+    for key, value in model.named_parameters():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            odd = int((~value.isfinite()).sum())
+            raise InputError(
+                f"model.name: {name!r} holds {odd} of {value.numel()} numbers in {key} that are not "
+                "finite (NaN or infinite)"
+            )
 
 
 def _check(folder: Path) -> None:
