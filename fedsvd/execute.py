@@ -105,7 +105,7 @@ def _strategy(settings: "Settings", overrides: Sequence[str]) -> "FlowerStrategy
     check_use(settings, strategy)
     check_pair(settings, strategy, config_folder())
     for note in notes(settings, strategy):
-        print(f"warning: {note}", file=sys.stderr)
+        complain(f"warning: {note}")
     return strategy
 
 

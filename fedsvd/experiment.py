@@ -1,6 +1,5 @@
 """A run as a reader would tell it: build the parts, loop over rounds, finish."""
 
-import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -31,6 +30,7 @@ from fedsvd.rounds.run import Run
 from fedsvd.rounds.trained import check_trained
 from fedsvd.settings import Settings
 from fedsvd.strategies.base import Strategy
+from fedsvd.terminal import complain
 
 
 def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = None) -> Run:
@@ -41,10 +41,9 @@ def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = 
         check_engine(settings.engine)
     worker = get_worker(settings)
     if worker.left_out:
-        print(
+        complain(
             f"warning: adapter.targets: no adapter on {', '.join(worker.left_out)}, which gets no "
-            "gradient: what the model puts out does not depend on it",
-            file=sys.stderr,
+            "gradient: what the model puts out does not depend on it"
         )
     grid = grid or make_grid(settings, worker)
     if isinstance(strategy, Strategy):
