@@ -30,7 +30,7 @@ def read_parquet(path: Path) -> Source:
 
 
 def read_arrow(path: Path) -> Source:
-    """Return the columns and rows of an Arrow file (a stream, as datasets writes, or with a footer)."""
+    """Return the columns and rows of an Arrow file: a stream, or one with a footer."""
     import pyarrow as pa
 
     try:
@@ -96,15 +96,11 @@ def _rows(
     place: str, batches: Callable[[Sequence[str]], Iterator[Any]], columns: Sequence[str], kind: str
 ) -> Rows:
     number = 0
-    found = iter(())
     try:
-        found = batches(list(dict.fromkeys(columns)))
-        for batch in found:
+        for batch in batches(list(dict.fromkeys(columns))):
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
-    except (GeneratorExit, InputError):
-        raise
     except Exception as error:  # a page that is cut short or packed in an unknown way
         raise _unreadable(f"{place}: row {number + 1}", kind, error) from error
 

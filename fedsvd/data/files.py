@@ -24,7 +24,7 @@ STARTS = {
 
 
 def read_text(path: Path, suffix: str) -> Source:
-    """Return a text file's columns and rows; `suffix` says its format, .gz in its name that it is packed.
+    """Return a text file's columns and rows; `suffix` is its format, without .gz at its end.
 
     The columns of .jsonl and .json files are those of the first object. Raises InputError that names
     file and line, here or while rows are read: not UTF-8, a NUL byte, a line above `LINE_LIMIT`,
@@ -174,8 +174,9 @@ def _array(path: Path) -> list[Any] | None:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
+        byte = f"{data[error.start]:#04x}"
         raise InputError(
-            f"{path}: line {line} is not UTF-8 (byte {data[error.start]:#04x}); save the file as UTF-8"
+            f"{path}: line {line} is not UTF-8 (byte {byte}); save the file as UTF-8"
         ) from error
     found = _parsed(text, str(path))
     assert isinstance(found, list)

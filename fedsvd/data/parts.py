@@ -52,7 +52,9 @@ def parts_of_folder(folder: Path, settings: DataSettings) -> tuple[dict[str, Fou
         raise InputError(f"data.path: {str(folder)!r} cannot be read: {error.strerror}") from error
     tables = readable(entries)
     if not tables:
-        raise InputError(f"data.path: {str(folder)!r} holds no .csv or .jsonl file, {_no_data(entries)}")
+        raise InputError(
+            f"data.path: {str(folder)!r} holds no .csv or .jsonl file, {_no_data(entries)}"
+        )
     named, notes = _by_part(folder, tables, settings)
     _check_unread(entries, named)
     others = [t for t in tables if t not in named.values()]
@@ -161,15 +163,15 @@ def parts_of_splits(
             continue
         if part in found:
             raise InputError(
-                f"{place}: its splits {found[part]!r} and {theirs!r} are both for the {part} part; say "
-                f"which with data.splits, as 'data.splits={{{part}: {theirs}}}'"
+                f"{place}: its splits {found[part]!r} and {theirs!r} are both for the {part} part; "
+                f"say which with data.splits, as 'data.splits={{{part}: {theirs}}}'"
             )
         found[part] = theirs
         if theirs.casefold() != part:
             notes.append(f"{place}: its split {theirs!r} is taken for the {part} part")
     if len(have) == 1 and not found:
         return {"all": have[0]}, notes
-    if not found or "train" not in found and len(found) < len(have):
+    if not found or ("train" not in found and len(found) < len(have)):
         raise InputError(
             f"{place}: which of its splits {have} is which part? Say it with data.splits, as "
             f"'data.splits={{train: {have[0] if have else 'NAME'}}}'"

@@ -131,9 +131,7 @@ def _text(value: Any, column: str, where: str) -> str:
     return value
 
 
-def _label(
-    value: Any, classes: Sequence[str] | None, settings: DataSettings, where: str
-) -> str:
+def _label(value: Any, classes: Sequence[str] | None, settings: DataSettings, where: str) -> str:
     """Return a label as text, whole numbers without a point; InputError if it is no label."""
     declared: Sequence[str] = settings.labels or ()
     what = f"{where}: column {settings.label!r} holds"
@@ -174,4 +172,3 @@ def _id(value: Any, column: str, where: str) -> str:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
