@@ -10,8 +10,8 @@ from fedsvd.data.source import Rows, Source
 from fedsvd.errors import InputError
 
 BATCH = 4096  # rows that are converted at once
-# The file that marks a folder of datasets.DatasetDict.save_to_disk, and of Dataset.save_to_disk.
-SPLITS_FILE, STATE_FILE = "dataset_dict.json", "state.json"
+# What marks a folder of datasets.DatasetDict.save_to_disk, and one of Dataset.save_to_disk.
+SPLITS_FILE, STATE_FILES = "dataset_dict.json", ("state.json", "dataset_info.json")
 
 
 def read_parquet(path: Path) -> Source:
@@ -68,7 +68,8 @@ def read_dataset(place: str, data: Any) -> Source:
 
 def is_saved(folder: Path) -> bool:
     """Return whether a folder was written by `save_to_disk`."""
-    return any((folder / name).is_file() for name in (SPLITS_FILE, STATE_FILE))
+    whole = all((folder / name).is_file() for name in STATE_FILES)
+    return whole or (folder / SPLITS_FILE).is_file()
 
 
 def load_saved(folder: Path) -> Mapping[str, Any]:
@@ -116,7 +117,9 @@ def _classes(schema: Any) -> dict[str, tuple[str, ...]]:
         return {
             column: tuple(map(str, feature["names"]))
             for column, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+            if isinstance(feature, dict)
+            and feature.get("_type") == "ClassLabel"
+            and isinstance(feature.get("names"), list)
         }
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}  # not written by datasets: plain columns

@@ -91,10 +91,14 @@ def load_task(
     found = split(parts, rows.texts, settings, seed, source)
     for part in NEEDS[holder]:
         if len(found[part]) == 0:
-            raise InputError(
-                f"{source}: the {part} part is empty; a part that is not given is drawn, each row by "
-                "itself, and of few rows it can get none"
+            parts_given = ", ".join(p for p in tables if p != "all")
+            why = (
+                "a part that is not given is drawn, each row by itself, and of few rows it can get "
+                "none"
             )
+            if part == "train" and parts_given:
+                why = f"its parts are {parts_given}"
+            raise InputError(f"{source}: the {part} part is empty; {why}")
     return Task(
         settings.name, rows.texts, rows.labels, names, **found, source=source,
         duplicates=rows.duplicates, strangers=rows.strangers, notes=given.notes,

@@ -27,9 +27,7 @@ def read(path, labels, **options):
     """Return {text: name of its label} of all rows."""
     given = {k: options.pop(k) for k in ("holder", "private") if k in options}
     task = load_task(DataSettings("mine", path=path, labels=labels, **options), 0, **given)
-    return {
-        text[0]: task.label_names[y] for text, y in zip(task.texts, task.labels, strict=True)
-    }
+    return {text[0]: task.label_names[y] for text, y in zip(task.texts, task.labels, strict=True)}
 
 
 def test_indices_of_names_that_are_numbers(tmp_path):
@@ -51,7 +49,9 @@ def test_names_that_are_numbers(tmp_path):
 
 def test_a_column_that_can_be_both_is_refused_until_it_is_settled(tmp_path):
     path = folder(tmp_path, train=[1, 2, 3, 4] * 8, validation=[1, 2])
-    with pytest.raises(InputError, match=r"train\.csv: line 2: label '1'.*data\.label_type=names or"):
+    with pytest.raises(
+        InputError, match=r"train\.csv: line 2: label '1'.*data\.label_type=names or"
+    ):
         read(path, STARS)
     assert read(path, STARS, label_type="names")["train 0"] == "1"
     assert read(path, STARS, label_type="indices")["train 0"] == "2"
@@ -109,7 +109,9 @@ def test_against_trying_both_ways(labels, column, tmp_path):
         assert [found[f"train {i}"] for i in range(len(rows))] == ways[0]
 
 
-@pytest.mark.parametrize("label", ["²", "--1", "-1", "١", "01", "9" * 5000, "1_0", " 1", "+1", "1e0"])
+@pytest.mark.parametrize(
+    "label", ["²", "--1", "-1", "١", "01", "9" * 5000, "1_0", " 1", "+1", "1e0"]
+)
 def test_what_is_no_index(label):
     assert by_index(label, STARS * 10) is None
     assert by_name(label, STARS) is None
@@ -156,10 +158,14 @@ def test_stars_of_a_class_label(tmp_path):
 def test_other_names_for_the_classes_are_not_guessed(tmp_path):
     path = saved(tmp_path, ("neg", "pos"))
     for labels in (("negative", "positive"), ("positive", "negative"), ("neg", "other")):
-        with pytest.raises(InputError, match=r"data\.labels: .* not what the source calls.*neg, pos"):
+        with pytest.raises(
+            InputError, match=r"data\.labels: .* not what the source calls.*neg, pos"
+        ):
             read(path, labels)
     assert read(path, ("bad", "good"), label_type="indices")["train 0"] == "bad"
-    with pytest.raises(InputError, match=r"validation: row 2: label .pos. is not one of neg, other"):
+    with pytest.raises(
+        InputError, match=r"validation: row 2: label .pos. is not one of neg, other"
+    ):
         read(path, ("neg", "other"), label_type="names")
 
 
@@ -190,5 +196,7 @@ def test_under_privacy_only_a_published_schema_declares_labels(tmp_path):
 
 
 def test_label_type_is_one_of_three():
-    with pytest.raises(InputError, match=r"data\.label_type: 'index' .*choose from auto, indices, na"):
+    with pytest.raises(
+        InputError, match=r"data\.label_type: 'index' .*choose from auto, indices, na"
+    ):
         DataSettings("mine", label_type="index")
