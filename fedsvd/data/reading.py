@@ -70,7 +70,7 @@ def read_labels(
     reader = _choose(settings, first_places(plain.values()), names, alone, lenient)
     index = {}
     for part, table in tables.items():
-        read = reader if part in plain else _by_class(table, names, settings)
+        read = reader if part in plain else _by_class(table, names, settings, reader, lenient)
         index[part] = {label: read(label) for label in {*map(str, table.labels)}}
     return Reading(index, names, settings)
 
@@ -81,12 +81,20 @@ def _typed(table: Table, settings: DataSettings) -> bool:
     return names is not None and names != tuple(map(str, range(len(names))))
 
 
-def _by_class(table: Table, names: tuple[str, ...], settings: DataSettings) -> Reader:
-    """Return the reader of indices of the source's own classes."""
+def _by_class(
+    table: Table, names: tuple[str, ...], settings: DataSettings, plain: Reader, lenient: bool
+) -> Reader:  # fmt: skip
+    """Return the reader of indices of the source's own classes.
+
+    Where one row must not stop the rest, the names of classes are read as a column of texts is: the
+    schema may have been made from the rows.
+    """
     classes = table.label_names
     assert classes is not None
     if settings.label_type == "indices":
         return lambda label: by_index(label, names)
+    if lenient:
+        return lambda label: plain(classes[int(label)])
     if settings.label_type == "auto" and not set(classes) <= set(names):
         raise InputError(
             f"data.labels: {listed(names)} are not what the source calls its classes: "

@@ -98,6 +98,8 @@ def load_task(
             )
             if part == "train" and parts_given:
                 why = f"its parts are {parts_given}"
+            if rows.strangers:
+                why = f"{rows.strangers} rows have labels that are not among data.labels"
             raise InputError(f"{source}: the {part} part is empty; {why}")
     return Task(
         settings.name, rows.texts, rows.labels, names, **found, source=source,

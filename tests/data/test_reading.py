@@ -200,3 +200,21 @@ def test_label_type_is_one_of_three():
         InputError, match=r"data\.label_type: 'index' .*choose from auto, indices, na"
     ):
         DataSettings("mine", label_type="index")
+
+
+def test_at_a_node_a_row_that_made_a_class_leaves_the_others_alone(tmp_path):
+    """class_encode_column makes the schema from the rows, in alphabetical order."""
+    rows = [{"text": f"text {i}", "label": ("no", "yes")[i % 2]} for i in range(20)]
+    digits = [{"text": f"text {i}", "label": "01"[i % 2]} for i in range(20)]
+    for k, held in enumerate((rows, digits)):
+        found = []
+        for more in ([], [{"text": "new", "label": "HIV"}], [{"text": "new", "label": "+"}]):
+            path = tmp_path / f"{k}.parquet"
+            Dataset.from_list([*held, *more]).class_encode_column("label").to_parquet(path)
+            found.append(read(str(path), ("no", "yes"), holder="client", private=True))
+        assert found[0] == found[1] == found[2]
+        assert [found[0][f"text {i}"] for i in range(2)] == ["no", "yes"]
+    with pytest.raises(
+        InputError, match="the train part is empty; 21 rows have labels that are not"
+    ):
+        read(str(path), ("x", "y"), holder="client", private=True, label_type="names")
