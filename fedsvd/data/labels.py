@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from fedsvd.data.rows import Table
+from fedsvd.data.rows import Table, short
 from fedsvd.errors import InputError
 from fedsvd.settings import DataSettings
 
@@ -102,7 +102,7 @@ def _found(settings: DataSettings, places: Places, source: str) -> tuple[str, ..
     """Return the labels of the rows as names, if they are ones."""
     found = sorted(places, key=_natural)
     column = f"column {settings.label!r}"
-    numbers = [y for y in found if NUMBER.fullmatch(y)]
+    numbers = [y for y in found if _is_number(y)]
     part = next((y for y in numbers if not float(y).is_integer()), None)
     if part is not None and len(numbers) == len(found):
         raise InputError(
@@ -120,19 +120,19 @@ def _found(settings: DataSettings, places: Places, source: str) -> tuple[str, ..
     for label in found:
         if label.casefold() == "nan":
             raise InputError(
-                f"{_at(places, label)}: {column} holds {label!r}, a missing label; if it is a class, "
-                "declare it in data.labels"
+                f"{_at(places, label)}: {column} holds {short(label)}, a missing label; if it is a "
+                "class, declare it in data.labels"
             )
         other = alike.setdefault(_plain(label), label)
         if other != label:
             raise InputError(
-                f"{_at(places, label)}: {column} holds {label!r}, which differs from {other!r} "
-                f"({_at(places, other)}) by blanks, case or writing alone; make them one, or declare "
-                "both in data.labels"
+                f"{_at(places, label)}: {column} holds {short(label)}, which differs from "
+                f"{short(other)} ({_at(places, other)}) by blanks, case or writing alone; make "
+                "them one, or declare both in data.labels"
             )
         if label != label.strip():
             raise InputError(
-                f"{_at(places, label)}: {column} holds {label!r}, with blanks at its ends"
+                f"{_at(places, label)}: {column} holds {short(label)}, with blanks at its ends"
             )
     return tuple(found)
 
@@ -145,14 +145,17 @@ def _at(places: Places, label: str) -> str:
 def _plain(label: str) -> str:
     """Return what labels that a reader takes for the same have in common."""
     text = unicodedata.normalize("NFC", " ".join(label.split()).casefold())
-    if NUMBER.fullmatch(text) and math.isfinite(float(text)):
-        return repr(float(text)) if len(text) < 16 else text
-    return text
+    return repr(float(text)) if _is_number(text) and len(text) < 16 else text
+
+
+def _is_number(text: str) -> bool:
+    return len(text) < 100 and bool(NUMBER.fullmatch(text)) and math.isfinite(float(text))
 
 
 def listed(names: tuple[str, ...]) -> str:
     """Return names for a message, the first ones of many."""
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    shown = [name if len(name) <= 40 else f"{name[:37]}..." for name in names[:20]]
+    return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
 def _natural(label: str) -> tuple[int, int, str]:

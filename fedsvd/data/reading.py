@@ -21,7 +21,7 @@ from fedsvd.data.labels import (
     listed,
     two_ways,
 )  # fmt: skip
-from fedsvd.data.rows import Table
+from fedsvd.data.rows import Table, short
 from fedsvd.errors import InputError
 from fedsvd.settings import DataSettings
 
@@ -48,7 +48,7 @@ class Reading:
         if self.settings.label_type == "indices":
             hint = f"; with data.label_type=indices it must be 0 to {len(names) - 1}"
         return InputError(
-            f"{table.where(row)}: label {label!r} is not one of {listed(names)}{hint} "
+            f"{table.where(row)}: label {short(label)} is not one of {listed(names)}{hint} "
             f"(column {self.settings.label!r})"
         )
 
@@ -149,7 +149,7 @@ def _check_mixed(settings: DataSettings, places: Places, names: tuple[str, ...])
     if name and index:
         (first, i), (second, j) = places[name], places[index]
         raise InputError(
-            f"{first.where(i)}: column {settings.label!r} holds the name {name!r}, and in "
+            f"{first.where(i)}: column {settings.label!r} holds the name {short(name)}, and in "
             f"{second.where(j)} the index {index!r}; it must hold one or the other (data.labels: "
             f"{listed(names)})"
         )

@@ -119,7 +119,7 @@ def _is(value: Any, told: str, classes: Sequence[str] | None) -> bool:
 
 def _text(value: Any, column: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}: column {column!r} holds no text but {_short(value)}")
+        raise InputError(f"{where}: column {column!r} holds no text but {short(value)}")
     if not value.isascii():
         try:
             value.encode("utf-8")
@@ -137,7 +137,7 @@ def _label(value: Any, classes: Sequence[str] | None, settings: DataSettings, wh
     what = f"{where}: column {settings.label!r} holds"
     if isinstance(value, (list, tuple, dict)):
         raise InputError(
-            f"{what} no label but {_short(value)}; a row has one label, several at once are not "
+            f"{what} no label but {short(value)}; a row has one label, several at once are not "
             "supported"
         )
     if isinstance(value, float) and math.isfinite(value) and repr(value) not in declared:
@@ -149,14 +149,14 @@ def _label(value: Any, classes: Sequence[str] | None, settings: DataSettings, wh
         value = int(value)
     if not isinstance(value, (str, int)) and repr(value) not in declared:
         missing = "; the label is missing" if value is None or value != value else ""
-        raise InputError(f"{what} no label but {_short(value)}{missing}")
+        raise InputError(f"{what} no label but {short(value)}{missing}")
     text = str(value)
     if not text.strip():
         raise InputError(f"{what} no label but {text!r}; the label is missing")
     if classes is not None and not (type(value) is int and 0 <= value < len(classes)):
         hint = "; -1 stands for no label" if value == -1 else ""
         raise InputError(
-            f"{what} no label but {_short(value)}; its schema has the classes 0 to "
+            f"{what} no label but {short(value)}; its schema has the classes 0 to "
             f"{len(classes) - 1}{hint}"
         )
     whole = WHOLE.fullmatch(text)
@@ -165,10 +165,11 @@ def _label(value: Any, classes: Sequence[str] | None, settings: DataSettings, wh
 
 def _id(value: Any, column: str, where: str) -> str:
     if value is None or value != value or str(value).strip() == "":
-        raise InputError(f"{where}: column {column!r} holds no id but {_short(value)} (data.id)")
+        raise InputError(f"{where}: column {column!r} holds no id but {short(value)} (data.id)")
     return str(value)
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return a value as it is written in code, cut after 80 characters, for messages."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

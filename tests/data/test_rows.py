@@ -243,3 +243,12 @@ def test_rows_of_the_hub_without_a_label(monkeypatch):
     with pytest.raises(InputError, match=r"test: row 1: .*no label but -1.*-1 stands for no label"):
         load("lab/set")
     assert load("lab/set", splits={"train": "train"}).label_names == ("0", "1")
+
+
+def test_labels_that_are_very_long_are_shown_cut(tmp_path):
+    rows = [{"text": f"text {i}", "label": "89"[i % 2] * 5000} for i in range(40)]
+    path = write(tmp_path, "jsonl", rows)
+    assert len(load(path).label_names) == 2
+    with pytest.raises(InputError, match=r"line 1: label '8{70,}\.\.\. is not one of a, b") as caught:
+        load(path, labels=("a", "b"))
+    assert len(str(caught.value)) < 400
