@@ -249,6 +249,8 @@ def test_labels_that_are_very_long_are_shown_cut(tmp_path):
     rows = [{"text": f"text {i}", "label": "89"[i % 2] * 5000} for i in range(40)]
     path = write(tmp_path, "jsonl", rows)
     assert len(load(path).label_names) == 2
-    with pytest.raises(InputError, match=r"line 1: label '8{70,}\.\.\. is not one of a, b") as caught:
+    with pytest.raises(
+        InputError, match=r"line 1: label '8{70,}\.\.\. is not one of a, b"
+    ) as caught:
         load(path, labels=("a", "b"))
     assert len(str(caught.value)) < 400
