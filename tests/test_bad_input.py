@@ -112,6 +112,20 @@ SETTINGS = [
     ({"faults.kind": "naan"}, "(did you mean 'nan'?)"),
     ({"faults.rate": 0.3}, "faults.rate: 0.3 is not allowed; it must be 0, or choose"),
     ({"datta": {}}, "datta: 'datta' is not allowed (did you mean 'data'?)"),
+    (
+        {"data.label_type": "index"},
+        "data.label_type: 'index' is not allowed (did you mean 'indices'?)",
+    ),
+    (
+        {"data.labels": ["a", "a "]},
+        "data.labels: ['a', 'a '] is not allowed; it must be without blanks",
+    ),
+    ({"data.labels": ["a", ""]}, "without blanks at the ends, as of ''"),
+    ({"data.splits": {"dev": "train"}}, "data.splits: 'dev' is not allowed"),
+    (
+        {"data.splits": {"all": "a", "train": "b"}},
+        "it must be either all, which is split here, or the",
+    ),
 ]
 
 
@@ -152,6 +166,24 @@ CSV = [
     (b"text,label\n" + b"x" * (1 << 21) + b",0\n", "line 2 is longer than 1048576 bytes"),
     (b"text,label\na,0\nb,0\n", "column 'label' holds 1 label; need 2"),
     (b"text,label\n" + b"".join(b"t%d,%d\n" % (i, i) for i in range(1100)), "more than 1000"),
+    (b"text;label\na;0\n", "it has text;label (separated by ';'?"),
+    (b"text,label\na,neg\nb,Neg\n", "line 2: column 'label' holds 'neg', which differs from 'Neg'"),
+    (
+        b"text,label\na,neg\nb,neg \n",
+        "line 3: column 'label' holds 'neg ', which differs from 'neg'",
+    ),
+    (
+        b"text,label\na, neg\nb,pos\n",
+        "line 2: column 'label' holds ' neg', with blanks at its ends",
+    ),
+    (
+        b"text,label\na,0.5\nb,3.0\n",
+        "line 2: column 'label' holds numbers, as 0.5; regression is not",
+    ),
+    (b"text,label\na,nan\nb,pos\n", "line 2: column 'label' holds 'nan', a missing label"),
+    (b"text,label\na,  \nb,pos\n", "line 2: column 'label' holds no label but '  '"),
+    ("text,label\na,0\n".encode("utf-16"), "it starts as UTF-16 does; save it as UTF-8"),
+    (b"\x1f\x8b\x08\0", "it starts as gzip does; call it .gz"),
 ]
 JSONL = [
     (b"", "bad.jsonl: is empty"),
@@ -167,12 +199,47 @@ JSONL = [
     (b'{"text": "a", "label": {"x": 1}}\n', "holds no label but {'x': 1}"),
     (b'{"text": "a", "text": "b", "label": 0}\n', "a key is there twice"),
     (b'{"a":' * 100_000 + b"\n", "line 1 is not JSON: too deeply nested"),
+    (
+        b'{"text": "a", "label": [0, 1]}\n',
+        "line 1: column 'label' holds no label but [0, 1]; a row has",
+    ),
+    (
+        b'{"text": "a", "label": 2.5}\n',
+        "no label but 2.5; a label is a name or a whole number, regress",
+    ),
+    (b'{"text": "a", "label": Infinity}\n', "line 1: column 'label' holds no label but inf"),
+    (b'{"text": "a", "label": " "}\n', "holds no label but ' '; the label is missing"),
+    (b'{"text": NaN, "label": 0}\n', "line 1: column 'text' holds no text but nan"),
+    (b'{"text": "\\ud800", "label": 0}\n', "line 1: column 'text' holds half a character"),
+]
+OTHERS = [
+    (
+        "bad.xlsx",
+        b"PK\x03\x04",
+        "bad.xlsx: is no file of a known format; it must be one of .csv, .tsv",
+    ),
+    ("bad", b"text,label\na,0\n", "is no file of a known format"),
+    ("bad.parquet", b"text,label\na,0\n", "bad.parquet: cannot be read as Parquet"),
+    ("bad.arrow", b"", "bad.arrow: cannot be read as Arrow"),
+    ("bad.csv.gz", b"text,label\na,0\n", "bad.csv.gz: cannot be read: Not a gzipped file"),
+    (
+        "bad.tsv",
+        b"text\tlabel\na\tb\t0\n",
+        "line 2 has 3 fields, the header 2; texts with tabs need quot",
+    ),
+    ("bad.json", b'[{"text": "a", "label": 0}, 3]', "row 2 is not a JSON object"),
+    ("bad.json", b'[{"text": "a", "label": 0}', "bad.json is not JSON"),
+    (
+        "bad.json",
+        b'[{"text": "a", "label": null}]',
+        "row 1: column 'label' holds no label but None",
+    ),
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
-    [("bad.csv", *c) for c in CSV] + [("bad.jsonl", *c) for c in JSONL],
+    [("bad.csv", *c) for c in CSV] + [("bad.jsonl", *c) for c in JSONL] + OTHERS,
     ids=lambda v: str(v)[:40],
 )
 def test_data_files(name, data, message, tmp_path):
@@ -199,6 +266,56 @@ FOLDERS = [
     ({"train.csv": GOOD}, {"id": "key"}, "no column 'key' (data.id)"),
     ({"train.csv": "a,0\nb,1\nc,0\n"}, {"id": "label"}, "line 4: its id '0' is that of"),
     ({"train.csv": GOOD, "test.csv": "new,1\n"}, {"id": "label"}, "its id '0' is that of"),
+    (
+        {"train.csv": GOOD, "train.tsv": GOOD},
+        {},
+        "train.csv and train.tsv, both for the train part",
+    ),
+    ({"train.csv": GOOD, "dev.csv": GOOD, "val.csv": GOOD}, {}, "both for the validation part"),
+    (
+        {"train.csv": GOOD, "validation.xlsx": GOOD},
+        {},
+        "validation.xlsx: would be the validation part",
+    ),
+    (
+        {"train.csv": GOOD, "TEST.CSV": "new,7\n"},
+        {},
+        "label '7' of the test part is not in training",
+    ),
+    ({"a.csv": GOOD, "test.csv": GOOD}, {}, "or a single file; it holds a.csv, test.csv"),
+    ({"validation.csv": GOOD}, {}, "the train part is empty; its parts are validation"),
+    ({"train-0-of-2.csv": GOOD}, {}, "of its 2 files 1 are here; number 1 is missing"),
+    (
+        {"train.csv": "a,1\nb,2\n"},
+        {"labels": ("1", "2", "3")},
+        "can be both; say which with data.label",
+    ),
+    (
+        {"train.csv": "a,x\nb,1\n"},
+        {"labels": ("x", "y")},
+        "line 2: column 'label' holds the name 'x'",
+    ),
+    (
+        {"train.csv": "a,x\nb,X\n"},
+        {"labels": ("x", "y")},
+        "line 3: label 'X' is not one of x, y (did",
+    ),
+    (
+        {"train.csv": "a,x\nb,\u00b2\n"},
+        {"labels": ("x", "y", "z")},
+        "line 3: label '\u00b2' is not one of",
+    ),
+    (
+        {"train.csv": "a,1\nb,--1\n"},
+        {"labels": ("x", "y")},
+        "line 3: label '--1' is not one of x, y",
+    ),
+    (
+        {"train.csv": GOOD},
+        {"label_type": "indices"},
+        "data.labels: needed with data.label_type=indices",
+    ),
+    ({"train.csv": "a,\nb,1\n"}, {"id": "label"}, "line 2: column 'label' holds no label but ''"),
 ]
 
 

@@ -208,23 +208,29 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
     private = settings.privacy.unit != "none"
     if given.name != "own":
         task = load_task(settings.data, settings.seed, private=private)
+        _tell(task.notes)
         texts, labels = [task.texts[i] for i in task.train], task.labels[task.train]
         dealt = partition(texts, labels, number, given, settings.seed)
         return task, [task.train[positions] for positions in dealt]
     holder: Holder = "server" if given.holder is None else "client"
     task = load_task(settings.data, settings.seed, holder, private)
+    _tell(task.notes)
     parts = [np.empty(0, dtype=np.int64)] * number
     if given.holder is not None:
-        if task.strangers:  # told here alone, to the owner
-            complain(
-                f"warning: {task.source}: {task.strangers} rows have labels that are not among "
-                f"data.labels and are left out"
-            )
+        if task.strangers:
+            _tell([f"{task.source}: {task.strangers} rows have labels that are not among data.labels "
+                   "and are left out"])  # fmt: skip
         # Under privacy a refusal would tell the server of the number of examples.
         if len(task.train) < given.min_examples and not private:
             raise wrong("partition.min_examples", given.min_examples, f"at most {len(task.train)}")
         parts[given.holder] = task.train
     return task, parts
+
+
+def _tell(notes: Sequence[str]) -> None:
+    """Print what is said here alone, to whoever holds the files."""
+    for note in notes:
+        complain(f"warning: {note}")
 
 
 def choose_device(name: str) -> torch.device:
