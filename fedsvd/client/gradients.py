@@ -22,6 +22,7 @@ from fedsvd.data.task import Task
 from fedsvd.data.tokens import Tokens
 from fedsvd.errors import InputError, wrong
 from fedsvd.models.classifier import Classifier
+from fedsvd.models.usable import vocabulary
 from fedsvd.privacy.dpsgd import gradients_alone
 from fedsvd.privacy.exactness import TOLERANCE, Difference, farthest
 from fedsvd.privacy.hooks import Hooks
@@ -102,7 +103,7 @@ def some_tokens(worker: Worker) -> Tokens:
         longest = min(longest, max(4, places - pad - 1))  # RoBERTa counts from the padding's id
     lengths = [min(t, longest) for t in (*LENGTHS, longest)]
     generator = torch_stream(SEED, Purpose.CHECK, "tokens")
-    size = int(model.get_input_embeddings().num_embeddings)
+    size = vocabulary(worker.settings.model.name, model)
     drawn = [torch.randint(size - 1, (t,), generator=generator) for t in lengths]
     columns = {"input_ids": [ids + (ids >= pad).long() for ids in drawn]}  # any but padding
     if "token_type_ids" in worker.tokens.columns:

@@ -48,6 +48,7 @@ class Task:
     duplicates: int
     public: np.ndarray = field(default_factory=_none)
     strangers: int = 0
+    rows: list[str] = field(default_factory=list)  # where each text stands, for messages
 
     @property
     def classes(self) -> int:
@@ -90,7 +91,7 @@ def load_task(
             )
     return Task(
         settings.name, rows.texts, rows.labels, names, **found, source=source,
-        duplicates=rows.duplicates, strangers=rows.strangers,
+        duplicates=rows.duplicates, strangers=rows.strangers, rows=rows.places,
     )  # fmt: skip
 
 
@@ -103,6 +104,7 @@ class _Rows:
     parts: dict[str, np.ndarray]
     duplicates: int
     strangers: int
+    places: list[str]
 
 
 def _gather(
@@ -111,6 +113,7 @@ def _gather(
     """Return each record once; InputError for a label that is not in the set, unless `lenient`."""
     texts: list[tuple[str, ...]] = []
     labels: list[int] = []
+    places: list[str] = []
     parts: dict[str, np.ndarray] = {}
     seen: set[tuple[tuple[str, ...], int]] = set()
     duplicates = strangers = 0
@@ -118,8 +121,8 @@ def _gather(
         table, first = tables[part], len(texts)
         for i, (text, label) in enumerate(zip(table.texts, table.labels, strict=True)):
             index = label_index(label, names)
+            row = table.rows[i] if table.rows else f"{source}: row {i + 1} of {part}"
             if index is None and not lenient:
-                row = table.rows[i] if table.rows else source
                 raise InputError(f"{row}: label {str(label)!r} is not one of {', '.join(names)}")
             if index is None:
                 strangers += 1
@@ -129,8 +132,9 @@ def _gather(
                 seen.add((text, index))
                 texts.append(text)
                 labels.append(index)
+                places.append(row)
         parts[part] = np.arange(first, len(texts))
-    return _Rows(texts, np.asarray(labels, dtype=np.int64), parts, duplicates, strangers)
+    return _Rows(texts, np.asarray(labels, dtype=np.int64), parts, duplicates, strangers, places)
 
 
 def _check_rates(settings: DataSettings, tables: Mapping[str, Table]) -> None:
