@@ -119,8 +119,16 @@ def load_backbone(settings: ModelSettings) -> nn.Module:
 
 def _config(settings: ModelSettings) -> Any:
     from transformers import AutoConfig
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as KNOWN
 
     config = _load(settings, AutoConfig.from_pretrained, "its config.json ")
+    quantised = getattr(config, "quantization_config", None)
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+    if method is not None and method not in (*KNOWN, "bitsandbytes"):  # Transformers ignores it
+        raise InputError(
+            f"model.name: {settings.name!r} cannot be loaded: it is quantised by {method!r}, which "
+            "Transformers does not know; take the model before quantisation"
+        )
     for key, value in config.to_dict().items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import nn
 
 from fedsvd.errors import InputError
 
+# Heads that are not called after a class of today's Transformers: own ones, and former names.
+HEADS = {"classifier", "embed_out", "lm_head", "pre_classifier", "qa_outputs", "score"}
 SHOWN = 4  # names in a message, before a count
 # What wrappers put before every name: torch.compile, data parallelism, Lightning, PEFT.
 WRAPPERS = re.compile(r"^(?:_orig_mod|module|model|base_model|_forward_module|net|backbone)\.")
@@ -39,7 +42,7 @@ def refuse_reported(name: str, model: nn.Module, report: Mapping[str, Any]) -> N
         found.append(f"weights that the model has no place for: {_some(unexpected)}")
     found += [str(text).splitlines()[0] for text in report.get("error_msgs", ())][:1]
     if found:
-        hint = _prefix(missing, unexpected)
+        hint = _prefix(missing, unexpected, str(model.base_model_prefix))
         raise InputError(
             f"model.name: {name!r} does not hold the weights that its config.json describes: "
             f"{'; '.join(found)}{hint}"
@@ -58,21 +61,23 @@ def _some(keys: Collection[str], first: str = "") -> str:
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
-def _prefix(missing: Iterable[str], unexpected: Collection[str]) -> str:
-    """Return a hint if the missing weights are there, with one prefix before each name."""
+def _prefix(missing: Iterable[str], unexpected: Iterable[str], base: str) -> str:
+    """Return a hint if missing weights are there, with one wrapper's prefix before each name.
+
+    `base` is the backbone's own prefix, which a name may have behind it.
+    """
     wanted, prefixes = set(missing), set()
     for key in unexpected:
         rest = key
         while match := WRAPPERS.match(rest):
             rest = rest[match.end() :]
-            ends = {rest, rest.split(".", 1)[-1]}  # the second without the backbone's own prefix
-            if ends & wanted:
-                prefixes.add(key[: len(key) - len(rest)])
+            if {rest, rest.removeprefix(f"{base}.")} & wanted:
+                prefixes.add(key.removesuffix(rest))
                 break
     if len(prefixes) != 1:
         return ""
     (prefix,) = prefixes
-    return f"; every name begins with {prefix!r}: save the weights again without this prefix"
+    return f"; their names begin with {prefix!r}: save the weights again without this prefix"
 
 
 def _heads(model: nn.Module) -> set[str]:
@@ -87,10 +92,14 @@ def _heads(model: nn.Module) -> set[str]:
         for key, names in vars(modeling_auto).items()
         if key.endswith("_MAPPING_NAMES") and isinstance(names, dict) and config.model_type in names
     }
-    heads: set[str] = set()
+    heads = set(HEADS)
     for name in sorted(str(c) for c in classes if isinstance(c, str)):
         try:
-            with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            with (
+                torch.device("meta"),
+                torch.random.fork_rng(devices=[]),
+                warnings.catch_warnings(action="ignore"),
+            ):
                 whole = getattr(transformers, name)(copy.deepcopy(config))
         except Exception:  # one that cannot be built has no head to tell of
             continue
