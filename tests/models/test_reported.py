@@ -65,7 +65,7 @@ WEIGHTS = [
     (with_more("encoder.layer.7.output.dense.bias"), "no place for: encoder.layer.7.output.dense"),
     (with_more("encoder.layer.0.attention.self.query.lora_A"), "no place for: encoder.layer.0"),
     (with_more("_orig_mod.embeddings.x"), "no place for: _orig_mod.embeddings.x"),
-    (halved, "of other sizes: encoder.layer.1.output.dense.weight is (16, 5) in the file and (16, 32"),
+    (halved, "other sizes: encoder.layer.1.output.dense.weight is (16, 5) in the file and (16, 32)"),
 ]  # fmt: skip
 CONFIGS = [
     ({"hidden_size": 32}, "and (32,) by config.json, "),
