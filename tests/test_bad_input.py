@@ -339,6 +339,7 @@ def test_models_and_texts_that_do_not_fit(spoil, change, message, tmp_path, monk
         "clients.number=2", "clients.per_round=2", "partition=iid", "partition.min_examples=1",
         f"hydra.run.dir={tmp_path / 'run'}", "data.validation=0.5", *change,
     ]  # fmt: skip
+    capfd.readouterr()  # of saving the model
     assert main(given) == 2
     told = capfd.readouterr().err.splitlines()
     assert len(told) == 1
