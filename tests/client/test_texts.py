@@ -101,6 +101,9 @@ def test_token_types_are_not_given_to_a_model_without_them(tmp_path):
     )
     save_model(tmp_path, DistilBertModel, config)
     save_words(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_input_names": names}))
     rows = [{"text": "good film", "more": f"bad {WORDS[i]}", "label": i % 2} for i in range(12)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     worker = build_worker(
