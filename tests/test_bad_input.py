@@ -22,7 +22,9 @@ from fedsvd.settings.flower import PACKAGE as FLOWER
 from fedsvd.strategies.build import build_strategy
 from fedsvd.strategies.use import check_use
 from tests.conftest import compose_settings
-from tests.tiny import make_inputs
+from tests.models.saved import change_config, change_weights, save_model, save_words
+from tests.models.test_reported import prefixed, without
+from tests.tiny import WORDS, make_inputs
 
 
 @pytest.fixture(scope="module")
@@ -468,6 +470,53 @@ def test_a_model_folder_without_tokeniser(tmp_path):
         load_tokenizer(ModelSettings(name=str(tmp_path)))
 
 
+FACE = "\N{GRINNING FACE}"
+UNFIT = [  # how a folder with a model is spoilt, and what a run says of it
+    (
+        lambda f: change_weights(f, prefixed("_orig_mod.")),
+        [],
+        "their names begin with '_orig_mod.'",
+    ),
+    (lambda f: change_weights(f, prefixed("module.")), [], "their names begin with 'module.'"),
+    (lambda f: change_weights(f, without("layer.1.")), [], "missing: encoder.layer.1.attention"),
+    (lambda f: change_config(f, hidden_size=32), [], "weights of other sizes: embeddings"),
+    (lambda f: change_config(f, num_hidden_layers=1), [], "has no place for: encoder.layer.1."),
+    (lambda f: change_config(f, model_type="brt"), [], "cannot be loaded: its config.json"),
+    (
+        lambda f: change_config(f, quantization_config={"quant_method": "gptq", "bits": 4}),
+        [],
+        "cannot be loaded",
+    ),
+    (lambda f: (f / "tokenizer.json").write_text("{"), [], "cannot be loaded: its tokeniser"),
+    (lambda f: save_words(f, pad=None), [], "neither a padding token nor an end token"),
+    (lambda f: save_words(f, words=[f"w{i}" for i in range(99)]), [], "gives ids up to 99 ('w98')"),
+    (lambda f: None, ["data.text=[long]", "model.max_length=2000"], "line 2: its text gives 40"),
+    (lambda f: None, ["data.text=[face]"], "line 2: its text gives no tokens"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "change", "message"), UNFIT, ids=lambda v: str(v)[:40])
+def test_models_and_texts_that_do_not_fit(spoil, change, message, tmp_path, monkeypatch, capfd):
+    save_model(tmp_path / "model", add_pooling_layer=False)
+    spoil(tmp_path / "model")
+    rows = [f"{w} {i},{'film ' * 39}{w},{FACE * (i + 1)},{i % 2}" for i, w in enumerate(WORDS * 2)]
+    (tmp_path / "data.csv").write_text("\n".join(["text,long,face,label", *rows]))
+    monkeypatch.setattr("sys.argv", ["fedsvd"])
+    given = [
+        "data=folder", f"data.path={tmp_path / 'data.csv'}", "model=custom", "privacy=none",
+        f"model.name={tmp_path / 'model'}", "model.head_init=zeros", "adapter.rank=2", "rounds=1",
+        "clients.number=2", "clients.per_round=2", "partition=iid", "partition.min_examples=1",
+        f"hydra.run.dir={tmp_path / 'run'}", "data.validation=0.5", *change,
+    ]  # fmt: skip
+    capfd.readouterr()  # of saving the model
+    assert main(given) == 2
+    told = capfd.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("error: ")
+    assert message in told[0]
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 RUNS = [
     ({}, "holds no finished run"),
     ({"classifier.json": "{"}, "holds no finished run"),
@@ -551,5 +600,7 @@ def test_a_failure_of_ours_is_one_line_without_a_traceback(monkeypatch, capfd):
 
 
 def test_the_corpus_is_large():
-    corpus = (SETTINGS, CSV, JSONL, FOLDERS, STRATEGIES, MODELS, RUNS, COMMANDS, CLUSTERS, USES)
+    corpus = (
+        SETTINGS, CSV, JSONL, FOLDERS, STRATEGIES, MODELS, UNFIT, RUNS, COMMANDS, CLUSTERS, USES
+    )  # fmt: skip
     assert sum(map(len, corpus)) + 7 >= 100

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fedsvd.data.tokens import Tokens
 from fedsvd.errors import InputError
 from fedsvd.models.classifier import Classifier
+from fedsvd.models.usable import vocabulary
 from fedsvd.randomness import Purpose, torch_stream
 
 SEED = 0  # the same question whatever a run's seed
@@ -27,7 +28,7 @@ def some_tokens(backbone: nn.Module, tokens: Tokens, longest: int, classes: int)
         longest = min(longest, max(4, places - pad - 1))  # RoBERTa counts from the padding's id
     lengths = [min(t, longest) for t in (*LENGTHS, longest)]
     generator = torch_stream(SEED, Purpose.CHECK, "tokens")
-    size = int(model.get_input_embeddings().num_embeddings)
+    size = vocabulary(str(getattr(model.config, "name_or_path", "the model")), model)
     drawn = [torch.randint(size - 1, (t,), generator=generator) for t in lengths]
     columns = {"input_ids": [ids + (ids >= pad).long() for ids in drawn]}  # any but padding
     if "token_type_ids" in tokens.columns:

@@ -16,6 +16,7 @@ from fedsvd.client import dropout
 from fedsvd.client.attack import flip
 from fedsvd.client.gradients import settle
 from fedsvd.client.probe import SHORT, some_tokens, unreached
+from fedsvd.client.texts import only_usable
 from fedsvd.client.use import Use
 from fedsvd.data.partition import partition
 from fedsvd.data.task import Holder, Task, load_task
@@ -26,8 +27,10 @@ from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
 from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
 from fedsvd.models.classifier import Classifier
+from fedsvd.models.digest import weights_digest
 from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.models.heads import random_head, text_head, zero_head
+from fedsvd.models.usable import fit_tokenizer
 from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import PrivacyPlan, make_plan
 from fedsvd.settings import Settings
@@ -58,6 +61,7 @@ class Worker:
     hooks: Hooks | None
     origin: str
     left_out: Sequence[str] = ()
+    weights: str = ""  # digest of the plain backbone's
     use: Use = field(default_factory=Use)
 
     @property
@@ -165,8 +169,11 @@ def build_worker(settings: Settings) -> Worker:
     plan = make_plan(settings, [0 if own else len(p) for p in parts])
 
     tokenizer = load_tokenizer(settings.model)
+    backbone = load_backbone(settings.model)
+    fit_tokenizer(settings.model.name, backbone, tokenizer)
     tokens = tokenise(tokenizer, task.texts, task.labels, settings.model.max_length)
-    backbone = load_backbone(settings.model).to(device)
+    parts = only_usable(settings, task, tokens, backbone, parts)
+    weights, backbone = weights_digest(backbone), backbone.to(device)
     head = _make_head(settings, backbone, tokenizer, task, device, precision)
 
     def measure(names: Iterable[str]) -> Mapping[str, Inputs]:
@@ -191,7 +198,7 @@ def build_worker(settings: Settings) -> Worker:
     hooks = Hooks(model) if by_hooks else None
     worker = Worker(
         settings, task, tokens, parts, plan, device, precision, tokenizer, model, hooks,
-        locate(settings.model).origin, left_out,
+        locate(settings.model).origin, left_out, weights,
     )  # fmt: skip
     if plan.per_example:
         settle(worker)
@@ -280,6 +287,8 @@ def _make_head(
     with torch.inference_mode(), one_thread():  # a frozen head never travels
         for texts in label_texts:
             tokens = tokenise(tokenizer, [(t,) for t in texts], [0] * len(texts), model.max_length)
+            if tokens.empty:
+                raise InputError(f"data.label_texts: {texts[tokens.empty[0]]!r} gives no tokens")
             batch = tokens.batch(range(len(texts)), device)
             prototypes.append(bare.features(batch.inputs).mean(dim=0))
     return text_head(torch.stack(prototypes).clone(), bias)

@@ -52,6 +52,7 @@ class Task:
     public: np.ndarray = field(default_factory=_none)
     strangers: int = 0
     notes: tuple[str, ...] = ()
+    rows: list[str] = field(default_factory=list)  # where each text stands, for messages
 
     @property
     def classes(self) -> int:
@@ -104,6 +105,11 @@ def load_task(
     return Task(
         settings.name, rows.texts, rows.labels, names, **found, source=source,
         duplicates=rows.duplicates, strangers=rows.strangers, notes=given.notes,
+        rows=[
+            tables[part].where(int(rows.rows[row]))
+            for part, held in rows.parts.items()
+            for row in held
+        ],
     )  # fmt: skip
 
 
