@@ -65,6 +65,7 @@ def architectures() -> None:
             why = why or lines[0].split(": ", 2)[-1]
         except InputError as error:
             chosen, why = "refused", str(error).split("own: ", 1)[-1]
+            why = why.removeprefix(f"model.name: {architecture.name!r} ")
         finally:
             gradients._compare = real
         print(f"{name:26}{chosen:12}{why[:110]}")

@@ -54,9 +54,9 @@ class TooFewReplies(RunError):
     """A round had fewer valid replies than `faults.min_replies`."""
 
 
-def as_failure(error: BaseException) -> str:
-    """Return an error that nothing foresaw as one line."""
-    text = " ".join(str(error).split())[:300]
-    return (
-        f"a failure of this software: {type(error).__name__}: {text} (FEDSVD_DEBUG=1 shows where)"
-    )
+class ClientsFailed(RunError):
+    """The software of every client of a round failed, for one reason."""
+
+
+class NothingTrained(RunError):
+    """A run came to its end, and nothing had trained."""

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import re
 import shlex
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,9 +13,10 @@ from fedsvd import interrupt
 from fedsvd.checkpoints.resuming import AUTO, FILES, check_folder, continued
 from fedsvd.config import from_config
 from fedsvd.data.needed import check_needed
-from fedsvd.errors import InputError, RunError
+from fedsvd.errors import InputError, NothingTrained, RunError
 from fedsvd.files import private_folder
 from fedsvd.rounds.journal import NAME
+from fedsvd.terminal import complain, say
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy as FlowerStrategy
@@ -39,6 +39,8 @@ def execute(
         check_folder(folder, resume)
         if settings.partition.name != "own":
             check_needed(settings)
+        if not (folder / "summary.json").exists():  # what follows may take long to say anything
+            say(f"loading task {settings.data.name} and model {settings.model.name}")
         quiet()
         from fedsvd.checkpoints.resume import begin, finished, open_run
         from fedsvd.experiment import prepare, train
@@ -48,7 +50,7 @@ def execute(
         settings, until, saved = open_run(folder, settings, resume is not None)
         done = finished(folder, until) if saved else None
         if done is not None:
-            print(f"{folder}: is finished, after {done['rounds_completed']} rounds")
+            say(f"{folder}: is finished, after {done['rounds_completed']} rounds")
             return done
         run = prepare(settings, _strategy(settings, overrides), grid)
         run.rounds = until
@@ -73,10 +75,9 @@ def _close(folder: Path) -> None:
     if all(n == "trial.log" or n.startswith("unfinished-") for n in names):
         private_folder(folder)
     elif not names & {*FILES, NAME} and folder.stat().st_mode & 0o077:
-        print(
+        complain(
             f"warning: {folder}: holds other things and stays open to others, with what this run "
-            "tells of private data; checkpoints/ alone is closed (docs/data_privacy.md)",
-            file=sys.stderr,
+            "tells of private data; checkpoints/ alone is closed (docs/data_privacy.md)"
         )
 
 
@@ -108,12 +109,15 @@ def _strategy(settings: "Settings", overrides: Sequence[str]) -> "FlowerStrategy
     from fedsvd.composing import config_folder
     from fedsvd.strategies.build import build_strategy
     from fedsvd.strategies.pairs import check_pair
+    from fedsvd.strategies.stock import notes
     from fedsvd.strategies.use import check_use
 
     given = [m[1] for o in overrides if (m := re.match(r"\+*strategy\.(\w+)=", o))]
     strategy = build_strategy(settings.strategy, given)
     check_use(settings, strategy)
     check_pair(settings, strategy, config_folder())
+    for note in notes(settings, strategy):
+        complain(f"warning: {note}")
     return strategy
 
 
@@ -140,7 +144,8 @@ def _how_to_go_on(folder: Path) -> Iterator[None]:
     try:
         yield
     except (interrupt.Interrupted, RunError) as stop:
-        if (folder / "checkpoints" / "last.safetensors").exists():
+        rest = not isinstance(stop, NothingTrained)  # there is nothing left to do
+        if rest and (folder / "checkpoints" / "last.safetensors").exists():
             stop.args = (
                 f"{stop}; to go on: python -m fedsvd.run resume={shlex.quote(str(folder))}",
             )

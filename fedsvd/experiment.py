@@ -14,7 +14,7 @@ from fedsvd.client.app import make_client_app
 from fedsvd.client.worker import Worker, get_worker
 from fedsvd.engines.base import Engine
 from fedsvd.engines.inline import InlineGrid
-from fedsvd.errors import TooFewReplies, wrong
+from fedsvd.errors import ClientsFailed, NothingTrained, TooFewReplies, wrong
 from fedsvd.exports.export import export
 from fedsvd.factors import factors_of
 from fedsvd.privacy.client_level import make_mechanism
@@ -27,13 +27,24 @@ from fedsvd.rounds.evaluation import evaluate, is_due, summarise
 from fedsvd.rounds.participation import all_spent
 from fedsvd.rounds.public import WorkerView
 from fedsvd.rounds.run import Run
+from fedsvd.rounds.trained import check_trained
 from fedsvd.settings import Settings
 from fedsvd.strategies.base import Strategy
+from fedsvd.terminal import complain
 
 
 def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = None) -> Run:
     """Build data, plan, model, ledger and, if none is given, grid; what can be refused is here."""
+    if grid is None and settings.engine.name == "ray":
+        from fedsvd.engines.cluster import check_engine  # Ray is slow to import
+
+        check_engine(settings.engine)
     worker = get_worker(settings)
+    if worker.left_out:
+        complain(
+            f"warning: adapter.targets: no adapter on {', '.join(worker.left_out)}, which gets no "
+            "gradient: what the model puts out does not depend on it"
+        )
     grid = grid or make_grid(settings, worker)
     if isinstance(strategy, Strategy):
         strategy.device, strategy.public = worker.device, WorkerView(worker)
@@ -70,7 +81,8 @@ def train(
 
     Checkpoints and exports go into `folder`. A run that was restored, from a checkpoint of the facts
     `resumed`, goes on after its last round. Raises Interrupted after the round in which a signal
-    came, and RunError if it cannot go on; what is needed to resume is on the disk then.
+    came, and RunError if it cannot go on, or if nothing has trained at its end; what is needed to
+    resume is on the disk then.
     """
     checkpoints = CheckpointWriter(folder, resumed)
     run.began = time.perf_counter()
@@ -86,7 +98,8 @@ def train(
                 metrics["ended"] = "no client may take part in another round"
             _enter(run, metrics, recorder, checkpoints)
         _stop_if_asked(run, recorder, checkpoints)
-    except TooFewReplies:
+        check_trained(run.history)
+    except (TooFewReplies, ClientsFailed, NothingTrained):
         _halt(run, recorder, checkpoints)
         raise
     finally:

@@ -9,7 +9,6 @@ them it follows (fedsvd/node/). See docs/deployment.md.
 
 import functools
 import os
-import sys
 from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -29,6 +28,7 @@ from fedsvd.node.proposal import OPEN, changed, overrides_in, plain
 from fedsvd.node.serve import pinned_clientapp
 from fedsvd.records import CONFIG
 from fedsvd.settings import Settings
+from fedsvd.terminal import complain, one_line
 
 server_app = ServerApp()
 client_app = node.NodeApp()
@@ -50,7 +50,7 @@ def main(grid: Grid, context: Context) -> None:
     try:
         execute(config, Path(folder).expanduser(), given, engine)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {one_line(str(error))}")
         raise
 
 

@@ -2,11 +2,12 @@
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from fedsvd.terminal import complain
 
 NAMES = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
@@ -20,17 +21,18 @@ class Interrupted(BaseException):
 
 
 class _Asked:
-    """The signals that came, and whether rounds are under way."""
+    """The signals that came, whether rounds are under way, and how many blocks hold signals back."""
 
     count = 0
     signum = 0
     training = False
+    held = 0
 
 
 @contextmanager
 def listening() -> Iterator[None]:
     """Take SIGINT and SIGTERM within the block; does nothing outside the main thread."""
-    _Asked.count, _Asked.training = 0, False
+    _Asked.count, _Asked.training, _Asked.held = 0, False, 0
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -57,13 +59,33 @@ def requested() -> int | None:
     return _Asked.signum if _Asked.count else None
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """Note signals within the block and act on them at its end.
+
+    For short waits in compiled code, which swallows what a handler raises: with a handler that
+    returns, it goes on waiting, and the end of the block raises Interrupted where that is due.
+    """
+    _Asked.held += 1
+    try:
+        yield
+    finally:
+        _Asked.held -= 1
+    look()
+
+
+def look() -> None:
+    """Raise Interrupted if a signal asked to stop at once."""
+    if _Asked.held == 0 and _Asked.count > (1 if _Asked.training else 0):
+        raise Interrupted(_Asked.signum, NAMES[signal.Signals(_Asked.signum)])
+
+
 def _take(signum: int, frame: Any) -> None:
     _Asked.count += 1
     _Asked.signum = signum
-    if _Asked.count == 1 and _Asked.training:
-        text = f"{NAMES[signal.Signals(signum)]}: finishing the round; once more stops at once"
-        print(text, file=sys.stderr, flush=True)
-    elif _Asked.count <= 2:
-        raise Interrupted(signum, NAMES[signal.Signals(signum)])
-    else:
+    if _Asked.count > 2:
         os._exit(128 + signum)
+    if _Asked.count == 1 and _Asked.training:
+        name = NAMES[signal.Signals(signum)]
+        complain(f"{name}: finishing the round; once more stops at once")
+    look()

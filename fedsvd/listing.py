@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from fedsvd.settings.flower import PACKAGE, STOCK
 from fedsvd.settings.model import ADAPTERS
 
 RECORDED = Path(__file__).with_name("pairs.json")
@@ -16,7 +17,7 @@ GROUPS = {"strategy": "Strategies", "adapter": "Adapters", "data": "Tasks", "mod
 
 
 def listing(folder: Path) -> str:
-    """Return strategies, adapters, tasks and models with a line each, and the table of valid pairs.
+    """Return strategies, adapters, tasks and models, Flower's strategies, and the valid pairs.
 
     `folder` is that of the configurations.
     """
@@ -26,7 +27,20 @@ def listing(folder: Path) -> str:
         for path in sorted((folder / group).glob("*.yaml")):
             lines.append(f"  {path.stem:18}{_first_comment(path)}")
         lines.append("")
-    return "\n".join([*lines, *pairs(folder)])
+    return "\n".join([*lines, *flowers(), "", *pairs(folder)])
+
+
+def flowers() -> list[str]:
+    """Return Flower's strategies, those that can be used and why the others cannot."""
+    lines = [f"Flower's strategies (strategy._target_={PACKAGE}.NAME)"]
+    able = {name: stock for name, stock in STOCK.items() if not stock.refused}
+    lines += [f"  {name:18}{stock.does}" for name, stock in able.items()]
+    lines.append("Flower's that are refused")
+    why: dict[str, list[str]] = {}
+    for name, stock in STOCK.items():
+        if stock.refused:
+            why.setdefault(stock.refused, []).append(name)
+    return lines + [f"  {', '.join(names)}: {reason}" for reason, names in why.items()]
 
 
 def pairs(folder: Path) -> list[str]:

@@ -37,6 +37,7 @@ class Purpose(StrEnum):
     FAULTS = "faults"
     ATTACK = "attack"
     CHECK = "check"
+    AUDIT = "audit"
 
 
 # How keys, streams and noise are made. A run is only continued by what makes them as it did: the

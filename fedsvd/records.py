@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,11 @@ from torch import Tensor
 
 ARRAYS, METRICS, CONFIG, REPORT = "arrays", "metrics", "config", "report"
 WEIGHT = "num-examples"  # Flower's name for a reply's weight; see clients.weighting
+LOSS = "train_loss"  # Flower's name for a client's mean loss at the state it was sent
+SENDS_LOSS = "sends-loss"  # in a message: clients send it
 ATTEMPT = "attempt"  # of a round that is repeated
 FAILED = "failed"  # why a client could not finish
+CAUSE = "cause"  # of a failure of software: the exception's type and, with diagnostics, its place
 TRAINS, KEEPS = "trains", "keeps"  # kinds that train in a round, and those that stay at clients
 RANKS, RANKED = "ranks", "ranked"  # ranks that a strategy gives clients, and their ids
 SEPARATOR = ","
@@ -160,11 +163,14 @@ def finite(value: np.ndarray) -> bool:
         return bool(np.isfinite(np.dot(flat, flat))) or bool(np.isfinite(flat).all())
 
 
-def fault(message: Message, sent: Mapping[str, Tensor]) -> str | None:
+def fault(
+    message: Message, sent: Mapping[str, Tensor], metrics: Collection[str] | None = None
+) -> str | None:
     """Return why a training reply cannot be aggregated, or None if it can.
 
     It must carry exactly the tensors that were asked for (`sent` by name gives shape and dtype),
-    finite, and a positive weight.
+    finite, and a positive weight. Where `metrics` are given, exactly these must be beside, finite and
+    not negative: rules of Flower's fall over one that is missing or too many.
     """
     if message.has_error():
         return f"failed: {message.error.reason or 'no reason given'}"
@@ -192,4 +198,14 @@ def fault(message: Message, sent: Mapping[str, Tensor]) -> str | None:
     weight = metrics_of(message).get(WEIGHT)
     if not isinstance(weight, (int, float)) or not 0 < weight < float("inf"):
         return f"its weight is {weight!r}"
+    return None if metrics is None else _odd(message, metrics)
+
+
+def _odd(message: Message, metrics: Collection[str]) -> str | None:
+    records, found = message.content.metric_records, metrics_of(message)
+    if len(records) > 1 or len(message.content.array_records) > 1 or set(found) != set(metrics):
+        return f"sent other metrics than {', '.join(sorted(metrics))}"
+    for name, value in found.items():
+        if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+            return f"its {name} is {value!r}"
     return None

@@ -18,8 +18,9 @@ from fedsvd import interrupt
 from fedsvd.checkpoints.resuming import with_run_folder
 from fedsvd.command import run_hydra
 from fedsvd.composing import config_folder, explain
-from fedsvd.errors import InputError, RunError, TrialsFailed, as_failure
+from fedsvd.errors import InputError, RunError, TrialsFailed
 from fedsvd.execute import execute
+from fedsvd.terminal import as_failure, complain, guarded, one_line, say
 
 __all__ = ["config_folder", "execute", "explain", "main"]
 
@@ -30,24 +31,32 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with guarded():
+        return _told(sys.argv[1:] if arguments is None else arguments)
+
+
+def _told(arguments: list[str]) -> int:
+    """Run the command line, tell what ended it, and return the exit status."""
     debug = os.environ.get("FEDSVD_DEBUG") == "1"
     try:
         with interrupt.listening():
-            return _main(sys.argv[1:] if arguments is None else arguments)
+            return _main(arguments)
     except (InputError, RunError, TrialsFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
+        # A line for each trial that failed; one for all else.
+        text = str(error)
+        complain(f"error: {text if isinstance(error, TrialsFailed) else one_line(text)}")
         if debug:
             raise
         if isinstance(error, TrialsFailed):
             return error.status
         return 2 if isinstance(error, InputError) else 1
     except interrupt.Interrupted as stop:
-        print(stop, file=sys.stderr)
+        complain(str(stop))
         return stop.status
     except Exception as error:
         if debug:
             raise
-        print(f"error: {as_failure(error)}", file=sys.stderr)
+        complain(f"error: {as_failure(error)}")
         return 1
 
 
@@ -55,7 +64,7 @@ def _main(arguments: list[str]) -> int:
     if "--list" in arguments:
         from fedsvd.listing import listing
 
-        print(listing(config_folder()))
+        say(listing(config_folder()))
         return 0
     run_hydra(with_run_folder(arguments), _job)
     return 0

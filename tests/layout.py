@@ -7,6 +7,7 @@ from pathlib import Path
 # From top to bottom: a room may import what is in it and what stands below it, nothing above.
 ORDER = (
     "fedsvd", "fedsvd.run", "fedsvd.flower_app", "fedsvd.sweep", "fedsvd.command", "fedsvd.listing",
+    "fedsvd.audit",
     "fedsvd.execute", "fedsvd.experiment",
     "fedsvd.results", "fedsvd.testing", "fedsvd.recorders", "fedsvd.checkpoints", "fedsvd.exports",
     "fedsvd.rounds", "fedsvd.strategies", "fedsvd.node",
@@ -14,7 +15,8 @@ ORDER = (
     "fedsvd.data", "fedsvd.factors", "fedsvd.composing", "fedsvd.complaints", "fedsvd.config",
     "fedsvd.settings", "fedsvd.lowrank",
     "fedsvd.records", "fedsvd.randomness", "fedsvd.pages", "fedsvd.threads", "fedsvd.files",
-    "fedsvd.plugins", "fedsvd.interrupt", "fedsvd.errors", "fedsvd.version",
+    "fedsvd.plugins", "fedsvd.interrupt", "fedsvd.waiting", "fedsvd.terminal", "fedsvd.errors",
+    "fedsvd.version",
 )  # fmt: skip
 
 Graph = Mapping[str, set[str]]

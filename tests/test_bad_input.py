@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from safetensors.torch import save
+from safetensors.torch import load_file, save, save_file
 
 from fedsvd.checkpoints.resuming import check_folder
 from fedsvd.config import from_config
@@ -18,10 +18,14 @@ from fedsvd.experiment import prepare
 from fedsvd.exports.load import load
 from fedsvd.models.backbone import load_backbone, load_tokenizer
 from fedsvd.run import config_folder, main
-from fedsvd.settings import DataSettings, ModelSettings, StrategySettings
+from fedsvd.settings import DataSettings, EngineSettings, ModelSettings, StrategySettings
+from fedsvd.settings.flower import PACKAGE as FLOWER
 from fedsvd.strategies.build import build_strategy
+from fedsvd.strategies.use import check_use
 from tests.conftest import compose_settings
-from tests.tiny import make_inputs
+from tests.models.saved import change_config, change_weights, save_model, save_words
+from tests.models.test_reported import prefixed, without
+from tests.tiny import WORDS, make_inputs
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,7 @@ SETTINGS = [
         {"model.trust_remote_code": True},
         "model.trust_remote_code: 'trust_remote_code' is not allowed",
     ),
+    ({"adapter.name": "none", "model.head": "frozen_random"}, "nothing would train"),
     ({"adapter.rank": 0}, "adapter.rank: 0"),
     ({"adapter.rank": -4}, "adapter.rank: -4"),
     ({"adapter.rank": 2.5}, "adapter.rank: 2.5 is not allowed; it must be a whole number"),
@@ -110,6 +115,20 @@ SETTINGS = [
     ({"faults.kind": "naan"}, "(did you mean 'nan'?)"),
     ({"faults.rate": 0.3}, "faults.rate: 0.3 is not allowed; it must be 0, or choose"),
     ({"datta": {}}, "datta: 'datta' is not allowed (did you mean 'data'?)"),
+    (
+        {"data.label_type": "index"},
+        "data.label_type: 'index' is not allowed (did you mean 'indices'?)",
+    ),
+    (
+        {"data.labels": ["a", "a "]},
+        "data.labels: ['a', 'a '] is not allowed; it must be without blanks",
+    ),
+    ({"data.labels": ["a", ""]}, "without blanks at the ends, as of ''"),
+    ({"data.splits": {"dev": "train"}}, "data.splits: 'dev' is not allowed"),
+    (
+        {"data.splits": {"all": "a", "train": "b"}},
+        "it must be either all, which is split here, or the",
+    ),
 ]
 
 
@@ -150,6 +169,24 @@ CSV = [
     (b"text,label\n" + b"x" * (1 << 21) + b",0\n", "line 2 is longer than 1048576 bytes"),
     (b"text,label\na,0\nb,0\n", "column 'label' holds 1 label; need 2"),
     (b"text,label\n" + b"".join(b"t%d,%d\n" % (i, i) for i in range(1100)), "more than 1000"),
+    (b"text;label\na;0\n", "it has text;label (separated by ';'?"),
+    (b"text,label\na,neg\nb,Neg\n", "line 2: column 'label' holds 'neg', which differs from 'Neg'"),
+    (
+        b"text,label\na,neg\nb,neg \n",
+        "line 3: column 'label' holds 'neg ', which differs from 'neg'",
+    ),
+    (
+        b"text,label\na, neg\nb,pos\n",
+        "line 2: column 'label' holds ' neg', with blanks at its ends",
+    ),
+    (
+        b"text,label\na,0.5\nb,3.0\n",
+        "line 2: column 'label' holds numbers, as 0.5; regression is not",
+    ),
+    (b"text,label\na,nan\nb,pos\n", "line 2: column 'label' holds 'nan', a missing label"),
+    (b"text,label\na,  \nb,pos\n", "line 2: column 'label' holds no label but '  '"),
+    ("text,label\na,0\n".encode("utf-16"), "it starts as UTF-16 does; save it as UTF-8"),
+    (b"\x1f\x8b\x08\0", "it starts as gzip does; call it .gz"),
 ]
 JSONL = [
     (b"", "bad.jsonl: is empty"),
@@ -165,12 +202,47 @@ JSONL = [
     (b'{"text": "a", "label": {"x": 1}}\n', "holds no label but {'x': 1}"),
     (b'{"text": "a", "text": "b", "label": 0}\n', "a key is there twice"),
     (b'{"a":' * 100_000 + b"\n", "line 1 is not JSON: too deeply nested"),
+    (
+        b'{"text": "a", "label": [0, 1]}\n',
+        "line 1: column 'label' holds no label but [0, 1]; a row has",
+    ),
+    (
+        b'{"text": "a", "label": 2.5}\n',
+        "no label but 2.5; a label is a name or a whole number, regress",
+    ),
+    (b'{"text": "a", "label": Infinity}\n', "line 1: column 'label' holds no label but inf"),
+    (b'{"text": "a", "label": " "}\n', "holds no label but ' '; the label is missing"),
+    (b'{"text": NaN, "label": 0}\n', "line 1: column 'text' holds no text but nan"),
+    (b'{"text": "\\ud800", "label": 0}\n', "line 1: column 'text' holds half a character"),
+]
+OTHERS = [
+    (
+        "bad.xlsx",
+        b"PK\x03\x04",
+        "bad.xlsx: is no file of a known format; it must be one of .csv, .tsv",
+    ),
+    ("bad", b"text,label\na,0\n", "is no file of a known format"),
+    ("bad.parquet", b"text,label\na,0\n", "bad.parquet: cannot be read as Parquet"),
+    ("bad.arrow", b"", "bad.arrow: cannot be read as Arrow"),
+    ("bad.csv.gz", b"text,label\na,0\n", "bad.csv.gz: cannot be read: Not a gzipped file"),
+    (
+        "bad.tsv",
+        b"text\tlabel\na\tb\t0\n",
+        "line 2 has 3 fields, the header 2; texts with tabs need quot",
+    ),
+    ("bad.json", b'[{"text": "a", "label": 0}, 3]', "row 2 is not a JSON object"),
+    ("bad.json", b'[{"text": "a", "label": 0}', "bad.json is not JSON"),
+    (
+        "bad.json",
+        b'[{"text": "a", "label": null}]',
+        "row 1: column 'label' holds no label but None",
+    ),
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
-    [("bad.csv", *c) for c in CSV] + [("bad.jsonl", *c) for c in JSONL],
+    [("bad.csv", *c) for c in CSV] + [("bad.jsonl", *c) for c in JSONL] + OTHERS,
     ids=lambda v: str(v)[:40],
 )
 def test_data_files(name, data, message, tmp_path):
@@ -197,6 +269,56 @@ FOLDERS = [
     ({"train.csv": GOOD}, {"id": "key"}, "no column 'key' (data.id)"),
     ({"train.csv": "a,0\nb,1\nc,0\n"}, {"id": "label"}, "line 4: its id '0' is that of"),
     ({"train.csv": GOOD, "test.csv": "new,1\n"}, {"id": "label"}, "its id '0' is that of"),
+    (
+        {"train.csv": GOOD, "train.tsv": GOOD},
+        {},
+        "train.csv and train.tsv, both for the train part",
+    ),
+    ({"train.csv": GOOD, "dev.csv": GOOD, "val.csv": GOOD}, {}, "both for the validation part"),
+    (
+        {"train.csv": GOOD, "validation.xlsx": GOOD},
+        {},
+        "validation.xlsx: would be the validation part",
+    ),
+    (
+        {"train.csv": GOOD, "TEST.CSV": "new,7\n"},
+        {},
+        "label '7' of the test part is not in training",
+    ),
+    ({"a.csv": GOOD, "test.csv": GOOD}, {}, "or a single file; it holds a.csv, test.csv"),
+    ({"validation.csv": GOOD}, {}, "the train part is empty; its parts are validation"),
+    ({"train-0-of-2.csv": GOOD}, {}, "of its 2 files 1 are here; number 1 is missing"),
+    (
+        {"train.csv": "a,1\nb,2\n"},
+        {"labels": ("1", "2", "3")},
+        "can be both; say which with data.label",
+    ),
+    (
+        {"train.csv": "a,x\nb,1\n"},
+        {"labels": ("x", "y")},
+        "line 2: column 'label' holds the name 'x'",
+    ),
+    (
+        {"train.csv": "a,x\nb,X\n"},
+        {"labels": ("x", "y")},
+        "line 3: label 'X' is not one of x, y (did",
+    ),
+    (
+        {"train.csv": "a,x\nb,\u00b2\n"},
+        {"labels": ("x", "y", "z")},
+        "line 3: label '\u00b2' is not one of",
+    ),
+    (
+        {"train.csv": "a,1\nb,--1\n"},
+        {"labels": ("x", "y")},
+        "line 3: label '--1' is not one of x, y",
+    ),
+    (
+        {"train.csv": GOOD},
+        {"label_type": "indices"},
+        "data.labels: needed with data.label_type=indices",
+    ),
+    ({"train.csv": "a,\nb,1\n"}, {"id": "label"}, "line 2: column 'label' holds no label but ''"),
 ]
 
 
@@ -224,6 +346,21 @@ STRATEGIES = [
     ("fedsvd.strategies.FedSVD", {"peroid": 2}, "(did you mean 'period'?)"),
     ("fedsvd.strategies.FedAvg", {"server": {"nam": 1}}, "strategy.server.nam: 'nam'"),
     ("fedsvd.strategies.FedAvg", {"server": 3}, "strategy.server: 3"),
+    (f"{FLOWER}.Strategy", {}, "lacks the method"),
+    (f"{FLOWER}.Result", {}, "is not a strategy"),
+    (f"{FLOWER}.FedXgbBagging", {}, "aggregates trees of XGBoost"),
+    (f"{FLOWER}.FedXgbCyclic", {}, "aggregates trees of XGBoost"),
+    (f"{FLOWER}.DifferentialPrivacyServerSideFixedClipping", {}, "use privacy=client_level"),
+    (f"{FLOWER}.DifferentialPrivacyClientSideAdaptiveClipping", {}, "no ledger here holds"),
+    (f"{FLOWER}.fedopt.FedOpt", {}, "is a base class without a rule of its own"),
+    (f"{FLOWER}.FedProxy", {}, "did you mean flwr.serverapp.strategy.FedProx?"),
+    (f"{FLOWER}.FedProx", {"proximal": 1}, "strategy.proximal: 'proximal' is not allowed"),
+    (f"{FLOWER}.QFedAvg", {"q": 1}, "strategy.client_learning_rate: is missing"),
+    (f"{FLOWER}.FedAvg", {"weighted_by_key": "loss"}, "must be 'num-examples' here"),
+    (f"{FLOWER}.FedAvg", {"fraction_evaluate": 1.0}, "the server evaluates"),
+    (f"{FLOWER}.FedAvg", {"min_train_nodes": 2}, "would wait for ever"),
+    (f"{FLOWER}.Bulyan", {"selection_rule": "krum"}, "derive a class of your own"),
+    ("flwr.server.strategy.FedProx", {}, "is not a strategy"),
 ]
 
 
@@ -246,18 +383,52 @@ MODELS = [
     (["clients.number=50", "partition.min_examples=9"], "is left with"),
     (["model.head_init=texts"], "data.label_texts: a head that starts from texts needs"),
     (["device=cuda:0"], "device: 'cuda:0' is not allowed"),
+    (["model=custom", "model.name=NAN"], "numbers in encoder.layer.0.output.dense.bias that are"),
 ]
 
 
+def not_numbers(folder):
+    """Return a model's folder with NaN in one of its weights."""
+    make_inputs(folder)
+    file = folder / "model" / "model.safetensors"
+    weights = load_file(file)
+    weights["encoder.layer.0.output.dense.bias"][3] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    return folder / "model"
+
+
 @pytest.mark.parametrize(("change", "message"), MODELS, ids=lambda v: str(v)[:40])
-def test_models_and_plans(change, message, inputs):
+def test_models_and_plans(change, message, inputs, tmp_path):
     import torch
 
     if "device=cuda:0" in change and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
+    if "model.name=NAN" in change:
+        change = [*change[:-1], f"model.name={not_numbers(tmp_path)}"]
     settings = compose_settings(*inputs, *change)
     with pytest.raises(InputError, match=re.escape(message)):
         prepare(settings, build_strategy(settings.strategy))
+
+
+USES = [
+    ("FedProx", ["+strategy.proximal_mu=-0.1"], "strategy.proximal_mu: -0.1"),
+    ("FedProx", ["+strategy.proximal_mu=nan"], "strategy.proximal_mu: nan"),
+    ("QFedAvg", ["+strategy.client_learning_rate=0.8"], "is given every client's loss"),
+    ("QFedAvg", ["+strategy.client_learning_rate=3", "privacy=none"], "must be training.lr = 0.8"),
+    ("FedYogi", ["+strategy.eta_l=1"], "strategy.eta_l: 1 is not allowed; it must be training.lr"),
+    ("FedAdam", ["+strategy.eta=-1"], "strategy.eta: -1 is not allowed; it must be a number above"),
+    ("Krum", ["privacy=client_level"], "Krum chooses among clients"),
+    ("MultiKrum", ["+strategy.num_nodes_to_select=7"], "at most clients.per_round = 3"),
+    ("FedTrimmedAvg", ["privacy=client_level"], "FedTrimmedAvg chooses among clients"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "message"), USES, ids=lambda v: str(v)[:40])
+def test_uses_of_flowers_strategies(name, change, message, inputs):
+    settings = compose_settings(*inputs, f"strategy._target_={FLOWER}.{name}", *change)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        check_use(settings, build_strategy(settings.strategy))
+    assert "\n" not in str(caught.value)
 
 
 def broken_models(folder):
@@ -298,6 +469,53 @@ def test_a_model_folder_without_tokeniser(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}))
     with pytest.raises(InputError, match="holds no tokeniser: none of"):
         load_tokenizer(ModelSettings(name=str(tmp_path)))
+
+
+FACE = "\N{GRINNING FACE}"
+UNFIT = [  # how a folder with a model is spoilt, and what a run says of it
+    (
+        lambda f: change_weights(f, prefixed("_orig_mod.")),
+        [],
+        "their names begin with '_orig_mod.'",
+    ),
+    (lambda f: change_weights(f, prefixed("module.")), [], "their names begin with 'module.'"),
+    (lambda f: change_weights(f, without("layer.1.")), [], "missing: encoder.layer.1.attention"),
+    (lambda f: change_config(f, hidden_size=32), [], "weights of other sizes: embeddings"),
+    (lambda f: change_config(f, num_hidden_layers=1), [], "has no place for: encoder.layer.1."),
+    (lambda f: change_config(f, model_type="brt"), [], "cannot be loaded: its config.json"),
+    (
+        lambda f: change_config(f, quantization_config={"quant_method": "gptq", "bits": 4}),
+        [],
+        "cannot be loaded",
+    ),
+    (lambda f: (f / "tokenizer.json").write_text("{"), [], "cannot be loaded: its tokeniser"),
+    (lambda f: save_words(f, pad=None), [], "neither a padding token nor an end token"),
+    (lambda f: save_words(f, words=[f"w{i}" for i in range(99)]), [], "gives ids up to 99 ('w98')"),
+    (lambda f: None, ["data.text=[long]", "model.max_length=2000"], "line 2: its text gives 40"),
+    (lambda f: None, ["data.text=[face]"], "line 2: its text gives no tokens"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "change", "message"), UNFIT, ids=lambda v: str(v)[:40])
+def test_models_and_texts_that_do_not_fit(spoil, change, message, tmp_path, monkeypatch, capfd):
+    save_model(tmp_path / "model", add_pooling_layer=False)
+    spoil(tmp_path / "model")
+    rows = [f"{w} {i},{'film ' * 39}{w},{FACE * (i + 1)},{i % 2}" for i, w in enumerate(WORDS * 2)]
+    (tmp_path / "data.csv").write_text("\n".join(["text,long,face,label", *rows]))
+    monkeypatch.setattr("sys.argv", ["fedsvd"])
+    given = [
+        "data=folder", f"data.path={tmp_path / 'data.csv'}", "model=custom", "privacy=none",
+        f"model.name={tmp_path / 'model'}", "model.head_init=zeros", "adapter.rank=2", "rounds=1",
+        "clients.number=2", "clients.per_round=2", "partition=iid", "partition.min_examples=1",
+        f"hydra.run.dir={tmp_path / 'run'}", "data.validation=0.5", *change,
+    ]  # fmt: skip
+    capfd.readouterr()  # of saving the model
+    assert main(given) == 2
+    told = capfd.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("error: ")
+    assert message in told[0]
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 RUNS = [
@@ -353,6 +571,36 @@ def test_a_file_is_no_run_folder(tmp_path):
             check_folder(tmp_path / "file", resume)
 
 
+CLUSTERS = [
+    ({"address": "foo"}, {}, "engine.address: 'foo' is not allowed; it must be host:port"),
+    ({"address": "host:99999"}, {}, "engine.address: 'host:99999' is not allowed"),
+    ({"address": "http://host:80"}, {}, "engine.address: 'http://host:80' is not allowed"),
+    ({"address": "127.0.0.1:1"}, {}, "engine.address: '127.0.0.1:1' cannot be joined: "),
+    ({"address": "ray://127.0.0.1:1"}, {}, "engine.address: 'ray://127.0.0.1:1' cannot be"),
+    ({}, {"RAY_ADDRESS": "127.0.0.1:1"}, "RAY_ADDRESS: '127.0.0.1:1' cannot be joined: "),
+    ({}, {"RAY_ADDRESS": "x y"}, "RAY_ADDRESS: 'x y' is not allowed"),
+    ({}, {"TMPDIR": "/tmp/" + "x" * 100}, "TMPDIR: '/tmp/xxx"),
+    ({}, {"RAY_TMPDIR": "/" + "é" * 40}, "RAY_TMPDIR: '/ééé"),
+]
+
+
+@pytest.mark.parametrize(("engine", "variables", "message"), CLUSTERS, ids=lambda v: str(v)[:40])
+def test_clusters(engine, variables, message, monkeypatch):
+    import ray
+
+    from fedsvd.engines.cluster import check_engine
+
+    ray.shutdown()
+    for name in ("RAY_ADDRESS", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError) as caught:
+        check_engine(EngineSettings("ray", **engine))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_failure_of_ours_is_one_line_without_a_traceback(monkeypatch, capfd):
     monkeypatch.setattr("sys.argv", ["fedsvd"])
 
@@ -371,5 +619,7 @@ def test_a_failure_of_ours_is_one_line_without_a_traceback(monkeypatch, capfd):
 
 
 def test_the_corpus_is_large():
-    corpus = (SETTINGS, CSV, JSONL, FOLDERS, STRATEGIES, MODELS, RUNS, COMMANDS)
+    corpus = (
+        SETTINGS, CSV, JSONL, FOLDERS, STRATEGIES, MODELS, UNFIT, RUNS, COMMANDS, CLUSTERS, USES
+    )  # fmt: skip
     assert sum(map(len, corpus)) + 7 >= 100

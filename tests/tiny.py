@@ -13,14 +13,14 @@ WORDS = ["good", "bad", "fine", "poor", "film", "plot", "the", "a", "is", "was",
 TIMES = ("seconds", "train_seconds")
 
 
-def make_inputs(folder: Path) -> list[str]:
+def make_inputs(folder: Path, width: int = 16) -> list[str]:
     """Write a model and a CSV into `folder` and return the overrides that choose them."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     (folder / "vocab.txt").write_text("\n".join([*special, *WORDS]))
     tokenizer = BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), vocab=None)
     tokenizer = BertTokenizerFast.from_pretrained(str(folder))
     config = BertConfig(
-        vocab_size=len(special) + len(WORDS), hidden_size=16, num_hidden_layers=2,
+        vocab_size=len(special) + len(WORDS), hidden_size=width, num_hidden_layers=2,
         num_attention_heads=2, intermediate_size=32, max_position_embeddings=32,
     )  # fmt: skip
     with torch.random.fork_rng():

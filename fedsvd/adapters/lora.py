@@ -5,7 +5,7 @@ both have.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -51,6 +51,7 @@ def attach(
     trains: Iterable[str],
     measure: Measure | None = None,
     adapter: Adapter | None = None,
+    unreached: Collection[str] = (),
 ) -> Attached:
     """Adapt every targeted linear layer of `backbone` and set which of A, B train.
 
@@ -58,13 +59,14 @@ def attach(
     "adapter", layer name), so they do not depend on which other layers are targeted; they are made
     on one thread, so that processes with other numbers of threads get the same bits. `measure` is
     asked by adapters that look at public texts; `adapter` is used in place of the configured one.
+    Layers that are `unreached` get none.
     Raises InputError if nothing matches, the rank exceeds a layer's sizes, or the adapter refuses a
     layer.
     """
     if settings.name == "none":
         return Attached(backbone, {}, AdapterState({}))
     adapter = build_adapter(settings) if adapter is None else adapter
-    ranks = find_layers(backbone, settings)
+    ranks = find_layers(backbone, settings, unreached)
     with one_thread():
         inputs: Mapping[str, Inputs] = {}
         if adapter.needs_inputs:

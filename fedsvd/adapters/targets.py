@@ -1,6 +1,6 @@
 """Which linear layers of a backbone an adapter is put on, and with which rank."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -19,19 +19,28 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
 ALL = "all"
 
 
-def find_layers(backbone: nn.Module, settings: AdapterSettings) -> dict[str, int]:
+def find_layers(
+    backbone: nn.Module, settings: AdapterSettings, unreached: Collection[str] = ()
+) -> dict[str, int]:
     """Return the ranks of the layers to adapt, by their paths, in the backbone's order.
 
     An entry of `adapter.targets` is the last part (or parts) of a layer's path, a pattern with *, ?
     or [] for the whole path, or "all". "query", "key" and "value" also mean what DistilBERT, Llama
     and GPT-2 call them. `adapter.ranks` maps such names or patterns to ranks; the last that fits a
-    layer counts. Raises InputError if an entry fits no linear layer, or a rank exceeds its sizes.
+    layer counts. Layers that are `unreached`, as no gradient gets there, are left out. Raises
+    InputError if an entry fits no linear layer or only unreached ones, or a rank exceeds its sizes.
     """
     linear = {n: m for n, m in backbone.named_modules() if isinstance(m, LINEAR)}
     family = FAMILIES.get(str(getattr(getattr(backbone, "config", None), "model_type", "")), {})
     chosen: set[str] = set()
     for target in settings.targets:
-        chosen.update(_matching("adapter.targets", target, linear, family))
+        fitting = _matching("adapter.targets", target, linear, family)
+        chosen.update(name for name in fitting if name not in unreached)
+        if all(name in unreached for name in fitting):
+            raise InputError(
+                f"adapter.targets: {target!r} fits only {', '.join(fitting)}, which gets no "
+                "gradient: what the model puts out does not depend on it; name other layers"
+            )
     ranks = {name: settings.rank for name in linear if name in chosen}
     for pattern, rank in (settings.ranks or {}).items():
         fitting = [n for n in _matching("adapter.ranks", pattern, linear, family) if n in ranks]

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from fedsvd.rounds.participation import all_spent
 from fedsvd.rounds.run import Run
 from fedsvd.settings import Settings
 from fedsvd.strategies.base import Strategy
+from fedsvd.terminal import complain
 
 METRICS = "metrics.jsonl"
 PATTERN = re.compile(r"round-(\d{6,})\.safetensors")
@@ -126,7 +126,7 @@ def open_run(folder: Path, settings: Settings, resume: bool) -> tuple[Settings, 
     if saved is None:
         return settings, settings.rounds, None
     for complaint in saved.complaints:
-        print(f"warning: {complaint}; {saved.path.name} is used", file=sys.stderr)
+        complain(f"warning: {complaint}; {saved.path.name} is used")
     return *plan_rounds(settings, saved), saved
 
 

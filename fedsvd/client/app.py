@@ -1,7 +1,6 @@
 """The Flower ClientApp: one training message in, one reply out."""
 
 import math
-import traceback
 from statistics import fmean
 from typing import Any
 
@@ -11,12 +10,14 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedsvd.client.attack import poison
+from fedsvd.client.failure import failure
 from fedsvd.client.faults import injected
 from fedsvd.client.rule import rule_in
 from fedsvd.client.training import LocalResult, train_locally
 from fedsvd.client.worker import Worker, get_worker
 from fedsvd.errors import InputError
 from fedsvd.factors import factors_of
+from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
 from fedsvd.lowrank.ranks import truncate
 from fedsvd.privacy.dpsgd import StepReport
@@ -26,9 +27,10 @@ from fedsvd.records import (
     ARRAYS,
     ATTEMPT,
     CONFIG,
-    FAILED,
+    LOSS,
     METRICS,
     REPORT,
+    SENDS_LOSS,
     WEIGHT,
     arrays_of,
     from_record,
@@ -58,6 +60,16 @@ def make_client_app(settings: Settings) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
+        steps: list[StepReport] = []
+        try:
+            return one_client(message, context, steps)
+        except InputError:
+            raise
+        except Exception as error:  # the steps that were taken count, whatever ended them
+            report = failure(error, len(steps), settings.privacy.diagnostics)
+            return Message(RecordDict({REPORT: report}), reply_to=message)
+
+    def one_client(message: Message, context: Context, steps: list[StepReport]) -> Message:
         worker = get_worker(settings)
         client = int(context.node_config["partition-id"])
         config = message.content.config_records[CONFIG]
@@ -70,18 +82,11 @@ def make_client_app(settings: Settings) -> ClientApp:
         rank = rank_in_round(config, settings.clients.ranks, client)
         if rank is not None:
             start = truncate(start, rank)
-        steps: list[StepReport] = []
+        metrics = MetricRecord({WEIGHT: _weight(worker, client)})
+        if config.get(SENDS_LOSS):
+            metrics[LOSS] = _loss(worker, client, start)
         attempt = int(config.get(ATTEMPT, 0))  # type: ignore[arg-type]
-        try:
-            result = train_locally(worker, start, client, round, steps, rule_in(config), attempt)
-        except InputError:
-            raise
-        except Exception as error:  # the steps that were taken count, whatever ended them
-            reason = type(error).__name__  # its message can quote data
-            if settings.privacy.diagnostics:
-                reason = "".join(traceback.format_exception_only(error)).strip()
-            report = ConfigRecord({"steps": len(steps), FAILED: reason})
-            return Message(RecordDict({REPORT: report}), reply_to=message)
+        result = train_locally(worker, start, client, round, steps, rule_in(config), attempt)
         trained = {name: result.state.tensors()[name] for name in worker.model.trainable()}
         own = {name: t for name, t in trained.items() if kind_of(name) in keeps}
         sent = {name: t for name, t in trained.items() if name not in own}
@@ -95,7 +100,7 @@ def make_client_app(settings: Settings) -> ClientApp:
         content = RecordDict(
             {
                 ARRAYS: to_record(sent),
-                METRICS: MetricRecord({WEIGHT: _weight(worker, client)}),
+                METRICS: metrics,
                 REPORT: ConfigRecord(_report(worker, client, result)),
             }
         )
@@ -129,6 +134,13 @@ def _weight(worker: Worker, client: int) -> float:
     if weighting(worker.settings) == "examples":
         return float(len(worker.parts[client]))
     return 1.0
+
+
+def _loss(worker: Worker, client: int, start: AdapterState) -> float:
+    """Return the mean loss of a client's examples at the state it was sent; never under privacy."""
+    if worker.plan.private:
+        raise PermissionError("a client's loss is outside the guarantee")
+    return worker.evaluate(start, worker.parts[client])["loss"]
 
 
 def _report(worker: Worker, client: int, result: LocalResult) -> dict[str, Any]:

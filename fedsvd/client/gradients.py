@@ -6,7 +6,6 @@ up, so a model that nobody has tried is treated as one that everybody knows.
 """
 
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fedsvd.client.dropout import keys_of_step, own_losses
+from fedsvd.client.probe import SEED, some_tokens
 from fedsvd.client.use import Use
 from fedsvd.data.task import Task
 from fedsvd.data.tokens import Tokens
@@ -28,9 +28,8 @@ from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import PrivacyPlan
 from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.settings import Settings
+from fedsvd.terminal import complain
 
-SEED = 0  # the same question whatever a run's seed
-LENGTHS = (3, 7, 13, 5)  # of random texts, before one of the longest that is allowed
 GROUPS = ((0, 1, 2), (3, 4), (0,))  # micro-batches: of several, of two of unlike lengths, of one
 AGAIN = (1,)  # examples that are asked once more, after all others
 REPEATED = 1e-6  # what they may differ by: some kernels of CUDA add in any order
@@ -81,34 +80,14 @@ def settle(worker: Worker) -> None:
                 "privacy.gradients", "hooks",
                 f"'loop' or 'auto' with {worker.settings.model.name}: {wrongly.told} in hooks",
             )  # fmt: skip
-        print(
+        complain(
             f"privacy.gradients=auto: examples are taken one at a time (loop), as hooks are wrong "
-            f"for {worker.settings.model.name}: {wrongly.told}",
-            file=sys.stderr,
+            f"for {worker.settings.model.name}: {wrongly.told}"
         )
     if chosen == "loop" and worker.hooks is not None:
         worker.hooks.cleanup()
         worker.hooks = None
     worker.plan = replace(worker.plan, gradients=chosen)
-
-
-def some_tokens(worker: Worker) -> Tokens:
-    """Return five random texts of unequal lengths, one of the longest that is allowed."""
-    model: Any = worker.model.backbone
-    config, pad = model.config, worker.tokens.pad_id
-    longest = worker.settings.model.max_length
-    places = getattr(config, "max_position_embeddings", None)
-    if isinstance(places, int) and places > 0:
-        longest = min(longest, max(4, places - pad - 1))  # RoBERTa counts from the padding's id
-    lengths = [min(t, longest) for t in (*LENGTHS, longest)]
-    generator = torch_stream(SEED, Purpose.CHECK, "tokens")
-    size = int(model.get_input_embeddings().num_embeddings)
-    drawn = [torch.randint(size - 1, (t,), generator=generator) for t in lengths]
-    columns = {"input_ids": [ids + (ids >= pad).long() for ids in drawn]}  # any but padding
-    if "token_type_ids" in worker.tokens.columns:
-        columns["token_type_ids"] = [(torch.arange(t) >= t // 2).long() for t in lengths]
-    labels = torch.randint(worker.task.classes, (len(lengths),), generator=generator)
-    return Tokens(columns, labels, torch.tensor(lengths), pad)
 
 
 @contextmanager
@@ -124,7 +103,9 @@ def _asked(worker: Worker) -> Iterator[Worker]:
             p.add_(0.1 * size * torch.randn(p.shape, generator=draw).to(p))
     try:
         known: Any = worker
-        yield replace(known, tokens=some_tokens(worker))
+        tokens, longest = worker.tokens, worker.settings.model.max_length
+        asked = some_tokens(worker.model.backbone, tokens, longest, worker.task.classes)
+        yield replace(known, tokens=asked)
     finally:
         worker.model.precision = precision
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from fedsvd.lowrank.pair import kind_of
 
 PREFIX = "local-"
+PROXIMAL = "proximal-mu"  # Flower's name in the message of FedProx
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class LocalRule:
     smoothing: standard deviation, in entries, of a Gaussian filter along the model's axis of the
     gradients of A and B; 0 filters nothing. penalty and tail: lambda and gamma of
     lambda sum ||B[:, t:]||_F ||A[t:]||_F over the layers with t = floor(gamma r), added to the loss.
+    proximal_mu: mu of mu / 2 ||w - w_t||^2, added to the loss, over all that trains; w_t is what the
+    client starts the round from (FedProx; Li et al., MLSys 2020, arXiv 1812.06127, equation 2).
     None looks at data: under privacy all of it acts after the noise.
     """
 
@@ -29,6 +33,7 @@ class LocalRule:
     smoothing: float = 0.0
     penalty: float = 0.0
     tail: float = 1.0
+    proximal_mu: float = 0.0
 
     def to_config(self) -> dict[str, bool | float]:
         """Return the entries of a round's message that tell the clients."""
@@ -42,16 +47,28 @@ class LocalRule:
 
 
 def rule_in(config: Mapping[str, Any]) -> LocalRule:
-    """Return the rule that a round's message carries; the default if it carries none."""
+    """Return the rule that a round's message carries; the default if it carries none.
+
+    Flower's FedProx says its mu by a name of its own.
+    """
     known = {
         f.name: config[PREFIX + f.name] for f in fields(LocalRule) if PREFIX + f.name in config
     }
+    if PROXIMAL in config:
+        known.setdefault("proximal_mu", float(config[PROXIMAL]))
     return LocalRule(**known)
 
 
 @torch.no_grad()
-def apply_rule(rule: LocalRule, named: Mapping[str, torch.nn.Parameter]) -> None:
-    """Filter and add to the gradients of what trains, in place, by name as in a state."""
+def apply_rule(
+    rule: LocalRule,
+    named: Mapping[str, torch.nn.Parameter],
+    start: Mapping[str, Tensor] = MappingProxyType({}),
+) -> None:
+    """Filter and add to the gradients of what trains, in place, by name as in a state.
+
+    `start` is what the round started from, by the same names; only `proximal_mu` looks at it.
+    """
     if rule.smoothing > 0:
         for name, p in named.items():
             if p.grad is not None and kind_of(name) in ("A", "B"):
@@ -66,6 +83,10 @@ def apply_rule(rule: LocalRule, named: Mapping[str, torch.nn.Parameter]) -> None
                 if norm_A > 0 and norm_B > 0:
                     A.grad[t:] += rule.penalty * norm_B / norm_A * A[t:]
                     B.grad[:, t:] += rule.penalty * norm_A / norm_B * B[:, t:]
+    if rule.proximal_mu > 0:
+        for name, p in named.items():
+            if p.grad is not None:
+                p.grad += rule.proximal_mu * (p - start[name])
 
 
 def tail_start(gamma: float, rank: int) -> int:

@@ -82,8 +82,12 @@ def _train(
 
     penalise = penalty_step(worker, parameters, training, round)
 
+    begin: dict[str, Tensor] = {}
+    if rule.proximal_mu > 0:
+        begin = {n: p.detach().clone() for n, p in worker.model.trainable().items()}
+
     def finish() -> None:  # after clipping and noise
-        apply_rule(rule, worker.model.trainable())
+        apply_rule(rule, worker.model.trainable(), begin)
         penalise()
 
     if worker.plan.per_example:

@@ -1,6 +1,5 @@
 """What a process keeps to serve clients: built once, used for every client and round."""
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +11,12 @@ from torch import Tensor
 from fedsvd.adapters import calibration, lora
 from fedsvd.adapters.base import Inputs
 from fedsvd.adapters.build import check_inputs
+from fedsvd.adapters.targets import find_layers
 from fedsvd.client import dropout
 from fedsvd.client.attack import flip
 from fedsvd.client.gradients import settle
+from fedsvd.client.probe import SHORT, some_tokens, unreached
+from fedsvd.client.texts import only_usable
 from fedsvd.client.use import Use
 from fedsvd.data.partition import partition
 from fedsvd.data.task import Holder, Task, load_task
@@ -25,12 +27,15 @@ from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
 from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
 from fedsvd.models.classifier import Classifier
+from fedsvd.models.digest import weights_digest
 from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.models.heads import random_head, text_head, zero_head
+from fedsvd.models.usable import fit_tokenizer
 from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import PrivacyPlan, make_plan
 from fedsvd.settings import Settings
 from fedsvd.settings.model import FIXED_HEADS
+from fedsvd.terminal import complain
 from fedsvd.threads import one_thread
 
 
@@ -40,7 +45,8 @@ class Worker:
 
     `parts[k]` are client k's rows of the task. `initial` is the first global state, derived from
     the seed and equal in every process. `hooks` are Opacus's, kept on for the process's life; None
-    where there are none: without privacy by example, or with `gradients` "loop".
+    where there are none: without privacy by example, or with `gradients` "loop". `left_out` are the
+    targeted layers that no gradient reaches.
     """
 
     settings: Settings
@@ -54,6 +60,8 @@ class Worker:
     model: Classifier
     hooks: Hooks | None
     origin: str
+    left_out: Sequence[str] = ()
+    weights: str = ""  # digest of the plain backbone's
     use: Use = field(default_factory=Use)
 
     @property
@@ -161,8 +169,11 @@ def build_worker(settings: Settings) -> Worker:
     plan = make_plan(settings, [0 if own else len(p) for p in parts])
 
     tokenizer = load_tokenizer(settings.model)
+    backbone = load_backbone(settings.model)
+    fit_tokenizer(settings.model.name, backbone, tokenizer)
     tokens = tokenise(tokenizer, task.texts, task.labels, settings.model.max_length)
-    backbone = load_backbone(settings.model).to(device)
+    parts = only_usable(settings, task, tokens, backbone, parts)
+    weights, backbone = weights_digest(backbone), backbone.to(device)
     head = _make_head(settings, backbone, tokenizer, task, device, precision)
 
     def measure(names: Iterable[str]) -> Mapping[str, Inputs]:
@@ -177,14 +188,17 @@ def build_worker(settings: Settings) -> Worker:
 
     # A client with data of its own has no public texts, and must not look at its private ones.
     looks = None if own else measure
-    attached = lora.attach(backbone, settings.adapter, settings.seed, trains, looks)
+    left_out = _unreached(settings, backbone, head, tokens, task.classes)
+    attached = lora.attach(
+        backbone, settings.adapter, settings.seed, trains, looks, unreached=left_out
+    )
     model = _classifier(settings, attached, head, precision)
     _check_trainable(model, trains)
     by_hooks = plan.per_example and settings.privacy.gradients != "loop"
     hooks = Hooks(model) if by_hooks else None
     worker = Worker(
         settings, task, tokens, parts, plan, device, precision, tokenizer, model, hooks,
-        locate(settings.model).origin,
+        locate(settings.model).origin, left_out, weights,
     )  # fmt: skip
     if plan.per_example:
         settle(worker)
@@ -201,21 +215,29 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
     private = settings.privacy.unit != "none"
     if given.name != "own":
         task = load_task(settings.data, settings.seed, private=private)
+        _tell(task.notes)
         texts, labels = [task.texts[i] for i in task.train], task.labels[task.train]
         dealt = partition(texts, labels, number, given, settings.seed)
         return task, [task.train[positions] for positions in dealt]
     holder: Holder = "server" if given.holder is None else "client"
     task = load_task(settings.data, settings.seed, holder, private)
+    _tell(task.notes)
     parts = [np.empty(0, dtype=np.int64)] * number
     if given.holder is not None:
-        if task.strangers:  # told here alone, to the owner
-            print(f"warning: {task.source}: {task.strangers} rows have labels that are not among "
-                  f"data.labels and are left out", file=sys.stderr)  # fmt: skip
+        if task.strangers:
+            _tell([f"{task.source}: {task.strangers} rows have labels that are not among data.labels "
+                   "and are left out"])  # fmt: skip
         # Under privacy a refusal would tell the server of the number of examples.
         if len(task.train) < given.min_examples and not private:
             raise wrong("partition.min_examples", given.min_examples, f"at most {len(task.train)}")
         parts[given.holder] = task.train
     return task, parts
+
+
+def _tell(notes: Sequence[str]) -> None:
+    """Print what is said here alone, to whoever holds the files."""
+    for note in notes:
+        complain(f"warning: {note}")
 
 
 def choose_device(name: str) -> torch.device:
@@ -265,9 +287,23 @@ def _make_head(
     with torch.inference_mode(), one_thread():  # a frozen head never travels
         for texts in label_texts:
             tokens = tokenise(tokenizer, [(t,) for t in texts], [0] * len(texts), model.max_length)
+            if tokens.empty:
+                raise InputError(f"data.label_texts: {texts[tokens.empty[0]]!r} gives no tokens")
             batch = tokens.batch(range(len(texts)), device)
             prototypes.append(bare.features(batch.inputs).mean(dim=0))
     return text_head(torch.stack(prototypes).clone(), bias)
+
+
+def _unreached(
+    settings: Settings, backbone: torch.nn.Module, head: torch.nn.Module, tokens: Tokens,
+    classes: int,
+) -> list[str]:  # fmt: skip
+    """Return which targeted layers get no gradient; none are targeted with adapter=none."""
+    none = settings.adapter.name == "none"
+    names = [] if none else find_layers(backbone, settings.adapter)
+    bare = _classifier(settings, lora.Attached(backbone, {}, AdapterState({})), head, "fp32")
+    asked = some_tokens(backbone, tokens, min(SHORT, settings.model.max_length), classes)
+    return unreached(bare, names, asked, settings.model.name)
 
 
 def _classifier(

@@ -30,7 +30,7 @@ def check_needed(settings: Settings) -> None:
     if path is not None and path.is_absolute() and not path.exists():
         raise InputError(f"data.path: {data.path!r} does not exist")
     if path is None and data.hub is None and not packaged:
-        lacks["data.path"] = "data.path (a folder, a .csv or .jsonl file, or a hub id)"
+        lacks["data.path"] = "data.path (a folder, a file, or a hub id)"
     published = data.hub is not None if path is None else not path.exists()  # perhaps, by a hub
     if privacy.unit != "none" and data.labels is None and not published:
         lacks["data.labels"] = LABELS

@@ -1,53 +1,56 @@
 """Reading labelled texts from packages, files, folders and the Hugging Face hub."""
 
 import importlib.util
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
-from fedsvd.data.files import read_rows
+from fedsvd.data.columnar import is_saved, load_saved, read_dataset
+from fedsvd.data.formats import format_of, open_source
 from fedsvd.data.hub import hub_files, not_found
-from fedsvd.errors import InputError, nearest
+from fedsvd.data.parts import parts_of_folder, parts_of_splits, readable
+from fedsvd.data.rows import Table, read_table
+from fedsvd.errors import InputError
 from fedsvd.settings import DataSettings
 
-PARTS = ("train", "validation", "test")
-SUFFIXES = (".csv", ".jsonl")
 
-
+@final
 @dataclass(frozen=True)
-class Table:
-    """Texts (tuples of one or two strings) and labels (names or indices) of one part."""
+class Tables:
+    """The tables of a task by part, a phrase that says where they came from, and lines to be told.
 
-    texts: list[tuple[str, ...]]
-    labels: list[Any]
-    label_names: tuple[str, ...] | None = None
-    rows: list[str] = field(default_factory=list)  # where each stands, for messages
-    ids: list[str] = field(default_factory=list)  # with data.id
-
-
-def read_tables(settings: DataSettings) -> tuple[dict[str, Table], str]:
-    """Return the tables of a task and a phrase that says where they came from.
-
-    The keys are "all" for a source without a split, otherwise a subset of train, validation, test;
+    The parts are "all" for a source without a split, otherwise a subset of train, validation, test;
     and "public" if it holds texts that anybody may see.
-    `data.path` wins; then the installed package; then the hub. Raises InputError.
+    """
+
+    parts: dict[str, Table]
+    source: str
+    notes: tuple[str, ...] = ()
+
+
+def read_tables(settings: DataSettings) -> Tables:
+    """Return the tables of a task: `data.path` wins, then the installed package, then the hub.
+
+    Raises InputError.
     """
     if settings.path is not None:
         path = Path(settings.path).expanduser()
         if path.is_dir():
-            return _read_folder(path, settings), str(path)
-        if path.is_file():
-            return {"all": _read_file(path, settings)}, str(path)
-        if path.is_absolute() or path.suffix in SUFFIXES or settings.path.count("/") != 1:
+            return _read_saved(path, settings) if is_saved(path) else _read_folder(path, settings)
+        if path.exists():
+            return _whole(path, settings, str(path))
+        known = path.is_absolute() or format_of(path) is not None
+        if known or settings.path.count("/") != 1:
             raise InputError(f"data.path: {settings.path!r} does not exist")
-        return _read_hub(settings.path, settings), f"hub: {settings.path}"
+        return _read_hub(settings.path, settings)
     if settings.package is not None and settings.file is not None:
         packaged = package_file(settings.package, settings.file)
         if packaged is not None:
-            return {"all": _read_file(packaged, settings)}, f"package: {settings.package}"
+            return _whole(packaged, settings, f"package: {settings.package}")
     if settings.hub is not None:
-        return _read_hub(settings.hub, settings), f"hub: {settings.hub}"
-    raise InputError("data: set data.path to a folder, a .csv or .jsonl file, or a hub id")
+        return _read_hub(settings.hub, settings)
+    raise InputError("data: set data.path to a folder, a file, or a hub id")
 
 
 def package_file(package: str, file: str) -> Path | None:
@@ -59,62 +62,35 @@ def package_file(package: str, file: str) -> Path | None:
     return path if path.exists() else None
 
 
-def _read_folder(folder: Path, settings: DataSettings) -> dict[str, Table]:
+def _whole(path: Path, settings: DataSettings, source: str) -> Tables:
+    return Tables({"all": read_table([open_source(path)], settings, declares=False)}, source)
+
+
+def _read_folder(folder: Path, settings: DataSettings) -> Tables:
     """Read train/validation/test files of a folder, or the one file that it holds; and public."""
-    files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES}
-    if not files:
-        raise InputError(f"data.path: {str(folder)!r} holds no .csv or .jsonl file")
-    public = files.pop("public", None)
-    beside = {} if public is None else {"public": _read_file(public, settings)}
-    if "train" in files or (files.keys() <= set(PARTS) and len(files) > 1):
-        given = {part: _read_file(files[part], settings) for part in PARTS if part in files}
-        return {**given, **beside}
-    if len(files) == 1:
-        return {"all": _read_file(next(iter(files.values())), settings), **beside}
-    raise InputError(
-        f"data.path: {str(folder)!r} must hold train.csv (or .jsonl), or a single file"
-    )
+    found, notes = parts_of_folder(folder, settings)
+    tables = {
+        part: read_table(map(open_source, table.files), settings, declares=False)
+        for part, table in found.items()
+    }
+    return Tables(tables, str(folder), tuple(notes))
 
 
-def _read_file(path: Path, settings: DataSettings) -> Table:
-    """Read a CSV or JSONL file with the configured columns."""
-    columns, rows = read_rows(path)
-    wanted = [("data.text", c) for c in settings.text] + [("data.label", settings.label)]
-    wanted += [("data.filter", c) for c in settings.filter or {}]
-    wanted += [("data.id", settings.id)] if settings.id is not None else []
-    for key, column in wanted:
-        if column not in columns:
-            near = nearest(column, columns)
-            meant = f" (did you mean {near!r}?)" if near else ""
-            raise InputError(
-                f"{path}: no column {column!r} ({key}){meant}; it has {', '.join(columns)}"
-            )
-    table = Table([], [], rows=[], ids=[])
-    for line, row in rows:
-        for key, column in wanted:
-            if column not in row:
-                raise InputError(f"{path}: line {line}: no {column!r} ({key})")
-        if any(str(row[c]) != str(v) for c, v in (settings.filter or {}).items()):
-            continue
-        for column in settings.text:
-            if not isinstance(row[column], str) or not row[column].strip():
-                raise InputError(f"{path}: line {line}: column {column!r} holds no text")
-        label = row[settings.label]
-        if isinstance(label, (dict, list, type(None), float)) or label == "":
-            raise InputError(
-                f"{path}: line {line}: column {settings.label!r} holds no label but {label!r}"
-            )
-        table.texts.append(tuple(row[column] for column in settings.text))
-        table.labels.append(label)
-        table.rows.append(f"{path}: line {line}")
-        if settings.id is not None:
-            table.ids.append(str(row[settings.id]))
-    if not table.texts:
-        raise InputError(f"{path}: no rows" + (" after data.filter" if settings.filter else ""))
-    return table
+def _read_saved(folder: Path, settings: DataSettings) -> Tables:
+    """Read a folder of `save_to_disk`."""
+    found = load_saved(folder)
+    beside = [t.shown for t in readable(sorted(folder.iterdir())) if t.suffix != ".arrow"]
+    notes = (f"{folder}: {', '.join(beside)} are not read",) if beside else ()
+    if "all" in found:
+        return Tables(
+            {"all": read_table([read_dataset(str(folder), found["all"])], settings, declares=False)},
+            str(folder), notes,
+        )  # fmt: skip
+    read = read_splits(found, str(folder), settings, declares=False)
+    return Tables(read.parts, read.source, read.notes + notes)
 
 
-def _read_hub(name: str, settings: DataSettings) -> dict[str, Table]:
+def _read_hub(name: str, settings: DataSettings) -> Tables:
     """Read a dataset of the Hugging Face hub by id."""
     import datasets
 
@@ -128,20 +104,21 @@ def _read_hub(name: str, settings: DataSettings) -> dict[str, Table]:
                 reason = f"{here}{not_found(why, reason)}"
             key = "data.hub" if settings.path is None else "data.path"
             raise InputError(f"{key}: {name!r} cannot be loaded: {reason}") from error
-    wanted = settings.splits or {p: p for p in PARTS if p in loaded}
-    tables = {}
-    for ours, theirs in wanted.items():
-        if theirs not in loaded:
-            raise InputError(f"data.splits: {theirs!r} is not a split of {name}: {list(loaded)}")
-        part = loaded[theirs]
-        for column in (*settings.text, settings.label):
-            if column not in part.column_names:
-                raise InputError(f"{name}: no column {column!r}; it has {part.column_names}")
-        feature = part.features[settings.label]
-        labels = part[settings.label]
-        texts = list(zip(*(part[column] for column in settings.text), strict=True))
-        tables[ours] = Table(texts, list(labels), tuple(getattr(feature, "names", ())) or None)
-    return tables
+    return read_splits(loaded, f"hub: {name}", settings, declares=True)
+
+
+def read_splits(
+    splits: Mapping[str, Any], place: str, settings: DataSettings, declares: bool
+) -> Tables:
+    """Return the tables of a `datasets.DatasetDict`; `declares`: its schema is published."""
+    wanted, notes = parts_of_splits(splits, place, settings)
+    tables = {
+        ours: read_table(
+            [read_dataset(f"{place}: {theirs}", splits[theirs])], settings, declares=declares
+        )
+        for ours, theirs in wanted.items()
+    }
+    return Tables(tables, place, tuple(notes))
 
 
 def _line(error: Exception) -> str:

@@ -10,8 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from fedsvd.data.labels import label_index, label_names
-from fedsvd.data.sources import Table, read_tables
+from fedsvd.data.labels import label_names
+from fedsvd.data.reading import Reading, read_labels
+from fedsvd.data.rows import Table
+from fedsvd.data.sources import read_tables
 from fedsvd.data.splits import split
 from fedsvd.errors import InputError
 from fedsvd.settings import DataSettings
@@ -34,7 +36,8 @@ class Task:
     `texts[i]` is a tuple of one or two strings, `labels` (n,) int64 in 0..K-1, `label_names` their
     K names; `train`, `validation`, `test` and `public` are disjoint int64 index arrays into them;
     `public` is what the server may look at beside what clients release. `duplicates` counts rows
-    whose text and label were there already, `strangers` those of no known label that were left out.
+    whose text and label were there already, `strangers` those of no known label that were left out;
+    `notes` are lines to tell whoever holds the files.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Task:
     duplicates: int
     public: np.ndarray = field(default_factory=_none)
     strangers: int = 0
+    notes: tuple[str, ...] = ()
+    rows: list[str] = field(default_factory=list)  # where each text stands, for messages
 
     @property
     def classes(self) -> int:
@@ -67,12 +72,15 @@ def load_task(
     the labels must then be declared. Raises InputError for anything unusable in the data, as an empty
     part that is needed.
     """
-    tables, source = read_tables(settings)
+    given = read_tables(settings)
+    tables, source = given.parts, given.source
     _check_ids(tables)
     names = label_names(settings, tables, source, private)
     if private:
         _check_rates(settings, tables)
-    rows = _gather(tables, names, source, lenient=holder == "client")
+    lenient = holder == "client"
+    alone = private or holder != "all"
+    rows = _gather(tables, read_labels(settings, tables, names, alone, lenient), lenient)
     if holder == "client":
         settings = replace(settings, public=0)
         held = [part for name, part in rows.parts.items() if name != "public"]
@@ -84,43 +92,53 @@ def load_task(
     found = split(parts, rows.texts, settings, seed, source)
     for part in NEEDS[holder]:
         if len(found[part]) == 0:
-            raise InputError(
-                f"{source}: the {part} part is empty; a part that is not given is drawn, each row by "
-                "itself, and of few rows it can get none"
+            parts_given = ", ".join(p for p in tables if p != "all")
+            why = (
+                "a part that is not given is drawn, each row by itself, and of few rows it can get "
+                "none"
             )
+            if part == "train" and parts_given:
+                why = f"its parts are {parts_given}"
+            if rows.strangers:
+                why = f"{rows.strangers} rows have labels that are not among data.labels"
+            raise InputError(f"{source}: the {part} part is empty; {why}")
     return Task(
         settings.name, rows.texts, rows.labels, names, **found, source=source,
-        duplicates=rows.duplicates, strangers=rows.strangers,
+        duplicates=rows.duplicates, strangers=rows.strangers, notes=given.notes,
+        rows=[
+            tables[part].where(int(rows.rows[row]))
+            for part, held in rows.parts.items()
+            for row in held
+        ],
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """The records of a source, each once: texts, labels (n,) and the part where each stands."""
+    """The records of a source, each once: texts, labels (n,), the part and row where each stands."""
 
     texts: list[tuple[str, ...]]
     labels: np.ndarray
     parts: dict[str, np.ndarray]
+    rows: np.ndarray
     duplicates: int
     strangers: int
 
 
-def _gather(
-    tables: Mapping[str, Table], names: tuple[str, ...], source: str, lenient: bool
-) -> _Rows:
+def _gather(tables: Mapping[str, Table], reading: Reading, lenient: bool) -> _Rows:
     """Return each record once; InputError for a label that is not in the set, unless `lenient`."""
     texts: list[tuple[str, ...]] = []
     labels: list[int] = []
+    places: list[int] = []
     parts: dict[str, np.ndarray] = {}
     seen: set[tuple[tuple[str, ...], int]] = set()
     duplicates = strangers = 0
     for part in sorted(tables, key=ORDER.index):
-        table, first = tables[part], len(texts)
+        table, first, read = tables[part], len(texts), reading.index[part]
         for i, (text, label) in enumerate(zip(table.texts, table.labels, strict=True)):
-            index = label_index(label, names)
+            index = read[str(label)]
             if index is None and not lenient:
-                row = table.rows[i] if table.rows else source
-                raise InputError(f"{row}: label {str(label)!r} is not one of {', '.join(names)}")
+                raise reading.refusal(table, i)
             if index is None:
                 strangers += 1
             elif (text, index) in seen:
@@ -129,8 +147,12 @@ def _gather(
                 seen.add((text, index))
                 texts.append(text)
                 labels.append(index)
+                places.append(i)
         parts[part] = np.arange(first, len(texts))
-    return _Rows(texts, np.asarray(labels, dtype=np.int64), parts, duplicates, strangers)
+    return _Rows(
+        texts, np.asarray(labels, dtype=np.int64), parts, np.asarray(places, dtype=np.int64),
+        duplicates, strangers,
+    )  # fmt: skip
 
 
 def _check_rates(settings: DataSettings, tables: Mapping[str, Table]) -> None:
@@ -146,12 +168,15 @@ def _check_rates(settings: DataSettings, tables: Mapping[str, Table]) -> None:
 
 def _check_ids(tables: Mapping[str, Table]) -> None:
     """Raise InputError if two rows of any parts have one id."""
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[Table, int]] = {}
     for table in tables.values():
-        for key, row in zip(table.ids, table.rows, strict=False):
+        for i, key in enumerate(table.ids):
             if key in seen:
-                raise InputError(f"{row}: its id {key!r} is that of {seen[key]} (data.id)")
-            seen[key] = row
+                other, j = seen[key]
+                raise InputError(
+                    f"{table.where(i)}: its id {key!r} is that of {other.where(j)} (data.id)"
+                )
+            seen[key] = table, i
 
 
 def _check_seen(tables: Mapping[str, Table], rows: _Rows, names: Sequence[str]) -> None:
@@ -160,12 +185,10 @@ def _check_seen(tables: Mapping[str, Table], rows: _Rows, names: Sequence[str]) 
         return
     known = set(rows.labels[rows.parts["train"]].tolist())
     for part in ("validation", "test"):
-        found = rows.parts.get(part, _none())
-        for i, row in enumerate(found):
+        for row in rows.parts.get(part, _none()):
             label = int(rows.labels[row])
             if label not in known:
-                lines = tables[part].rows
-                where = f"{lines[i]}: " if len(lines) == len(found) else ""
+                where = tables[part].where(int(rows.rows[row]))
                 raise InputError(
-                    f"{where}label {names[label]!r} of the {part} part is not in training"
+                    f"{where}: label {names[label]!r} of the {part} part is not in training"
                 )

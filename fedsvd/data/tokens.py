@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from fedsvd.errors import InputError, wrong
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -25,13 +27,19 @@ class Tokens:
     """Every text of a task, tokenised once and kept unpadded.
 
     `columns` maps "input_ids" (and "token_type_ids" if the model has them) to one int64 tensor a
-    text; `lengths` (n,) counts tokens.
+    text; `lengths` (n,) counts tokens, of which `added` are the tokeniser's and not the text's.
     """
 
     columns: dict[str, list[Tensor]]
     labels: Tensor
     lengths: Tensor
     pad_id: int
+    added: int = 0
+
+    @property
+    def empty(self) -> list[int]:
+        """The rows that have no token of their own: nothing can be said about them."""
+        return torch.nonzero(self.lengths <= self.added).flatten().tolist()
 
     def batch(self, rows: Sequence[int], device: torch.device | str = "cpu") -> Batch:
         """Return the padded batch of the given rows, in their order."""
@@ -69,11 +77,30 @@ class Tokens:
 def tokenise(
     tokenizer: Any, texts: Sequence[tuple[str, ...]], labels: Any, max_length: int
 ) -> Tokens:
-    """Tokenise `texts` (tuples of one or two strings), truncating to `max_length` tokens."""
+    """Tokenise `texts` (tuples of one or two strings), truncating to `max_length` tokens.
+
+    Texts of which nothing is left are `Tokens.empty`. Raises InputError if the tokeniser cannot take
+    the texts, or adds as many tokens as there is room for.
+    """
     columns = list(zip(*texts, strict=True))
-    encoded = tokenizer(
-        *(list(c) for c in columns), truncation=True, max_length=max_length, padding=False
-    )
+    if not columns:
+        none = torch.zeros(0, dtype=torch.int64)
+        return Tokens({"input_ids": []}, none, none, _pad_id(tokenizer))
+    added = int(tokenizer.num_special_tokens_to_add(pair=len(columns) == 2))
+    if added >= max_length:
+        raise wrong("model.max_length", max_length, f"above the {added} tokens added to every text")
+    try:
+        encoded = tokenizer(
+            *(list(c) for c in columns), truncation=True, max_length=max_length, padding=False
+        )
+    except BaseException as error:
+        # Tokenisers raise what they like; Rust's panics are no Exceptions.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"model.name: its tokeniser cannot take the texts: {type(error).__name__}: {reason}"
+        ) from error
     names = [n for n in ("input_ids", "token_type_ids") if n in encoded]
     if len(columns) == 1 and "token_type_ids" in names:
         names.remove("token_type_ids")  # all zero for single texts, which is the default
@@ -82,5 +109,11 @@ def tokenise(
         kept,
         torch.as_tensor(labels, dtype=torch.int64),
         torch.tensor([len(ids) for ids in encoded["input_ids"]], dtype=torch.int64),
-        tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        _pad_id(tokenizer),
+        added,
     )
+
+
+def _pad_id(tokenizer: Any) -> int:
+    pad = tokenizer.pad_token_id
+    return int(pad if pad is not None else tokenizer.eos_token_id)

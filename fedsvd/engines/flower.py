@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 from fedsvd.engines.base import RUN_ID, Engine, Run, error_reply
 from fedsvd.errors import InputError
 from fedsvd.records import CONFIG
+from fedsvd.waiting import told
 
 CLIENT = "client"  # in the answer to a query: which client the node is
 POLL = 0.2  # seconds between looks at which nodes there are
@@ -40,10 +41,10 @@ class FlowerGrid(Engine):
         """Return the nodes' answers."""
         clients = {self._nodes[m.metadata.dst_node_id]: m for m in messages}
         sent = [Message(m.content, node, m.metadata.message_type) for node, m in clients.items()]
-        answers = {
-            a.metadata.src_node_id: a
-            for a in self._grid.send_and_receive(sent, timeout=self._timeout)
-        }
+        asked = ", ".join(str(m.metadata.dst_node_id) for m in messages)
+        with told(lambda: f"the nodes of clients {asked}"):
+            found = list(self._grid.send_and_receive(sent, timeout=self._timeout))
+        answers = {a.metadata.src_node_id: a for a in found}
         return [_answer(message, answers.get(node)) for node, message in clients.items()]
 
 
@@ -51,15 +52,21 @@ def _answer(message: Message, answer: Message | None) -> Message:
     if answer is None:
         return error_reply(message, "did not answer in time")
     if answer.has_error():
-        told = (answer.error.reason or "").strip(" \n'\">") or "no reason given"
-        return error_reply(message, told.splitlines()[-1][:300])
+        reason = (answer.error.reason or "").strip(" \n'\">") or "no reason given"
+        return error_reply(message, reason.splitlines()[-1][:300])
     return Message(answer.content, reply_to=message)
 
 
 def find_clients(grid: Grid, clients: int, patience: float) -> dict[int, int]:
     """Return the node of each client, asking every node which one it is."""
-    deadline = time.monotonic() + patience
     asked: dict[int, int] = {}  # node: client
+    with told(lambda: f"the nodes of {clients} clients; {len(asked)} are there"):
+        return _find(grid, clients, patience, asked)
+
+
+def _find(grid: Grid, clients: int, patience: float, asked: dict[int, int]) -> dict[int, int]:
+    """Do what `find_clients` does, and enter into `asked` which client each node is."""
+    deadline = time.monotonic() + patience
     while True:
         new = sorted(set(grid.get_node_ids()) - asked.keys())
         query = RecordDict({CONFIG: ConfigRecord({})})
@@ -67,8 +74,8 @@ def find_clients(grid: Grid, clients: int, patience: float) -> dict[int, int]:
         left = max(1.0, deadline - time.monotonic())
         for answer in grid.send_and_receive(messages, timeout=left) if messages else []:
             if not answer.has_error():
-                told = answer.content.config_records[CONFIG][CLIENT]
-                asked[answer.metadata.src_node_id] = int(told)  # type: ignore[arg-type]
+                client = answer.content.config_records[CONFIG][CLIENT]
+                asked[answer.metadata.src_node_id] = int(client)  # type: ignore[arg-type]
         nodes = {client: node for node, client in asked.items()}
         if len(nodes) < len(asked):
             raise InputError("the nodes' partition-id: two nodes have the same one")

@@ -13,8 +13,10 @@ from flwr.app import Message, RecordDict
 from fedsvd.engines.actor import Answer, AppMaker, ClientActor, pickle_bytes_apart
 from fedsvd.engines.base import Engine, error_reply, late
 from fedsvd.engines.cluster import connect, room_for
+from fedsvd.engines.slices import first_ready, free, value_of
 from fedsvd.errors import InputError
 from fedsvd.settings import EngineSettings
+from fedsvd.waiting import Notice
 
 ATTEMPTS = 3  # of a message whose worker died
 STARTUP = 300.0  # seconds that a new worker has to start and build its model, beside a deadline
@@ -53,6 +55,7 @@ class RayGrid(Engine):
         self._pace: dict[str, float] = {}  # kind of message: seconds of a client's work
         self._make_app, self._costs, self._settings = make_app, costs, settings
         self._clients = clients
+        self._for_clients, self._for_workers = Notice(), Notice()
         self._started = connect(settings.address)
         self._room = room_for(settings)
         self._idle: list[Any] = []
@@ -69,6 +72,7 @@ class RayGrid(Engine):
     def execute(self, messages: Sequence[Message]) -> list[Message]:
         """Return the replies, whichever worker gave them and in whatever order they came."""
         contents: dict[int, Any] = {}
+        self._begin_wait()
         for message in messages:  # messages of a round share their content: one object for all
             if id(message.content) not in contents:
                 contents[id(message.content)] = ray.put(message.content)
@@ -83,12 +87,13 @@ class RayGrid(Engine):
                 taken = self._take(waiting, messages, attempts)
                 content = contents[id(messages[taken[0]].content)]
                 self._send([messages[i] for i in taken], content, taken)
-            waited = [*self._busy, *self._starting]
-            ready, _ = ray.wait(waited, timeout=self._patience())
+            ready = first_ready([*self._busy, *self._starting], self._patience())
             if not ready:
                 for position in self._kill_late():
                     replies[position] = error_reply(messages[position], late(self._deadline))
+                self._tell(messages)
                 continue
+            self._begin_wait()
             done = ready[0]
             if done in self._starting:
                 self._greet(done)
@@ -96,7 +101,7 @@ class RayGrid(Engine):
             worker, positions = self._busy.pop(done)
             self._proven.add(worker)
             try:
-                answers, seconds = ray.get(done)
+                answers, seconds = value_of(done)
                 self._idle.append(worker)
                 kind = messages[positions[0]].metadata.message_type
                 self._pace[kind] = seconds / len(answers)
@@ -145,10 +150,26 @@ class RayGrid(Engine):
             attempts[position] += 1
         return taken
 
-    def _patience(self) -> float | None:
-        """Return the seconds until the first busy worker is late; None without a deadline."""
+    def _patience(self) -> float:
+        """Return the seconds until the first busy worker is late; infinity without a deadline."""
         first = min((self._until[r] for r in self._busy), default=math.inf)
-        return None if first == math.inf else max(0.0, first - time.monotonic())
+        return max(0.0, first - time.monotonic())
+
+    def _begin_wait(self) -> None:
+        self._for_clients.restart()
+        self._for_workers.restart()
+
+    def _tell(self, messages: Sequence[Message]) -> None:
+        """Say what has been waited for for long: clients that work, or workers that start."""
+        if not self._busy:
+            needs = f"{self._settings.num_cpus:g} CPUs and {self._settings.num_gpus:g} GPUs"
+            self._for_workers.look(lambda: f"a Ray worker of {needs} to start; {free()}")
+            return
+        asked = sorted(
+            messages[i].metadata.dst_node_id for _, taken in self._busy.values() for i in taken
+        )
+        told = ", ".join(map(str, asked))
+        self._for_clients.look(lambda: f"the work of clients {told}, on {len(self._busy)} workers")
 
     def _kill_late(self) -> list[int]:
         """Kill the workers that are late and return the positions of their messages."""
@@ -181,7 +202,7 @@ class RayGrid(Engine):
         """
         worker = self._starting.pop(reference)
         try:
-            ray.get(reference)
+            value_of(reference)
         except ray.exceptions.RayActorError as death:
             if death.actor_init_failed:
                 raise RuntimeError(f"a Ray worker cannot start: {death}") from death

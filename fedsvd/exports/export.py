@@ -15,7 +15,8 @@ from fedsvd.adapters.build import build_adapter
 from fedsvd.client.worker import Worker
 from fedsvd.exports.card import write_card
 from fedsvd.lowrank import AdapterState, LowRank, difference
-from fedsvd.models.backbone import load_backbone
+from fedsvd.models.backbone import load_backbone, written_name
+from fedsvd.models.digest import vocabulary_digest
 
 CLASSIFIER = "classifier.json"
 HEAD = "head.safetensors"
@@ -92,17 +93,20 @@ def _peft_config(worker: Worker, factors: Mapping[str, LowRank], use_dora: bool)
     alphas = {n: scales[n] * r for n, r in ranks.items()}
     first = next(iter(factors))
     bases = [m.get_base_layer() for m in layers.values()]
-    return LoraConfig(
+    config = LoraConfig(
         r=ranks[first],
         lora_alpha=alphas[first],
         rank_pattern={n: r for n, r in ranks.items() if r != ranks[first]},
         alpha_pattern={n: a for n, a in alphas.items() if a != alphas[first]},
         target_modules=list(factors),
-        base_model_name_or_path=worker.settings.model.name,
+        base_model_name_or_path=written_name(worker.settings.model),
         inference_mode=True,
         use_dora=use_dora,
         fan_in_fan_out=all(isinstance(base, Conv1D) for base in bases),
     )
+    # PEFT makes a set of them, which has another order in every process.
+    config.target_modules = sorted(factors)
+    return config
 
 
 def _export_merged(worker: Worker, folder: Path) -> None:
@@ -147,7 +151,9 @@ def export_classifier(worker: Worker, state: AdapterState, folder: Path, backbon
     folder.mkdir(parents=True, exist_ok=True)
     save_file({n: t.contiguous() for n, t in head.items()}, folder / HEAD)
     description = {
-        "model": model.name,
+        "model": written_name(model),
+        "weights": worker.weights,
+        "vocabulary": vocabulary_digest(worker.tokenizer),
         "package": model.package,
         "folder": model.folder,
         "revision": model.revision,

@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fedsvd.data.tokens import tokenise
+from fedsvd.data.tokens import Tokens, tokenise
 from fedsvd.errors import InputError
 from fedsvd.exports.export import CLASSIFIER, HEAD, MERGED
-from fedsvd.models.backbone import load_backbone, load_tokenizer
+from fedsvd.exports.texts import rows_of
+from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
 from fedsvd.models.classifier import pool
+from fedsvd.models.digest import vocabulary_digest, weights_digest
 from fedsvd.models.fixed_heads import projections
+from fedsvd.models.usable import fit_tokenizer, taken
 from fedsvd.settings import ModelSettings
 
 
@@ -29,13 +31,23 @@ class LoadedClassifier:
     head: dict[str, Tensor]
     model: ModelSettings
     labels: tuple[str, ...]
+    columns: int | None = None  # 1 for single texts, 2 for pairs, None if the run did not say
 
     @torch.inference_mode()
-    def logits(self, texts: Sequence[str | tuple[str, ...]], tokens: int = 8192) -> Tensor:
-        """Return logits (n, K) of texts (or tuples of two), in micro-batches of `tokens` tokens."""
-        rows = [(t,) if isinstance(t, str) else tuple(t) for t in texts]
-        table = tokenise(self.tokenizer, rows, [0] * len(rows), self.model.max_length)
+    def logits(self, texts: Any, tokens: int = 8192) -> Tensor:
+        """Return logits (n, K) of n texts, in micro-batches of `tokens` tokens.
+
+        `texts` is a string, which is one text, or a list of strings; for a model of pairs a tuple of
+        two strings, or a list of such. No texts give (0, K). Raises InputError that names the number
+        of the first text (from 1) that cannot be used: an empty one, one that gives no tokens or more
+        than the model has places for, a single one where pairs are expected.
+        """
+        rows = rows_of(texts, self.columns)
         out = torch.zeros(len(rows), len(self.labels))
+        if not rows:
+            return out
+        table = tokenise(self.tokenizer, rows, [0] * len(rows), self.model.max_length)
+        self._check(table)
         for group in table.microbatches(range(len(rows)), tokens):
             batch = table.batch(group)
             hidden = self.backbone(**batch.inputs).last_hidden_state.float()
@@ -50,8 +62,24 @@ class LoadedClassifier:
             out[torch.tensor(group)] = self.model.scale * score
         return out
 
-    def predict(self, texts: Sequence[str | tuple[str, ...]]) -> list[str]:
-        """Return the name of the likeliest label of each text."""
+    def _check(self, table: Tokens) -> None:
+        if table.empty:
+            number = table.empty[0] + 1
+            raise InputError(f"texts: number {number} gives no tokens with the model's tokeniser")
+        device = next(self.backbone.parameters()).device
+        most = taken(self.model.name, self.backbone, table) if device.type == "cpu" else None
+        if most is not None and most < int(table.lengths.max()):
+            number = int(torch.nonzero(table.lengths > most)[0]) + 1
+            raise InputError(
+                f"texts: number {number} gives {int(table.lengths[number - 1])} tokens; the model "
+                f"takes {most}"
+            )
+
+    def predict(self, texts: Any) -> list[str]:
+        """Return the name of the likeliest label of each text, a list also for a single text.
+
+        `texts` are as for `logits`; no texts give [].
+        """
         return [self.labels[int(i)] for i in self.logits(texts).argmax(dim=1)]
 
 
@@ -59,7 +87,8 @@ def load(run: str | Path) -> LoadedClassifier:
     """Return the classifier that a finished run left in its folder.
 
     The backbone is found as the run found it (package, folder or hub) and gets `adapter/` from
-    PEFT. Raises InputError if the folder holds no finished run.
+    PEFT. Raises InputError if the folder holds no finished run, or if the base model or its tokeniser
+    are not those that the run was trained on.
     """
     folder = Path(run)
     try:
@@ -69,7 +98,14 @@ def load(run: str | Path) -> LoadedClassifier:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: holds no finished run (classifier/{CLASSIFIER})") from error
     own = replace(model, name=str(folder / MERGED), package=None, revision=None)
-    backbone = load_backbone(own if told.get("merged") else model)
+    merged = bool(told.get("merged"))
+    backbone, tokenizer = load_backbone(own if merged else model), load_tokenizer(model)
+    # Runs of earlier versions hold no digests.
+    if not merged and told.get("weights"):
+        _same(folder, model, "weights", told["weights"], weights_digest(backbone))
+    if told.get("vocabulary"):
+        _same(folder, model, "vocabulary", told["vocabulary"], vocabulary_digest(tokenizer))
+    fit_tokenizer(model.name, backbone, tokenizer)
     if told["adapter"]:
         from peft import PeftModel
 
@@ -81,4 +117,14 @@ def load(run: str | Path) -> LoadedClassifier:
             backbone = PeftModel.from_pretrained(backbone, str(folder / "adapter")).eval()
     head = load_file(folder / "classifier" / HEAD)
     weights = {n.removeprefix("head."): t for n, t in head.items()}
-    return LoadedClassifier(load_tokenizer(model), backbone, weights, model, tuple(told["labels"]))
+    labels, columns = tuple(told["labels"]), told.get("text_columns")
+    return LoadedClassifier(tokenizer, backbone, weights, model, labels, columns)
+
+
+def _same(folder: Path, model: ModelSettings, what: str, then: str, now: str) -> None:
+    """Raise InputError unless the base model found is the one that was trained on."""
+    if then != now:
+        raise InputError(
+            f"{folder}: the {what} of {locate(model).location!r} are not those that the run was "
+            f"trained on (SHA-256 {now[:12]}, then {then[:12]})"
+        )

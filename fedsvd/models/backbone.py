@@ -1,16 +1,21 @@
 """Pretrained backbones and tokenisers, from packages, folders or the hub."""
 
 import contextlib
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fedsvd.data.hub import hub_files, not_found
 from fedsvd.data.sources import package_file
 from fedsvd.errors import InputError
+from fedsvd.models.reported import pooler, refuse_reported
+from fedsvd.models.usable import usable
 from fedsvd.settings import ModelSettings
 
 TOKENIZERS = (
@@ -37,6 +42,8 @@ def locate(settings: ModelSettings) -> Source:
     if path.is_dir():
         _check(path)
         return Source(str(path), "folder")
+    if path.is_file():
+        raise InputError(f"model.name: {settings.name!r} is a file; give the folder that holds it")
     if path.is_absolute() or settings.name.count("/") > 1 or settings.name.startswith("."):
         raise InputError(f"model.name: folder {settings.name!r} does not exist")
     if settings.package is not None:
@@ -46,8 +53,18 @@ def locate(settings: ModelSettings) -> Source:
     return Source(settings.name, "hub")
 
 
+def written_name(settings: ModelSettings) -> str:
+    """Return `model.name` as what a run leaves must hold it: a folder by its absolute path."""
+    source = locate(settings)
+    return os.path.abspath(source.location) if source.origin == "folder" else settings.name
+
+
 def load_tokenizer(settings: ModelSettings) -> Any:
-    """Return the tokeniser of the backbone; InputError if it cannot be loaded."""
+    """Return the tokeniser of the backbone, with an id that pads.
+
+    Without a padding token that is the id of the end of a text: what padding holds reaches nothing.
+    Raises InputError if it cannot be loaded, or has neither.
+    """
     from transformers import AutoTokenizer
 
     folder = Path(locate(settings).location)
@@ -55,44 +72,105 @@ def load_tokenizer(settings: ModelSettings) -> Any:
         raise InputError(
             f"model.name: {str(folder)!r} holds no tokeniser: none of {', '.join(TOKENIZERS)}"
         )
-    return _load(settings, AutoTokenizer.from_pretrained)
+    tokenizer = _load(settings, AutoTokenizer.from_pretrained, "its tokeniser ")
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
+        raise InputError(
+            f"model.name: the tokeniser of {settings.name!r} has neither a padding token nor an end "
+            "token; give it one (pad_token in tokenizer_config.json)"
+        )
+    return tokenizer
 
 
 def load_backbone(settings: ModelSettings) -> nn.Module:
     """Return the pretrained backbone in float32, frozen, in evaluation mode, on the CPU.
 
-    Its dropout probabilities are `model.dropout`. Code shipped with a model is never run. Raises
-    InputError if it cannot be loaded.
+    Its dropout probabilities are `model.dropout`. Code shipped with a model is never run. Of an
+    encoder-decoder that needs texts for its decoder it is the encoder. Raises InputError if it cannot
+    be loaded, if its weights are not those that its configuration describes, or if it cannot run.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel, AutoModelForTextEncoding
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # no report on the unused pooler's weights
-    config = _load(settings, AutoConfig.from_pretrained)
-    for key in (
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-        "dropout",
-        "attention_dropout",
-        "resid_pdrop",
-        "embd_pdrop",
-        "attn_pdrop",
-    ):
-        if key in config.to_dict():
-            setattr(config, key, settings.dropout)
-    extra = {"add_pooling_layer": False} if config.model_type in ("bert", "roberta") else {}
+    logging.set_verbosity_error()  # what it reports is looked at below
+    config = _config(settings)
+    extra: dict[str, Any] = {}
+    if config.model_type in ("bert", "roberta"):
+        extra["add_pooling_layer"] = False
     # Eager attention: on short texts its CPU backward takes half the time of the fused one.
-    model = _load(
+    model, report = _load(
         settings,
-        AutoModel.from_pretrained,
+        (AutoModelForTextEncoding if _encoder(config) else AutoModel).from_pretrained,
         config=config,
         dtype="float32",
         attn_implementation="eager",
         use_safetensors=True,  # other weights are pickles
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused, by name
         **extra,
     )
-    return model.eval().requires_grad_(False)
+    refuse_reported(settings.name, model, report)
+    _check_finite(model, settings.name)
+    _check_precision(settings.name, model)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if name in report["missing_keys"] and pooler(name):
+                value.zero_()  # an unused pooler, which Transformers draws anew in every process
+    model = model.eval().requires_grad_(False)
+    return usable(settings.name, model).requires_grad_(False)
+
+
+def _config(settings: ModelSettings) -> Any:
+    from transformers import AutoConfig
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING as KNOWN
+
+    config = _load(settings, AutoConfig.from_pretrained, "its config.json ")
+    quantised = getattr(config, "quantization_config", None)
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+    if method is not None and method not in (*KNOWN, "bitsandbytes"):  # Transformers ignores it
+        raise InputError(
+            f"model.name: {settings.name!r} cannot be loaded: it is quantised by {method!r}, which "
+            "Transformers does not know; take the model before quantisation"
+        )
+    for key, value in config.to_dict().items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        if "dropout" in key or "pdrop" in key:
+            setattr(config, key, settings.dropout)
+        elif "layerdrop" in key:  # whole layers, by one draw for a batch
+            setattr(config, key, 0.0)
+    return config
+
+
+def _encoder(config: Any) -> bool:
+    """Return whether the weights are those of a class that is the encoder alone (T5EncoderModel)."""
+    from transformers.models.auto import modeling_auto as auto
+
+    kind = config.model_type
+    name = auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(kind)
+    other = auto.MODEL_MAPPING_NAMES.get(kind)
+    return name is not None and name != other and name in (config.architectures or ())
+
+
+def _check_precision(name: str, model: nn.Module) -> None:
+    """Raise InputError if weights are not plain float32: what is quantised cannot be merged."""
+    for key, p in model.named_parameters():
+        if p.dtype != torch.float32:
+            raise InputError(
+                f"model.name: {name!r} holds quantised weights ({key}: {p.dtype}); take the model "
+                "before quantisation"
+            )
+
+
+def _check_finite(model: nn.Module, name: str) -> None:
+    """Raise InputError that names the first weight that is not finite: nothing could train on it."""
+    for key, value in model.named_parameters():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            odd = int((~value.isfinite()).sum())
+            raise InputError(
+                f"model.name: {name!r} holds {odd} of {value.numel()} numbers in {key} that are not "
+                "finite (NaN or infinite)"
+            )
 
 
 def _check(folder: Path) -> None:
@@ -110,9 +188,27 @@ def _check(folder: Path) -> None:
         except (OSError, SafetensorError) as error:
             reason = str(error).splitlines()[0][:200]
             raise InputError(f"model.name: {file} cannot be loaded: {reason}") from error
+    _check_shards(folder)
 
 
-def _load(settings: ModelSettings, loader: Any, **kwargs: Any) -> Any:
+def _check_shards(folder: Path) -> None:
+    """Refuse a folder that lacks files which its own list of them names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file() or (folder / "model.safetensors").is_file():
+        return
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        lacking = sorted(n for n in names if not (folder / n).is_file())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"model.name: {index} is no list of weight files") from error
+    if lacking:
+        raise InputError(
+            f"model.name: {str(folder)!r} lacks {lacking[0]}, which {index.name} names "
+            f"({len(lacking)} of {len(names)} files are missing)"
+        )
+
+
+def _load(settings: ModelSettings, loader: Any, what: str = "", **kwargs: Any) -> Any:
     source = locate(settings)
     hub = hub_files() if source.origin == "hub" else contextlib.nullcontext()
     with hub as why:
@@ -120,8 +216,15 @@ def _load(settings: ModelSettings, loader: Any, **kwargs: Any) -> Any:
             return loader(
                 source.location, revision=settings.revision, trust_remote_code=False, **kwargs
             )
-        except (OSError, ValueError, KeyError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        except (MemoryError, InputError):
+            raise
+        except BaseException as error:
+            # Loaders raise what they like; Rust's panics (tokenisers) are no Exceptions.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            reason = " ".join((str(error).strip() or type(error).__name__).split())[:200]
             if source.origin == "hub" and isinstance(error, OSError):
                 reason = f"there is no such folder here; {not_found(why, reason)}"
-            raise InputError(f"model.name: {settings.name!r} cannot be loaded: {reason}") from error
+            raise InputError(
+                f"model.name: {settings.name!r} cannot be loaded: {what}{reason}"
+            ) from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from fedsvd.errors import InputError, RunError
 from fedsvd.node import account
 from fedsvd.node.policy import Policy, read_policy
+from fedsvd.terminal import complain, guarded, one_line, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,12 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from fedsvd.node.serve import serve
 
         return serve(given[1:])
+    with guarded():
+        return _told(given)
+
+
+def _told(given: Sequence[str]) -> int:
     told = _parser().parse_args(given)
     try:
         policy = read_policy(Path(told.policy))
-        print(ACTIONS[told.action](policy, told))
+        say(ACTIONS[told.action](policy, told))
     except (InputError, RunError) as error:
-        print(f"fedsvd.node: {error}", file=sys.stderr)
+        complain(f"fedsvd.node: {one_line(str(error))}")
         return 2
     return 0
 
@@ -58,7 +64,7 @@ def show(policy: Policy, told: argparse.Namespace) -> str:
         found = account.related(charges, name, contents[-1] if contents else "")
         cost = account.spent(found, own.delta, own.accountant).epsilon
         steps, runs = sum(c.steps for c in found), len({c.run for c in found})
-        lines.append(f"{name[:30]:<30} {len(found):>9} {steps:>7} {runs:>5} {cost:>9.4f}")
+        lines.append(f"{name:<30} {len(found):>9} {steps:>7} {runs:>5} {cost:>9.4f}")
         if name == policy.id:
             left = f"{policy.id}: {cost:.4f} of epsilon {own.epsilon:g} is spent"
     if told.events:

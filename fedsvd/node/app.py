@@ -1,6 +1,7 @@
 """The ClientApp of a node: policy first, then the account, then training; types when it refuses."""
 
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
@@ -159,6 +160,7 @@ def _charged(
     except Exception as error:  # no private data has been looked at
         raise Refused(Refusal.NOT_ALLOWED, f"{error or type(error).__name__}") from error
     worker = get_worker(settings)
+    plan = replace(plan, gradients=worker.plan.gradients)  # decided on the model, without any row
     if worker.plan != plan or not (plan.per_example and plan.secure_noise):
         raise RuntimeError("the worker's plan is not the one that was checked")
     rows, task = worker.parts[holder], worker.task

@@ -16,6 +16,7 @@ from fedsvd.records import (
     CONFIG,
     FAILED,
     KEEPS,
+    LOSS,
     METRICS,
     RANKED,
     RANKS,
@@ -72,13 +73,13 @@ def _check_rule(config: Mapping[str, Any]) -> None:
     rule = rule_in(config)
     if not isinstance(rule.alternates, bool):
         raise wrong("local-alternates", rule.alternates, "true or false")
-    most = {"smoothing": MOST_SMOOTHING, "penalty": math.inf, "tail": 1.0}
+    most = {"smoothing": MOST_SMOOTHING, "tail": 1.0}
     for name, value in asdict(rule).items():
         if name == "alternates":
             continue
-        number = isinstance(value, (int, float)) and math.isfinite(value)
-        if not number or not 0 <= value <= most[name]:
-            raise wrong(f"local-{name}", value, f"a number from 0 to {most[name]}")
+        number, limit = isinstance(value, (int, float)), most.get(name, math.inf)
+        if not number or not math.isfinite(value) or not 0 <= value <= limit:
+            raise wrong(f"local-{name}", value, f"a number from 0 to {limit}")
 
 
 def _check_arrays(message: Message) -> None:
@@ -108,8 +109,10 @@ def released(reply: Message, message: Message, diagnostics: bool) -> Message:
         raise RuntimeError(f"training failed: {why}")
     if not diagnostics:
         report = {"steps": int(report["steps"])}
-    weight = MetricRecord({WEIGHT: float(metrics_of(reply)[WEIGHT])})  # type: ignore[arg-type]
-    content = {ARRAYS: arrays_of(reply), METRICS: weight, REPORT: ConfigRecord(report)}
+    told = metrics_of(reply)
+    names = [n for n in (WEIGHT, LOSS) if n in told and (diagnostics or n != LOSS)]
+    numbers = MetricRecord({n: float(told[n]) for n in names})  # type: ignore[arg-type]
+    content = {ARRAYS: arrays_of(reply), METRICS: numbers, REPORT: ConfigRecord(report)}
     return Message(RecordDict(content), reply_to=message)  # type: ignore[arg-type]
 
 

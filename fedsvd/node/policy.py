@@ -31,6 +31,7 @@ class OwnData:
     labels: tuple[str, ...]
     text: tuple[str, ...] = ("text",)
     label: str = "label"
+    label_type: str = "auto"  # whether rows have "names" or "indices" of the labels
     filter: dict[str, str] | None = None  # column: value of the rows to keep
     min_examples: int = 10  # with fewer rows the node never trains
 
@@ -40,6 +41,7 @@ class OwnData:
             raise wrong("data.labels", list(self.labels), "at least two different names")
         if not 1 <= len(self.text) <= 2:
             raise wrong("data.text", list(self.text), "one column, or two for sentence pairs")
+        choice("data.label_type", self.label_type, ("auto", "names", "indices"))
         at_least("data.min_examples", self.min_examples, 1)
 
 

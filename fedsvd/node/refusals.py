@@ -1,11 +1,12 @@
 """What a node says when it does not train: one type from a fixed list, never text."""
 
-import sys
 import traceback
 from enum import StrEnum
 from typing import final
 
 from flwr.app import Error, Message
+
+from fedsvd.terminal import complain
 
 
 @final
@@ -48,7 +49,6 @@ def tell_owner(kind: Refusal, error: BaseException) -> None:
     """
     text = " ".join((str(error) or type(error).__name__).split())[:MOST_CHARACTERS]
     shown = "".join(c if c.isprintable() else "?" for c in text)
-    print(f"this node refuses ({kind}): {shown}", file=sys.stderr)
+    complain(f"this node refuses ({kind}): {shown}")
     if not isinstance(error, Refused):
-        traceback.print_exception(error, file=sys.stderr)
-    sys.stderr.flush()
+        complain("".join(traceback.format_exception(error)).rstrip())

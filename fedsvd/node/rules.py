@@ -45,6 +45,7 @@ def settings_under(policy: Policy, proposed: Mapping[str, Any], holder: int) -> 
         "data": {
             "name": policy.id, "path": policy.data.path, "labels": list(policy.data.labels),
             "text": list(policy.data.text), "label": policy.data.label,
+            "label_type": policy.data.label_type,
             "filter": policy.data.filter, "label_texts": data.get("label_texts"),
             "public_size": data.get("public_size"),
         },

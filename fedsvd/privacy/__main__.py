@@ -20,17 +20,22 @@ from collections.abc import Sequence
 from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.privacy.accounting import ACCOUNTANTS, cost
 from fedsvd.privacy.calibration import noise_multiplier
+from fedsvd.terminal import complain, guarded, one_line, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer on standard output; return 0, or 2 after one line about what is wrong."""
-    parser = _parser()
-    given = parser.parse_args(arguments)
+    with guarded():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    given = _parser().parse_args(arguments)
     try:
         _check(given)
-        print(answer(given))
+        say(answer(given))
     except InputError as error:
-        print(f"fedsvd.privacy: {error}", file=sys.stderr)
+        complain(f"fedsvd.privacy: {one_line(str(error))}")
         return 2
     return 0
 

@@ -27,10 +27,17 @@ def write_report(path: Path, start: Start, summary: Summary) -> None:
         plan=plan,
         noise=noise_source(plan),
         clients=summary.ledger["clients"],
+        mixes=[_mix(start.task.labels, counts) for counts in start.task.clients],
         labels=start.task.labels,
         figures=[figure for figure in drawn if figure],
     )
     write_text(path, text)
+
+
+def _mix(labels: Sequence[str], counts: Sequence[int]) -> str:
+    """Return how many examples of each label a client holds."""
+    held = [f"{name}: {n}" for name, n in zip(labels, counts, strict=True) if n]
+    return ", ".join(held) or "on its own machine"
 
 
 def _accuracy(history: History) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 FOLDER holds run folders at any depth: a sweep, or runs put side by side. Prints means over seeds
 with 95 % intervals and, with a baseline, paired differences over matched seeds; writes report.html
-into FOLDER. Exit status: 0 done, 2 the input is wrong.
+into FOLDER. Exit status: 0 done, 2 the input is wrong, 1 a file cannot be written.
 """
 
 import argparse
@@ -10,14 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from fedsvd.errors import InputError
+from fedsvd.errors import InputError, RunError
 from fedsvd.files import write_text
 from fedsvd.results.collect import find_runs, group_runs
 from fedsvd.results.compare import Row, as_csv, compare, find_group
 from fedsvd.results.sweep import HEADINGS, budget_figure, cells, write_sweep_report
+from fedsvd.terminal import columns, complain, guarded, one_line, plain, say
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,12 +31,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--figure", type=Path, metavar="FILE", help="accuracy against epsilon, as .svg or .png"
     )
+    with guarded():
+        return _told(parser, arguments)
+
+
+def _told(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
     given = parser.parse_args(arguments)
     try:
         _report(given.folder, given.baseline, given.csv, given.figure)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {one_line(str(error))}")
         return 2
+    except RunError as error:
+        complain(f"error: {one_line(str(error))}")
+        return 1
     return 0
 
 
@@ -56,7 +62,7 @@ def _report(folder: Path, baseline: str | None, table: Path | None, figure: Path
         raise InputError(f"--figure: no run in {folder} has an epsilon")
     show(rows)
     for run in unfinished:
-        print(f"left out, unfinished: {run}")
+        say(f"left out, unfinished: {run}")
     if table is not None:
         write_text(table, as_csv(rows))
     if figure is not None:
@@ -64,18 +70,14 @@ def _report(folder: Path, baseline: str | None, table: Path | None, figure: Path
     if (folder / "config.yaml").exists():
         return  # a run's own folder, which has the report of the run
     write_sweep_report(folder / "report.html", folder.resolve().name, groups, rows, base)
-    print(f"report: {folder / 'report.html'}")
+    say(f"report: {folder / 'report.html'}")
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Print the rows as a table."""
-    terminal = sys.stdout.isatty()
-    table = Table(box=None, padding=(0, 2), header_style="bold")
-    for heading in HEADINGS:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*cells(row))
-    Console(width=None if terminal else 160, highlight=False, markup=False).print(table)
+    """Print the rows as a table, the name of the group last: it may be long, and is never cut."""
+    told = [HEADINGS, *(cells(row) for row in rows)]
+    lines = columns([[plain(cell) for cell in (*row[1:], row[0])] for row in told], left=range(9))
+    say("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedsvd import records
 from fedsvd.client.faults import on_the_way
-from fedsvd.errors import TooFewReplies
+from fedsvd.errors import ClientsFailed, TooFewReplies
 from fedsvd.factors import factors_of
 from fedsvd.lowrank.ranks import truncate
 from fedsvd.rounds.again import entered
@@ -22,12 +22,14 @@ from fedsvd.rounds.participation import all_spent, draw
 from fedsvd.rounds.replies import Received, receive
 from fedsvd.rounds.run import Run
 from fedsvd.strategies.base import Strategy
+from fedsvd.strategies.stock import stock_of
 
 
 def one_round(run: Run, number: int) -> dict[str, Any]:
     """Run a round and return its metrics; repeated while too few clients reply, if so set.
 
-    Raises TooFewReplies when that is not set, or has been done `faults.repeats` times.
+    Raises TooFewReplies when that is not set, or has been done `faults.repeats` times, and
+    ClientsFailed where the software of all clients failed for one reason: it would again.
     """
     faults, earlier = run.settings.faults, []
     while True:
@@ -37,6 +39,8 @@ def one_round(run: Run, number: int) -> dict[str, Any]:
             break
         earlier.append(metrics["failed"])
         run.attempt += 1
+        if again == "broken":
+            raise ClientsFailed(_broken(run, number, metrics))
         if again == "few" and (faults.below == "stop" or len(earlier) > faults.repeats):
             told = "; ".join(f"client {k}: {why}" for k, why in metrics["failed"].items())
             raise TooFewReplies(
@@ -66,7 +70,7 @@ def _attempt(run: Run, number: int) -> dict[str, Any]:
             return metrics
         entry = entered(run, number, drawn)
 
-    config = ConfigRecord({records.ATTEMPT: run.attempt} if run.attempt else {})
+    config = _orders(run)
     messages = _messages(run, number, drawn, config)
     asked = sorted(m.metadata.dst_node_id for m in messages)
     wanted = _asked_for(run, config)
@@ -76,14 +80,43 @@ def _attempt(run: Run, number: int) -> dict[str, Any]:
     # Another outcome than the journal's must not be released with the same noise.
     changed = run.client_level is not None and entry.failed != metrics["failed"]
     few = len(got.good) < min(run.settings.faults.min_replies, len(asked))
-    left_out = asked if few or changed else got.failed
-    run.grid.restore({k: kept.get(k, RecordDict()) for k in left_out})
-    if few or changed:
-        return {**metrics, "again": "few" if few else "changed"}
+    broken = entry.cause
+    vain = bool(broken or few or changed)
+    run.grid.restore({k: kept.get(k, RecordDict()) for k in (asked if vain else got.failed)})
+    if vain:
+        why = "broken" if broken else "few" if few else "changed"
+        return {**metrics, "again": why, "cause": broken}
     metrics.update(_train_metrics(run, {k: got.reports[k] for k in asked if k in got.reports}))
     _aggregate(run, number, got, wanted, metrics)
     metrics["train_seconds"] = time.perf_counter() - began
     return metrics
+
+
+def _broken(run: Run, number: int, metrics: Mapping[str, Any]) -> str:
+    """Return what to say of a round in which every client's software failed for one reason."""
+    asked, said = len(metrics["failed"]), next(iter(metrics["failed"].values()))
+    cause = metrics["cause"]
+    told = f"{said.removeprefix('failed: ')} (at {cause.partition(' at ')[2]})"
+    if not run.settings.privacy.diagnostics:
+        told = f"{cause} (privacy.diagnostics=true, outside the guarantee, has clients say more)"
+    who = "the one client" if asked == 1 else f"all {asked} clients"
+    return f"round {number}: {who} failed for the same reason: {told}"
+
+
+def _orders(run: Run) -> ConfigRecord:
+    """Return what clients are told beside what the strategy adds."""
+    config = ConfigRecord({records.ATTEMPT: run.attempt} if run.attempt else {})
+    if records.LOSS in (_metrics(run) or ()):
+        config[records.SENDS_LOSS] = True
+    return config
+
+
+def _metrics(run: Run) -> tuple[str, ...] | None:
+    """Return what a strategy of Flower's looks for beside arrays; None where ours does not mind."""
+    stock = stock_of(type(run.strategy))
+    if stock is None:
+        return None
+    return (records.WEIGHT, records.LOSS) if stock.losses else (records.WEIGHT,)
 
 
 def _messages(run: Run, number: int, drawn: list[int], config: ConfigRecord) -> list[Message]:
@@ -110,11 +143,12 @@ def _ask(
     sent = [m for m in messages if str(m.metadata.dst_node_id) not in known]
     replies = list(run.grid.send_and_receive(sent))
     replies = on_the_way(settings, replies, entry.round, entry.attempt)
-    got = receive(sent, replies, wanted, settings.training.local_steps)
+    got = receive(sent, replies, wanted, settings.training.local_steps, _metrics(run))
     got.failed.update({int(k): why for k, why in known.items()})
     taken = entry.taken or {}
     got.steps.update({int(k): taken[k] for k in known if k in taken})
     if entry.failed is None:
+        entry.cause = got.one_cause([m.metadata.dst_node_id for m in messages])
         run.journal.replied(entry, dict(sorted(got.failed.items())), got.steps)
     return got
 

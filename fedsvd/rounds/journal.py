@@ -19,7 +19,8 @@ class Entry:
     """One attempt at a round: who was asked, from what position, and what came of it.
 
     `steps` is the most that any of them could take; `taken` what they reported, `failed` who was
-    left out and why, both None until the replies were in.
+    left out and why, both None until the replies were in; `cause` what made the software of all fail,
+    if it was one thing.
     """
 
     round: int
@@ -29,6 +30,7 @@ class Entry:
     steps: int
     failed: dict[str, str] | None = None
     taken: dict[str, int] | None = None
+    cause: str | None = None
 
 
 @final
@@ -48,14 +50,16 @@ class Journal:
     def asked(self, entry: Entry) -> None:
         """Enter an attempt before its messages go out."""
         self.open[entry.round, entry.attempt] = entry
-        told = {k: v for k, v in asdict(entry).items() if k not in ("failed", "taken")}
+        told = {k: v for k, v in asdict(entry).items() if k not in ("failed", "taken", "cause")}
         self._write({"kind": "asked", **told})
 
     def replied(self, entry: Entry, failed: Mapping[int, str], taken: Mapping[int, int]) -> None:
         """Enter what came of an attempt before anything is made of it."""
         entry.failed = {str(k): v for k, v in failed.items()}
         entry.taken = {str(k): v for k, v in taken.items()}
-        told = {"round": entry.round, "attempt": entry.attempt}
+        told: dict[str, Any] = {"round": entry.round, "attempt": entry.attempt}
+        if entry.cause is not None:
+            told["cause"] = entry.cause
         self._write({"kind": "replied", **told, "failed": entry.failed, "taken": entry.taken})
 
     def of_round(self, round: int) -> list[Entry]:
@@ -141,6 +145,7 @@ class Journal:
             self.open[key] = Entry(**told)
         elif kind == "replied" and key in self.open:
             self.open[key].failed, self.open[key].taken = told["failed"], told["taken"]
+            self.open[key].cause = told.get("cause")
 
 
 def _sum(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fedsvd.errors import wrong
+from fedsvd.errors import one_of, wrong
 from fedsvd.settings.checks import at_least, choice, positive
 
 
@@ -11,7 +11,7 @@ class DataSettings:
     """Where the texts are and how they are split; see configs/data/."""
 
     name: str
-    path: str | None = None  # a folder, a .csv or .jsonl file, or a hub id; overrides the rest
+    path: str | None = None  # a folder, a file, or a hub id; overrides the rest
     package: str | None = None  # an installed package that ships `file`
     file: str | None = None
     filter: dict[str, str] | None = None  # column: value of the rows to keep
@@ -20,6 +20,7 @@ class DataSettings:
     text: tuple[str, ...] = ("text",)  # one column, or two for sentence pairs
     label: str = "label"
     labels: tuple[str, ...] | None = None  # names of labels 0..K-1; None: found, without privacy
+    label_type: str = "auto"  # whether labels in the data are "names" or "indices" of `labels`
     label_texts: tuple[tuple[str, ...], ...] | None = None  # public words for each label
     splits: dict[str, str] | None = None  # ours: theirs, for sources that come split
     validation: float = 0.1
@@ -42,11 +43,26 @@ class DataSettings:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None or (self.labels is not None and len(names) < 2):
             raise wrong("data.labels", list(names), "at least 2 names, no two of them equal")
+        blank = next((name for name in names if name != name.strip() or not name), None)
+        if blank is not None:
+            raise wrong("data.labels", list(names), f"without blanks at the ends, as of {blank!r}")
+        choice("data.label_type", self.label_type, ("auto", "names", "indices"))
+        self._check_splits()
         if self.limit is not None:
             at_least("data.limit", self.limit, 1)
         at_least("data.public", self.public, 0)
         if self.public_size is not None:
             at_least("data.public_size", self.public_size, 1)
+
+    def _check_splits(self) -> None:
+        """Refuse parts that there are not, and a whole that is split beside its parts."""
+        parts, given = ("train", "validation", "test"), self.splits or {}
+        for part in given:
+            if part not in ("all", "public", *parts):
+                raise one_of("data.splits", part, ("all", "public", *parts))
+        beside = next((part for part in parts if part in given), None)
+        if self.splits is not None and ("all" in given) == (beside is not None):
+            raise wrong("data.splits", dict(given), "either all, which is split here, or the parts")
 
 
 @dataclass(frozen=True)

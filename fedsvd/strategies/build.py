@@ -10,19 +10,10 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.factors import find_class
 from fedsvd.settings import StrategySettings
+from fedsvd.settings.flower import FIXED
 from fedsvd.strategies.base import Strategy
 from fedsvd.strategies.server import ServerOptimizer
-
-# What a stock Flower strategy needs to take all nodes that the grid shows and to leave evaluation
-# to the server; each is passed only if its constructor has it and the user has not set it.
-STOCK: Mapping[str, Any] = {
-    "fraction_train": 1.0,
-    "fraction_evaluate": 0.0,
-    "min_train_nodes": 1,
-    "min_evaluate_nodes": 0,
-    "min_available_nodes": 1,
-}
-
+from fedsvd.strategies.stock import check_class
 
 SERVER = "server"  # the option that any averaging strategy takes
 
@@ -60,6 +51,7 @@ def build_strategy(settings: StrategySettings, given: Collection[str] = ()) -> F
     out; one that the user gave is an error.
     """
     found = find_class(settings.target)
+    check_class(settings.target, found, settings.options)
     parameters = inspect.signature(found).parameters
     server = options_of_server(settings, found)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -69,10 +61,16 @@ def build_strategy(settings: StrategySettings, given: Collection[str] = ()) -> F
             if name in given:
                 raise one_of(f"strategy.{name}", name, parameters)
             del options[name]
-    if not issubclass(found, Strategy):
-        for name, value in STOCK.items():
-            if name in parameters:
+    if not issubclass(found, Strategy):  # that it takes every node of the grid, and does not wait
+        for name, (value, _) in FIXED.items():
+            if name in parameters and value is not None:
                 options.setdefault(name, value)
+    for name, p in parameters.items():
+        named = p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+        if named and p.default is p.empty and name not in options:
+            raise InputError(
+                f"strategy.{name}: is missing; {settings.target} has no default for it"
+            )
     try:
         built = found(**options)
         if server is not None:

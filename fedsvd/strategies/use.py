@@ -1,12 +1,12 @@
 """Whether a strategy can be used under a run's settings, and why not."""
 
-from flwr.serverapp.strategy import Bulyan
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsvd.errors import InputError, wrong
 from fedsvd.factors import factors_of, find_class
 from fedsvd.settings import Settings
 from fedsvd.strategies.base import Strategy
+from fedsvd.strategies.stock import check_stock
 
 
 def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> None:
@@ -14,8 +14,8 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
 
     Under privacy a server step must be post-processing of what clients released; and one that relies
     on equal A cannot have clients train A, nor any other what it does not send back to them. One that
-    looks at public texts (`strategy`, the built one, can tell) must have some, and Bulyan as many
-    replies as its rule takes.
+    looks at public texts (`strategy`, the built one, can tell) must have some, and one of Flower's
+    what its rule takes.
     """
     found = find_class(settings.strategy.target)
     rule = found if strategy is None else strategy  # a constructor may set what a class declares
@@ -25,8 +25,8 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
             f"at least 1 with {settings.strategy.target}, which looks at so many training examples "
             "that no client then holds",
         )  # fmt: skip
-    if isinstance(strategy, Bulyan):
-        _check_bulyan(settings, strategy)
+    if strategy is not None:
+        check_stock(settings, strategy)
     apart = isinstance(strategy, Strategy) and strategy.tells_clients_apart
     if apart and settings.privacy.unit == "client":
         raise InputError(
@@ -64,22 +64,3 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
             f"{settings.strategy.target} averages but does not send back to them (its broadcasts: "
             f"{', '.join(found.broadcasts) or 'none'})"
         )
-
-
-def _check_bulyan(settings: Settings, strategy: Bulyan) -> None:
-    """Raise InputError if no round can have the 4 f + 3 replies without which Bulyan does nothing."""
-    clients, need = settings.clients, 4 * strategy.num_malicious_nodes + 3
-    if settings.privacy.unit == "client":
-        raise InputError(
-            "strategy: Bulyan chooses among clients, and with privacy.unit=client the server has "
-            "their one noised mean; use another strategy"
-        )
-    every = clients.participation in ("all", "poisson")
-    most = clients.number if every else clients.per_round
-    if most < need:
-        key = "clients.number" if every else "clients.per_round"
-        raise wrong(
-            key, most,
-            f"at least 4 f + 3 = {need} with Bulyan and strategy.num_malicious_nodes="
-            f"{strategy.num_malicious_nodes}, or nothing is aggregated",
-        )  # fmt: skip

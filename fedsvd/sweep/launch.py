@@ -13,13 +13,16 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf
 
 from fedsvd.engines.cluster import connect, room_for
+from fedsvd.engines.slices import first_ready, free, value_of
 from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.settings import EngineSettings, Settings
 from fedsvd.settings.checks import at_least
 from fedsvd.sweep.account import Account, Failure, failed, names
 from fedsvd.sweep.compose import checked, compose_trial, plain
 from fedsvd.sweep.progress import Progress, State, Trial
-from fedsvd.sweep.trial import SUMMARY, Order, Outcome, run_trial, set_aside
+from fedsvd.sweep.trial import LOG, SUMMARY, Order, Outcome, run_trial, set_aside
+from fedsvd.terminal import say
+from fedsvd.waiting import Notice
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,9 @@ def _report(folder: Path) -> None:
     from fedsvd.results.sweep import report_sweep
 
     try:
-        print(f"report: {report_sweep(folder)}")
+        say(f"report: {report_sweep(folder)}")
     except InputError as error:
-        print(f"no report: {error}")
+        say(f"no report: {error}")
 
 
 def _compose(loader: ConfigLoader, config: DictConfig, given: Sequence[str], number: int) -> Trial:
@@ -113,13 +116,20 @@ def _run_all(trials: Sequence[Trial], options: Options) -> None:
     waiting = [t for t in trials if t.state is State.WAITING]
     try:
         most = _most(waiting, options)
+        notice = Notice()
+        before: list[Any] = []
         with Progress(trials) as progress:
             while waiting or references:
                 while waiting and len(references) < most:
                     trial = waiting.pop(0)
                     references[_submit(trial, options)] = trial
                 progress.update()
-                done, _ = ray.wait(list(references), timeout=0.5)
+                done = first_ready(list(references))
+                stands = [(t.state, t.latest.get("round")) for t in trials]
+                if done or stands != before:
+                    notice.restart()
+                before = stands
+                notice.look(lambda: _awaited(trials))
                 for reference in done:
                     trial = references.pop(reference)
                     if not _settle(trial, reference, options.retries):
@@ -130,6 +140,15 @@ def _run_all(trials: Sequence[Trial], options: Options) -> None:
             ray.cancel(reference, force=True)
         if started:
             ray.shutdown()
+
+
+def _awaited(trials: Sequence[Trial]) -> str:
+    """Return what a sweep waits for, as a phrase."""
+    running = [t.number for t in trials if t.state is State.RUNNING]
+    if not running:
+        return f"a trial to start; {free()}"
+    told = ", ".join(map(str, running))
+    return f"a round of trials {told}, whose {LOG} tells more; {free()}"
 
 
 def _cpus(settings: Settings, options: Options) -> float:
@@ -176,7 +195,7 @@ def _submit(trial: Trial, options: Options) -> Any:
 def _settle(trial: Trial, reference: Any, retries: int) -> bool:
     """Take a trial's outcome; return whether there is one, or the trial is to be run again."""
     try:
-        trial.ended(ray.get(reference))
+        trial.ended(value_of(reference))
     except ray.exceptions.RayTaskError as error:  # it could not even begin
         trial.ended(Outcome(reason=str(error.cause)))
     except ray.exceptions.RayError as death:

@@ -10,9 +10,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fedsvd.errors import InputError, RunError, as_failure
+from fedsvd.errors import InputError, RunError
 from fedsvd.sweep.account import Account, Failure, failed, names
 from fedsvd.sweep.compose import checked, compose_trial, plain
+from fedsvd.terminal import as_failure, one_line, say
 
 
 def launch(
@@ -37,14 +38,14 @@ def launch(
     accounts: list[Account] = []
     failures: list[Failure] = []
     for (number, name), trial in zip(named, composed, strict=True):
-        print(f"trial {number} ({name})", flush=True)
+        say(f"trial {number} ({name})")
         try:
             done = run_job(task, trial, "hydra.sweep.dir", "hydra.sweep.subdir", context)
         finally:
             configure_log(config.hydra.hydra_logging, config.hydra.verbose)
         if done.status is not JobStatus.COMPLETED:
             failures.append(_failure(number, name, done._return_value))
-            print(f"trial {number} ({name}) failed: {failures[-1].reason}", flush=True)
+            say(f"trial {number} ({name}) failed: {failures[-1].reason}")
         accounts.append(
             Account(
                 done.overrides, done.cfg, done.hydra_cfg, done.working_dir, done.task_name,
@@ -64,12 +65,12 @@ def _foretell(trial: DictConfig, name: str) -> None:
     try:
         checked(plain(trial))
     except (InputError, OmegaConfBaseException) as error:
-        print(f"{name} will be refused: {' '.join(str(error).split())}", flush=True)
+        say(f"{name} will be refused: {one_line(str(error))}")
 
 
 def _failure(number: int, name: str, error: Any) -> Failure:
     if isinstance(error, Exception) and os.environ.get("FEDSVD_DEBUG") == "1":
         raise error
     told = isinstance(error, (InputError, RunError))
-    reason = str(error) if told else as_failure(error)
+    reason = one_line(str(error)) if told else as_failure(error)
     return Failure(number, name, reason, isinstance(error, InputError))

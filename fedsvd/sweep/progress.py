@@ -11,9 +11,13 @@ from typing import Any, final
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from fedsvd.settings import Settings
 from fedsvd.sweep.trial import LOG, SUMMARY, Outcome
+from fedsvd.terminal import columns, output, plain
+
+HEADINGS = ("trial", "state", "round", "accuracy", "epsilon", "overrides")
 
 
 class State(enum.Enum):
@@ -90,12 +94,11 @@ class Progress:
     """Shows the trials: a live table on a terminal, elsewhere a line for every change of state."""
 
     def __init__(self, trials: Sequence[Trial], stream: Any = None) -> None:
-        stream = stream or sys.stdout
-        terminal = bool(getattr(stream, "isatty", lambda: False)())
-        self._console = Console(file=stream, width=None if terminal else 120, highlight=False)
+        self._stream = output(stream or sys.stdout)
+        self._console = Console(file=self._stream, highlight=False)  # type: ignore[arg-type]
         self._trials, self._live, self._told = trials, None, {}  # type: ignore[var-annotated]
-        if terminal:
-            self._live = Live(console=self._console, get_renderable=self._table)
+        if self._stream.isatty():
+            self._live = Live(console=self._console, get_renderable=self._table, transient=True)
 
     def __enter__(self) -> "Progress":
         if self._live is not None:
@@ -110,26 +113,33 @@ class Progress:
         """Look at every trial and show what is new."""
         for trial in self._trials:
             trial.look()
-            row = _row(trial)
+            row = self._row(trial)
             if self._live is None and self._told.get(trial.number) != row[1]:
                 self._told[trial.number] = row[1]
-                self._console.print("trial", *row, soft_wrap=True, markup=False)
+                self._print(" ".join(["trial", *row]))
 
     def close(self) -> None:
-        """Leave the table as it is at the end."""
+        """Leave the table as it is at the end, every value whole and on one line."""
         if self._live is not None:
             self._live.stop()
-        else:
-            self._console.print(self._table())
+        rows = [HEADINGS, *(self._row(trial) for trial in self._trials)]
+        for line in columns(rows, left=(1, 5)):
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        self._console.print(Text(line), soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table(box=None, padding=(0, 2), header_style="bold")
-        for name in ("trial", "state", "round", "accuracy", "epsilon", "overrides"):
+        for name in HEADINGS:
             text = name in ("state", "overrides")
             table.add_column(name, justify="left" if text else "right", overflow="fold")
         for trial in self._trials:
-            table.add_row(*_row(trial))
+            table.add_row(*map(Text, self._row(trial)))
         return table
+
+    def _row(self, trial: Trial) -> list[str]:
+        return [self._stream.fit(plain(cell)) for cell in _row(trial)]
 
 
 def _row(trial: Trial) -> list[str]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import ray
 
+from fedsvd.terminal import complain, guarded, one_line
+
 LOG = "trial.log"  # what the trial would have printed
 SUMMARY = "summary.json"
 
@@ -56,9 +58,10 @@ def run_trial(order: Order) -> Outcome:
         (order.folder / LOG).open("w", encoding="utf-8", buffering=1) as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
+        guarded(),
     ):
         node = ray.get_runtime_context().get_node_id()
-        print(f"process {os.getpid()} on node {node}", file=sys.stderr)
+        complain(f"process {os.getpid()} on node {node}")
         return _run(order)
 
 
@@ -74,7 +77,7 @@ def _run(order: Order) -> Outcome:
         config = OmegaConf.create(dict(order.config))
         return Outcome(execute(config, order.folder, list(order.overrides)))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {one_line(str(error))}")
         return Outcome(reason=str(error), refused=True)
     except Exception as error:  # whatever ends one trial leaves the others alone
         traceback.print_exc()

@@ -18,6 +18,7 @@ from fedsvd.data.task import Task
 from fedsvd.data.tokens import Tokens
 from fedsvd.models.classifier import Classifier
 from fedsvd.models.heads import random_head
+from fedsvd.models.usable import usable
 from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import make_plan
 
@@ -28,6 +29,15 @@ COMMON = {
     "pad_token_id": PAD, "initializer_range": 0.2,
 }  # fmt: skip
 DECODER = {"num_key_value_heads": 1, "rms_norm_eps": 1e-5, "bos_token_id": 2, "eos_token_id": 3}
+RELATIVE = {
+    "vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 8, "d_ff": 24, "num_layers": 2,
+    "num_heads": 2, "pad_token_id": PAD,
+}  # fmt: skip
+TWO_SIDES = {
+    "vocab_size": VOCABULARY, "d_model": WIDTH, "encoder_layers": 2, "decoder_layers": 2,
+    "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24, "max_position_embeddings": 48, "pad_token_id": PAD, "init_std": 0.2,
+}  # fmt: skip
 DISENTANGLED = {
     "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "max_relative_positions": 16,
     "position_biased_input": False, "type_vocab_size": 0,
@@ -118,12 +128,43 @@ ARCHITECTURES = {
         {**DECODER, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 12,
          "num_experts": 4, "num_experts_per_tok": 2}, "last",
     ),
-    "T5 encoder": Architecture(
-        "T5", ("q", "v"),
-        {"vocab_size": VOCABULARY, "d_model": WIDTH, "d_kv": 8, "d_ff": 24, "num_layers": 2,
-         "num_heads": 2, "pad_token_id": PAD},
+    "GPT-NeoX": Architecture("GPTNeoX", ("query_key_value",), DECODER, "last"),
+    "OPT": Architecture("OPT", PROJ, {"ffn_dim": 24, "word_embed_proj_dim": WIDTH}, "last"),
+    "BLOOM": Architecture("Bloom", ("query_key_value",), {"n_layer": 2, "n_head": 2}, "last"),
+    "Falcon": Architecture("Falcon", ("query_key_value",), pooling="last"),
+    "Gemma": Architecture("Gemma", PROJ, {**DECODER, "head_dim": 8}, "last"),
+    "Mixtral": Architecture(
+        "Mixtral", PROJ, {**DECODER, "num_local_experts": 4, "num_experts_per_tok": 2}, "last"
+    ),
+    "Mamba": Architecture(
+        "Mamba", ("in_proj", "x_proj"), {"state_size": 4, "pad_token_id": PAD}, "last"
+    ),
+    "RWKV": Architecture("Rwkv", ("key", "value"), {"context_length": 64}, "last"),
+    "XLM": Architecture(
+        "XLM", ("q_lin", "v_lin"),
+        {"vocab_size": VOCABULARY, "emb_dim": WIDTH, "n_layers": 2, "n_heads": 2,
+         "max_position_embeddings": 48, "pad_index": PAD, "pad_token_id": PAD, "init_std": 0.2},
         common=False,
     ),
+    "RoFormer": Architecture("RoFormer", QUERY_VALUE, {"embedding_size": WIDTH}),
+    "T5, its encoder": Architecture("T5", ("q", "v"), RELATIVE, common=False),
+    "Switch, its encoder": Architecture(
+        "SwitchTransformers", ("q", "v"),
+        {**RELATIVE, "num_decoder_layers": 2, "num_experts": 4, "num_sparse_encoder_layers": 1},
+        common=False,
+    ),
+    "BART": Architecture("Bart", PROJ, TWO_SIDES, common=False),
+    "Pegasus, its encoder": Architecture("Pegasus", PROJ, TWO_SIDES, common=False),
+    "CANINE": Architecture("Canine", QUERY_VALUE, {"num_hash_buckets": 64}),
+    "Reformer": Architecture(
+        "Reformer", QUERY_VALUE,
+        {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "attention_head_size": 8,
+         "num_attention_heads": 2, "feed_forward_size": 24, "attn_layers": ["local", "local"],
+         "axial_pos_embds": False, "max_position_embeddings": 48, "local_attn_chunk_length": 4,
+         "pad_token_id": PAD},
+        common=False,
+    ),
+    "ViT": Architecture("ViT", QUERY_VALUE, {"image_size": 8, "patch_size": 4}),
 }  # fmt: skip
 
 
@@ -138,11 +179,10 @@ def small_backbone(architecture: Architecture, dropout: float = 0.0) -> nn.Modul
             setattr(config, key, dropout)
     more = {"add_pooling_layer": False} if architecture.without_pooler else {}
     config._attn_implementation = "eager"
-    suffix = "EncoderModel" if architecture.name == "T5" else "Model"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: nn.Module = getattr(found, architecture.name + suffix)(config, **more)
-    return model.eval().requires_grad_(False)
+        model: nn.Module = getattr(found, f"{architecture.name}Model")(config, **more)
+    return usable(architecture.name, model.eval()).requires_grad_(False)
 
 
 def some_texts(n: int, seed: int = 0, shortest: int = 4, longest: int = 12) -> Tokens:

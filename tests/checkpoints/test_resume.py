@@ -14,6 +14,7 @@ from tests.tiny import outcome, run
 CLIENT = ["privacy=client_level", "privacy.accountant=rdp", "privacy.diagnostics=false"]
 VARIANTS = {
     "fedsvd": [],
+    "a seed above 64 bits": [f"seed={2**70}"],
     "every two rounds": ["recorder.checkpoint_every=2", "recorder.keep=1"],
     "fedsa": ["strategy=fedsa"],
     "server optimiser": ["strategy=fedadam"],

@@ -1,6 +1,7 @@
 """ClientApps for the engines' tests, importable in a worker's process."""
 
 import os
+import time
 
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -29,5 +30,17 @@ def adding_app(fail=None, die=None, marks=None):
             {"num-examples": 1, "seen": context.state["seen"]["n"], "process": os.getpid()}
         )
         return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+    return app
+
+
+def sleeping_app(seconds):
+    """Answers after some seconds."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message, context):
+        time.sleep(seconds)
+        return Message(RecordDict(), reply_to=message)
 
     return app

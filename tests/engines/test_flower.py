@@ -1,10 +1,13 @@
 """The engine over a Flower runtime: nodes with ids of their own, found by the client they are."""
 
+import time
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedsvd import waiting
 from fedsvd.engines.base import claim_identity
 from fedsvd.engines.flower import CLIENT, FlowerGrid
 from fedsvd.errors import InputError
@@ -75,3 +78,18 @@ def test_nodes_that_are_not_the_clients_are_refused():
         FlowerGrid(Runtime(), 4, patience=1.0)
     with pytest.raises(InputError, match="two nodes have the same"):
         FlowerGrid(Runtime(partitions={1: 0, 2: 0, 3: 1}), 2, patience=1.0)
+
+
+def test_nodes_that_are_waited_for_are_told(monkeypatch, capfd):
+    monkeypatch.setattr(waiting, "FIRST", 0.2)
+    with pytest.raises(InputError, match="no node has partition-id 3"):
+        FlowerGrid(Runtime(), 4, patience=1.0)
+    assert "s for the nodes of 4 clients; 3 are there\n" in capfd.readouterr().err
+
+    class Slow(Runtime):
+        def send_and_receive(self, messages, *, timeout=None):
+            time.sleep(0.5)
+            return list(super().send_and_receive(messages, timeout=timeout))
+
+    FlowerGrid(Slow(), 3).send_and_receive(messages([1, 2]))
+    assert "s for the nodes of clients 1, 2\n" in capfd.readouterr().err

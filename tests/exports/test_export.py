@@ -205,8 +205,9 @@ def test_under_privacy_all_that_trains_gets_noise_and_nothing_else_travels(backb
     after = run.state.tensors()
     assert set(after) == set(before)
     assert set(run.worker.model.trainable()) == set(before)
-    # Noise reaches every entry, or the step would not be the mechanism's.
-    assert all(bool((after[n] != before[n]).all()) for n in before)
+    # Noise reaches every entry, or the step would not be the mechanism's. It lies on a grid of about
+    # a thousandth of its deviation, so some entries of many thousands get a noise of zero.
+    assert all(float((after[n] != before[n]).double().mean()) > 0.99 for n in before)
     size = sum(t.numel() * 4 for t in before.values())
     assert 0 <= metrics["bytes_up"] - 2 * size < 2 * 140 * len(before)
 

@@ -253,11 +253,11 @@ def test_an_error_on_private_rows_is_told_by_its_type_and_charged(tmp_path, monk
 
 
 def test_one_type_for_everything_that_depends_on_the_rows(tmp_path):
-    """A label that is not declared, too few rows, a delta above 1/n, no file: all the same."""
+    """A row that cannot be read, a column twice, no file, a delta above 1/n: all the same."""
     owner = make_owner(tmp_path)
     whole = owner.data.read_text()
     replies = []
-    for text in (f"{whole}\nsecret zebrafish,HIV-positive", "text,label\nzebrafish,bad", None):
+    for text in (f"{whole}\nzebrafish,bad,HIV", "text,label,zebrafish,zebrafish\na,bad,b,c", None):
         owner.data.write_text(text) if text else owner.data.unlink()
         replies.append(client_app(message(), context(owner)))
     owner.data.write_text(whole)
@@ -269,20 +269,25 @@ def test_one_type_for_everything_that_depends_on_the_rows(tmp_path):
     assert events(owner) == []
 
 
-def test_the_answer_is_arrays_weight_and_steps_and_the_same_for_any_number_of_rows(tmp_path):
+def test_the_answer_is_arrays_weight_and_steps_and_the_same_for_any_rows(tmp_path):
+    """Many rows, few, one, and one of a label that nobody declared: the server sees no difference."""
     owner = make_owner(tmp_path)
     replies = [client_app(message(), context(owner))]
-    lines = owner.data.read_text().splitlines()
-    owner.data.write_text("\n".join(lines[:150]))
-    worker._built.clear()
-    replies.append(client_app(message(), context(owner)))
+    whole = owner.data.read_text()
+    for text in (
+        "\n".join(whole.splitlines()[:150]), "text,label\nzebrafish,bad",
+        f"{whole}\nsecret zebrafish,HIV-positive",
+    ):  # fmt: skip
+        owner.data.write_text(text)
+        worker._built.clear()
+        replies.append(client_app(message(), context(owner)))
     for reply in replies:
         assert sorted(reply.content) == ["arrays", "metrics", "report"]
         assert dict(reply.content["metrics"]) == {"num-examples": 1.0}
         assert dict(reply.content["report"]) == {"steps": 1}
         assert_holds_no_secret(reply)
-    one, other = ({k: a.shape for k, a in r.content["arrays"].items()} for r in replies)
-    assert one == other
+    shapes = [{k: a.shape for k, a in r.content["arrays"].items()} for r in replies]
+    assert shapes == shapes[:1] * 4
     assert len(set(events(owner))) == 1  # noise and rate do not depend on the rows
 
 
@@ -322,7 +327,7 @@ def test_without_the_policys_check_the_attempts_are_not_refused_as_they_should(
 def test_without_the_outermost_catch_a_row_is_told(tmp_path, monkeypatch):
     """Planted bug: Flower sends the message of an exception."""
     owner = make_owner(tmp_path)
-    owner.data.write_text(owner.data.read_text() + f"\n{CANARIES[0]},{CANARIES[1]}")
+    owner.data.write_text(f"text,label,{CANARIES[1]},{CANARIES[1]}\n{CANARIES[0]},bad,a,b")
     with pytest.raises(Exception, match=CANARIES[1]):
         ClientApp.__call__(client_app, message(), context(owner))
 

@@ -87,7 +87,7 @@ def test_every_setting_is_open_or_closed_on_purpose():
     closed = {
         "data": {
             "name", "path", "package", "file", "filter", "hub", "hub_config", "text", "label",
-            "splits", "validation", "test", "limit", "id", "public",
+            "label_type", "splits", "validation", "test", "limit", "id", "public",
         },
         "partition": {"name", "alpha", "min_examples", "draws", "holder"},
         "attack": {"name", "clients", "scale", "std"},

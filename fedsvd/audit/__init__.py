@@ -1,0 +1,1 @@
+"""Measuring whether a configuration gives the privacy that it prints: `python -m fedsvd.audit`."""

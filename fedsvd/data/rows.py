@@ -1,0 +1,175 @@
+"""The one check of rows, whatever they were read from."""
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedsvd.data.source import Source
+from fedsvd.errors import InputError, nearest
+from fedsvd.settings import DataSettings
+
+WHOLE = re.compile(r"(\d+)\.0+")  # how a column of whole numbers is written that was once of floats
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts (tuples of one or two strings) and labels (as written) of one part.
+
+    `label_names` are the classes that the source itself declares; a label is then the index of one.
+    `declares` says that these come with a published schema, and not from a file of somebody's rows.
+    """
+
+    texts: list[tuple[str, ...]]
+    labels: list[str]
+    label_names: tuple[str, ...] | None = None
+    ids: list[str] = field(default_factory=list)  # with data.id
+    numbers: list[int] = field(default_factory=list)  # of each row in its file
+    files: list[tuple[int, str]] = field(default_factory=list)  # first row; "FILE: line", or row
+    declares: bool = True
+
+    def where(self, row: int) -> str:
+        """Return the file and line of a row, for messages."""
+        if not self.files:
+            return f"row {row + 1}"
+        at = bisect_right(self.files, row, key=lambda f: f[0]) - 1
+        return f"{self.files[at][1]} {self.numbers[row]}"
+
+    def label(self, row: int) -> str:
+        """Return the label of a row as a person would say it."""
+        if self.label_names is None:
+            return str(self.labels[row])
+        return self.label_names[int(self.labels[row])]
+
+
+def read_table(sources: Iterable[Source], settings: DataSettings, declares: bool) -> Table:
+    """Return the rows of one or more sources that together are one part.
+
+    Rows that `data.filter` drops are not looked at. Raises InputError that names file, line, column
+    and what was found: a missing column, no text, no label, a list of labels, a number with a
+    fraction, an index without a class, no id, no rows.
+    """
+    table, place, names = None, "", None
+    for source in sources:
+        wanted = _wanted(source, settings)
+        classes = source.classes.get(settings.label)
+        if table is None:
+            table, place, names = Table([], [], classes, declares=declares), source.place, classes
+        elif classes != names:
+            raise InputError(f"{source.place}: its classes are not those of {place}")
+        table.files.append((len(table.texts), f"{source.place}: {source.unit}"))
+        for number, row in _kept(source, wanted, settings):
+            where = f"{source.place}: {source.unit} {number}"
+            table.texts.append(tuple(_text(row[c], c, where) for c in settings.text))
+            table.labels.append(_label(row[settings.label], classes, settings, where))
+            table.numbers.append(number)
+            if settings.id is not None:
+                table.ids.append(_id(row[settings.id], settings.id, where))
+    if table is None or not table.texts:
+        raise InputError(f"{place}: no rows" + (" after data.filter" if settings.filter else ""))
+    return table
+
+
+def _wanted(source: Source, settings: DataSettings) -> list[tuple[str, str]]:
+    """Return the columns that are needed, each with the key that asks for it."""
+    wanted = [("data.text", c) for c in settings.text] + [("data.label", settings.label)]
+    wanted += [("data.filter", c) for c in settings.filter or {}]
+    wanted += [("data.id", settings.id)] if settings.id is not None else []
+    for key, column in wanted:
+        if column not in source.columns:
+            near = nearest(column, source.columns)
+            meant = f" (did you mean {near!r}?)" if near else ""
+            raise InputError(
+                f"{source.place}: no column {column!r} ({key}){meant}; "
+                f"it has {', '.join(source.columns)}{_delimiter(source.columns)}"
+            )
+    return wanted
+
+
+def _delimiter(columns: Sequence[str]) -> str:
+    found = next((d for d in ";\t|" if len(columns) == 1 and d in columns[0]), None)
+    return f" (separated by {found!r}? .csv takes commas, .tsv tabs)" if found else ""
+
+
+def _kept(
+    source: Source, wanted: Sequence[tuple[str, str]], settings: DataSettings
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows that have all columns and pass `data.filter`."""
+    filters = settings.filter or {}
+    for number, row in source.rows([column for _, column in wanted]):
+        for key, column in wanted:
+            if column not in row:
+                raise InputError(f"{source.place}: {source.unit} {number}: no {column!r} ({key})")
+        if all(_is(row[c], str(v), source.classes.get(c)) for c, v in filters.items()):
+            yield number, row
+
+
+def _is(value: Any, told: str, classes: Sequence[str] | None) -> bool:
+    """Return whether a value is what `data.filter` says: as written, or a class by its name."""
+    if isinstance(value, bool):
+        return told.casefold() == str(value).casefold()
+    if isinstance(value, int) and classes is not None and 0 <= value < len(classes):
+        return told in (str(value), classes[value])
+    if isinstance(value, float) and value.is_integer():
+        return told in (str(value), str(int(value)))
+    return str(value) == told
+
+
+def _text(value: Any, column: str, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{where}: column {column!r} holds no text but {short(value)}")
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{where}: column {column!r} holds half a character, "
+                f"{value[error.start]!a}, which no tokeniser reads"
+            ) from error
+    return value
+
+
+def _label(value: Any, classes: Sequence[str] | None, settings: DataSettings, where: str) -> str:
+    """Return a label as text, whole numbers without a point; InputError if it is no label."""
+    declared: Sequence[str] = settings.labels or ()
+    what = f"{where}: column {settings.label!r} holds"
+    if isinstance(value, (list, tuple, dict)):
+        raise InputError(
+            f"{what} no label but {short(value)}; a row has one label, several at once are not "
+            "supported"
+        )
+    if isinstance(value, float) and math.isfinite(value) and repr(value) not in declared:
+        if not value.is_integer():
+            raise InputError(
+                f"{what} no label but {value!r}; a label is a name or a whole number, regression is "
+                "not supported"
+            )
+        value = int(value)
+    if not isinstance(value, (str, int)) and repr(value) not in declared:
+        missing = "; the label is missing" if value is None or value != value else ""
+        raise InputError(f"{what} no label but {short(value)}{missing}")
+    text = str(value)
+    if not text.strip():
+        raise InputError(f"{what} no label but {text!r}; the label is missing")
+    if classes is not None and not (type(value) is int and 0 <= value < len(classes)):
+        hint = "; -1 stands for no label" if value == -1 else ""
+        raise InputError(
+            f"{what} no label but {short(value)}; its schema has the classes 0 to "
+            f"{len(classes) - 1}{hint}"
+        )
+    whole = WHOLE.fullmatch(text)
+    return whole[1] if whole and text.isascii() and text not in declared else text
+
+
+def _id(value: Any, column: str, where: str) -> str:
+    if value is None or value != value or str(value).strip() == "":
+        raise InputError(f"{where}: column {column!r} holds no id but {short(value)} (data.id)")
+    return str(value)
+
+
+def short(value: object) -> str:
+    """Return a value as it is written in code, cut after 80 characters, for messages."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
