@@ -4,8 +4,17 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterator
+from pathlib import Path
+
+from fedsvd.data.formats import format_of
 
 SECONDS = 5.0  # for one answer to the one question
+
+
+def may_be_id(name: str) -> bool:
+    """Return whether a name could be one of the hub's data sets: OWNER/NAME, and no data file's."""
+    path = Path(name).expanduser()
+    return name.count("/") == 1 and not path.is_absolute() and format_of(path) is None
 
 
 @functools.cache

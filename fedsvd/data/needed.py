@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fedsvd.data.hub import may_be_id
 from fedsvd.errors import InputError
 from fedsvd.settings import Settings
 from fedsvd.settings.model import FIXED_HEADS
@@ -27,7 +28,7 @@ def check_needed(settings: Settings) -> None:
     lacks: dict[str, str] = {}
     packaged = data.package is not None and data.file is not None
     path = None if data.path is None else Path(data.path).expanduser()
-    if path is not None and path.is_absolute() and not path.exists():
+    if path is not None and not path.exists() and not may_be_id(str(data.path)):
         raise InputError(f"data.path: {data.path!r} does not exist")
     if path is None and data.hub is None and not packaged:
         lacks["data.path"] = "data.path (a folder, a file, or a hub id)"

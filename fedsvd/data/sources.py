@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, final
 
 from fedsvd.data.columnar import is_saved, load_saved, read_dataset
-from fedsvd.data.formats import format_of, open_source
-from fedsvd.data.hub import hub_files, not_found
+from fedsvd.data.formats import open_source
+from fedsvd.data.hub import hub_files, may_be_id, not_found
 from fedsvd.data.parts import parts_of_folder, parts_of_splits, readable
 from fedsvd.data.rows import Table, read_table
 from fedsvd.errors import InputError
@@ -40,8 +40,7 @@ def read_tables(settings: DataSettings) -> Tables:
             return _read_saved(path, settings) if is_saved(path) else _read_folder(path, settings)
         if path.exists():
             return _whole(path, settings, str(path))
-        known = path.is_absolute() or format_of(path) is not None
-        if known or settings.path.count("/") != 1:
+        if not may_be_id(settings.path):
             raise InputError(f"data.path: {settings.path!r} does not exist")
         return _read_hub(settings.path, settings)
     if settings.package is not None and settings.file is not None:

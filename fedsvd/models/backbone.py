@@ -223,8 +223,7 @@ def _load(settings: ModelSettings, loader: Any, what: str = "", **kwargs: Any) -
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             reason = " ".join((str(error).strip() or type(error).__name__).split())[:200]
+            reason = f"{what}{reason}"
             if source.origin == "hub" and isinstance(error, OSError):
                 reason = f"there is no such folder here; {not_found(why, reason)}"
-            raise InputError(
-                f"model.name: {settings.name!r} cannot be loaded: {what}{reason}"
-            ) from error
+            raise InputError(f"model.name: {settings.name!r} cannot be loaded: {reason}") from error

@@ -49,6 +49,14 @@ def test_all_that_is_missing_is_told_at_once(given, lacks, file):
     assert "\n" not in told
 
 
+@pytest.mark.parametrize("name", ["nowhere", "no/such.csv", "a/b/c", "./x/y", "~/no-such/x"])
+def test_a_path_that_is_nowhere_is_told_before_all_else(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        check_needed(compose_settings("data=folder", f"data.path='{name}'"))
+    assert str(caught.value) == f"data.path: {name!r} does not exist"
+
+
 def test_the_example_that_it_gives_is_enough(file):
     with pytest.raises(InputError) as caught:
         check_needed(compose_settings("data=folder", f"data.path={file}"))
