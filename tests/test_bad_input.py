@@ -132,7 +132,9 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(("change", "message"), SETTINGS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("change", "message"), SETTINGS, ids=lambda v: getattr(v, "__name__", str(v))[:40]
+)
 def test_settings(change, message, base):
     config = copy.deepcopy(base)
     for key, value in change.items():
@@ -243,7 +245,7 @@ OTHERS = [
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [("bad.csv", *c) for c in CSV] + [("bad.jsonl", *c) for c in JSONL] + OTHERS,
-    ids=lambda v: str(v)[:40],
+    ids=lambda v: getattr(v, "__name__", str(v))[:40],
 )
 def test_data_files(name, data, message, tmp_path):
     path = tmp_path / name
@@ -322,7 +324,9 @@ FOLDERS = [
 ]
 
 
-@pytest.mark.parametrize(("files", "more", "message"), FOLDERS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("files", "more", "message"), FOLDERS, ids=lambda v: getattr(v, "__name__", str(v))[:40]
+)
 def test_data_folders(files, more, message, tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text("text,label\n" + text)
@@ -364,7 +368,9 @@ STRATEGIES = [
 ]
 
 
-@pytest.mark.parametrize(("target", "options", "message"), STRATEGIES, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("target", "options", "message"), STRATEGIES, ids=lambda v: getattr(v, "__name__", str(v))[:40]
+)
 def test_strategies(target, options, message):
     with pytest.raises(InputError, match=re.escape(message)):
         build_strategy(StrategySettings(target, options), list(options))
@@ -397,7 +403,9 @@ def not_numbers(folder):
     return folder / "model"
 
 
-@pytest.mark.parametrize(("change", "message"), MODELS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("change", "message"), MODELS, ids=lambda v: getattr(v, "__name__", str(v))[:40]
+)
 def test_models_and_plans(change, message, inputs, tmp_path):
     import torch
 
@@ -423,7 +431,9 @@ USES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "change", "message"), USES, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("name", "change", "message"), USES, ids=lambda v: getattr(v, "__name__", str(v))[:40]
+)
 def test_uses_of_flowers_strategies(name, change, message, inputs):
     settings = compose_settings(*inputs, f"strategy._target_={FLOWER}.{name}", *change)
     with pytest.raises(InputError, match=re.escape(message)) as caught:
@@ -496,7 +506,9 @@ UNFIT = [  # how a folder with a model is spoilt, and what a run says of it
 ]
 
 
-@pytest.mark.parametrize(("spoil", "change", "message"), UNFIT, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("spoil", "change", "message"), UNFIT, ids=lambda v: getattr(v, "__name__", str(v))[:40]
+)
 def test_models_and_texts_that_do_not_fit(spoil, change, message, tmp_path, monkeypatch, capfd):
     save_model(tmp_path / "model", add_pooling_layer=False)
     spoil(tmp_path / "model")
@@ -526,7 +538,9 @@ RUNS = [
 ]
 
 
-@pytest.mark.parametrize(("files", "message"), RUNS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("files", "message"), RUNS, ids=lambda v: getattr(v, "__name__", str(v))[:40]
+)
 def test_finished_runs(files, message, tmp_path):
     (tmp_path / "classifier").mkdir()
     for name, text in files.items():
@@ -553,7 +567,9 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), COMMANDS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("arguments", "message"), COMMANDS, ids=lambda v: getattr(v, "__name__", str(v))[:40]
+)
 def test_commands(arguments, message, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["fedsvd"])
@@ -584,7 +600,9 @@ CLUSTERS = [
 ]
 
 
-@pytest.mark.parametrize(("engine", "variables", "message"), CLUSTERS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("engine", "variables", "message"), CLUSTERS, ids=lambda v: getattr(v, "__name__", str(v))[:40]
+)
 def test_clusters(engine, variables, message, monkeypatch):
     import ray
 

@@ -18,7 +18,7 @@ def test_default_task_is_deduplicated_and_disjoint(settings):
     rows = np.concatenate(parts)
     assert len(rows) == len(set(rows.tolist())) == 8530 - task.duplicates
     assert len(set(task.texts)) == len(task.texts)
-    assert [len(p) for p in parts] == [6849, 822, 859]
+    assert [len(p) for p in parts] == [6749, 862, 919]
     for part, share in zip(parts, (0.8, 0.1, 0.1), strict=True):  # five standard deviations
         assert abs(len(part) - share * 8530) < 5 * (share * (1 - share) * 8530) ** 0.5
         assert abs(task.labels[part].mean() - 0.5) < 5 * 0.5 / len(part) ** 0.5

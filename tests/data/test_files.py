@@ -23,11 +23,11 @@ def load(path, data):
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("a.csv", BOM + TEXT.encode()), ("a.csv.gz", gzip.compress(BOM + TEXT.encode())),
+        ("a.csv", BOM + TEXT.encode()), ("a.csv.gz", gzip.compress(BOM + TEXT.encode(), mtime=0)),
         ("a.csv", TEXT.replace("\n", "\r\n").encode()), ("a.json", BOM + JSON.encode()),
-        ("a.json", b"\n\n  " + JSON.encode()), ("a.JSON.GZ", gzip.compress(JSON.encode())),
+        ("a.json", b"\n\n  " + JSON.encode()), ("a.JSON.GZ", gzip.compress(JSON.encode(), mtime=0)),
         ("a.tsv", TEXT.replace(",", "\t").encode()),
-        ("a.csv", gzip.decompress(gzip.compress(TEXT.encode()))),
+        ("a.csv", gzip.decompress(gzip.compress(TEXT.encode(), mtime=0))),
     ],
 )  # fmt: skip
 def test_utf8_with_and_without_its_mark(name, data, tmp_path):
@@ -52,10 +52,14 @@ BAD = [
     ),
     ("a.tsv", TEXT.replace(",", "\t").encode("latin1"), "line 2 is not UTF-8"),
     ("a.json", JSON.encode("latin1"), "line 1 is not UTF-8 (byte 0xe9)"),
-    ("a.csv", gzip.compress(TEXT.encode()), "it starts as gzip does; call it .gz"),
+    ("a.csv", gzip.compress(TEXT.encode(), mtime=0), "it starts as gzip does; call it .gz"),
     ("a.csv.gz", TEXT.encode(), "cannot be read: Not a gzipped file"),
-    ("a.csv.gz", gzip.compress(TEXT.encode())[:60], "cannot be read: Compressed file ended"),
-    ("a.csv.gz", gzip.compress(b"x" * (2 << 20)), "line 1 is longer than 1048576 bytes"),
+    (
+        "a.csv.gz",
+        gzip.compress(TEXT.encode(), mtime=0)[:60],
+        "cannot be read: Compressed file ended",
+    ),
+    ("a.csv.gz", gzip.compress(b"x" * (2 << 20), mtime=0), "line 1 is longer than 1048576 bytes"),
     ("a.csv", PARQUET, "it starts as Parquet does; call it .parquet"),
     ("a.csv", b"PK\x03\x04\0\0", "ZIP archive or an Excel sheet"),
     ("a.parquet", TEXT.encode(), "cannot be read as Parquet: "),

@@ -94,14 +94,18 @@ def refused(folder, message, loader=load_backbone):
     assert len(told) < 900
 
 
-@pytest.mark.parametrize(("change", "message"), WEIGHTS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("change", "message"), WEIGHTS, ids=lambda v: getattr(v, "__name__", str(v))[:40]
+)
 def test_weights_that_are_not_the_models(change, message, tmp_path):
     save_model(tmp_path, add_pooling_layer=False)
     change_weights(tmp_path, change)
     refused(tmp_path, message)
 
 
-@pytest.mark.parametrize(("change", "message"), CONFIGS, ids=lambda v: str(v)[:60])
+@pytest.mark.parametrize(
+    ("change", "message"), CONFIGS, ids=lambda v: getattr(v, "__name__", str(v))[:60]
+)
 def test_a_configuration_that_is_not_the_weights(change, message, tmp_path):
     save_model(tmp_path, add_pooling_layer=False)
     change_config(tmp_path, **change)
@@ -177,7 +181,9 @@ HEADS = [
 ]
 
 
-@pytest.mark.parametrize(("cls", "config", "more"), HEADS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    ("cls", "config", "more"), HEADS, ids=lambda v: getattr(v, "__name__", str(v))[:40]
+)
 def test_a_replaced_head_and_an_unused_pooler_are_no_faults(cls, config, more, tmp_path):
     save_model(tmp_path, cls, config, **more)
     found = [load_backbone(ModelSettings(name=str(tmp_path))) for _ in range(2)]
