@@ -7,6 +7,7 @@ from typing import Any, final
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 
 from fedsvd.errors import TrialsFailed
+from fedsvd.terminal import one_line
 
 
 @final
@@ -35,7 +36,7 @@ class Failure:
     refused: bool
 
     def __str__(self) -> str:
-        return f"trial {self.number} ({self.name}): {self.reason}"
+        return one_line(f"trial {self.number} ({self.name}): {self.reason}")
 
 
 def failed(failures: Sequence[Failure], trials: int) -> TrialsFailed:
