@@ -196,6 +196,6 @@ def test_a_refusal_is_a_failure_without_steps():
     run = experiment.prepare(settings, build_strategy(settings.strategy))
     tensors = run.state.tensors()
     run.state = run.state.update({n: t * 1e30 for n, t in tensors.items() if n.endswith(".A")})
-    with pytest.raises(ClientsFailed, match="all 3 clients failed .*RefusedState"):
+    with pytest.raises(ClientsFailed, match=r"all 3 clients failed .*RefusedState"):
         experiment.one_round(run, 1)
     assert all(run.ledger.steps(k) == 0 for k in range(6))
