@@ -104,7 +104,8 @@ def _asked(worker: Worker) -> Iterator[Worker]:
     try:
         known: Any = worker
         tokens, longest = worker.tokens, worker.settings.model.max_length
-        asked = some_tokens(worker.model.backbone, tokens, longest, worker.task.classes)
+        name, model = worker.settings.model.name, worker.model.backbone
+        asked = some_tokens(name, model, tokens, longest, worker.task.classes)
         yield replace(known, tokens=asked)
     finally:
         worker.model.precision = precision

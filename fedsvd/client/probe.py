@@ -17,10 +17,13 @@ SHORT = 16  # tokens, enough to see what depends on what
 LENGTHS = (3, 7, 13, 5)  # of random texts, before one of the longest that is allowed
 
 
-def some_tokens(backbone: nn.Module, tokens: Tokens, longest: int, classes: int) -> Tokens:
+def some_tokens(
+    name: str, backbone: nn.Module, tokens: Tokens, longest: int, classes: int
+) -> Tokens:
     """Return five random texts of unequal lengths, one of `longest` or of what the model takes.
 
-    They look like `tokens`, whose columns and padding they have, and hold nothing of them.
+    They look like `tokens`, whose columns and padding they have, and hold nothing of them. `name` is
+    the model's, for InputError.
     """
     model: Any = backbone
     pad, places = tokens.pad_id, getattr(model.config, "max_position_embeddings", None)
@@ -28,7 +31,7 @@ def some_tokens(backbone: nn.Module, tokens: Tokens, longest: int, classes: int)
         longest = min(longest, max(4, places - pad - 1))  # RoBERTa counts from the padding's id
     lengths = [min(t, longest) for t in (*LENGTHS, longest)]
     generator = torch_stream(SEED, Purpose.CHECK, "tokens")
-    size = vocabulary(str(getattr(model.config, "name_or_path", "the model")), model)
+    size = vocabulary(name, model)
     drawn = [torch.randint(size - 1, (t,), generator=generator) for t in lengths]
     columns = {"input_ids": [ids + (ids >= pad).long() for ids in drawn]}  # any but padding
     if "token_type_ids" in tokens.columns:

@@ -302,7 +302,8 @@ def _unreached(
     none = settings.adapter.name == "none"
     names = [] if none else find_layers(backbone, settings.adapter)
     bare = _classifier(settings, lora.Attached(backbone, {}, AdapterState({})), head, "fp32")
-    asked = some_tokens(backbone, tokens, min(SHORT, settings.model.max_length), classes)
+    name = settings.model.name
+    asked = some_tokens(name, backbone, tokens, min(SHORT, settings.model.max_length), classes)
     return unreached(bare, names, asked, settings.model.name)
 
 

@@ -127,7 +127,7 @@ def classifier(backbone):
 
 def tokens_of(backbone, inputs):
     like = build_worker(compose_settings(*inputs[1])).tokens
-    return some_tokens(backbone, like, 9, 2)
+    return some_tokens("tiny", backbone, like, 9, 2)
 
 
 def test_each_kind_of_layer_that_gets_no_gradient_is_found(inputs):
