@@ -138,8 +138,8 @@ def test_la_lora_trains_one_factor_a_step(monkeypatch):
         )  # fmt: skip
         seen, real = [], training.apply_rule
 
-        def spy(rule, named, seen=seen, real=real):
-            real(rule, named)
+        def spy(rule, named, *more, seen=seen, real=real):
+            real(rule, named, *more)
             moved = {n[-1] for n, p in named.items() if p.grad is not None and p.grad.any()}
             seen.append("".join(sorted(moved & {"A", "B"})))
 
