@@ -64,7 +64,8 @@ def folders(tmp_path):
 
 
 def own(folders, who, *more):
-    given = [*OWN, "data.labels=[bad,good]", f"data.path={folders / who}", *more]
+    named = ["data.labels=[bad,good]", "data.label_type=names"]
+    given = [*OWN, *named, f"data.path={folders / who}", *more]
     return compose_settings(*given)
 
 
