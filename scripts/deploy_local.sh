@@ -82,7 +82,7 @@ printf '[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:
 
 overrides="+experiment=dp_eps1 partition=own clients.number=3 clients.per_round=3 rounds=${ROUNDS:-2}"
 overrides+=" privacy.secure_noise=true privacy.diagnostics=false $*"
-server="data.path=$work/data/server data.filter=null"
+server="data.path=$work/data/server data.filter=null data.label_type=names"
 follow here "$out" --run-config "overrides=\"$overrides\" server=\"$server\" folder=\"$out\""
 for k in 0 1 2; do python -m fedsvd.node show "$work/owner$k/policy.yaml" | tail -1; done
 echo "run folder: $out"
