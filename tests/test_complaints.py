@@ -74,7 +74,11 @@ def groups():
             yield group.name, names, {p.stem: set(OmegaConf.load(p)) for p in files}
 
 
-@pytest.mark.parametrize(("group", "names", "files"), groups(), ids=lambda v: v if isinstance(v, str) else "")
+def name(value):
+    return value if isinstance(value, str) else ""
+
+
+@pytest.mark.parametrize(("group", "names", "files"), groups(), ids=name)
 def test_every_key_of_the_settings_can_be_set_without_a_plus_sign(group, names, files):
     if group == "strategy":
         return
