@@ -1,13 +1,12 @@
 """Hydra's command line as others meet it: callbacks, sweepers, notebooks, other Hydra apps."""
 
 import json
+import subprocess
 import sys
 
-import hydra
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobStatus
 from hydra.experimental.callback import Callback
 
@@ -136,20 +135,36 @@ def test_within_another_use_of_hydra(command, inputs):
         assert compose("config", ["seed=3"]).seed == 3
 
 
-def test_within_a_job_of_another_hydra_app(command, tmp_path, monkeypatch):
+OUTER = """
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+
+from fedsvd.run import main
+
+
+@hydra.main("conf", "app", version_base="1.2")
+def job(config):
+    print("status", main(["privacy.epsilon=-1"]))
+    print(config.word, HydraConfig.get().job.config_name, GlobalHydra().is_initialized())
+
+
+job()
+"""
+
+
+def test_within_a_job_of_another_hydra_app(tmp_path):
+    """A process of its own: another app's Hydra sets up logging for all of the process."""
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "app.yaml").write_text("word: outer\n")
-    monkeypatch.setattr(sys, "argv", ["app", "hydra.run.dir=outer", "hydra.output_subdir=null"])
-    seen = []
-
-    def job(config):
-        seen.append(main(["privacy.epsilon=-1"]))
-        seen.append(
-            (config.word, HydraConfig.get().job.config_name, GlobalHydra().is_initialized())
-        )
-
-    hydra.main(str(tmp_path / "conf"), "app", version_base="1.2")(job)()
-    assert seen == [2, ("outer", "app", True)]
+    (tmp_path / "app.py").write_text(OUTER)
+    done = subprocess.run(
+        [sys.executable, "app.py", "hydra.run.dir=outer", "hydra.output_subdir=null"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["status 2", "outer app True"]
+    assert "privacy.epsilon: -1.0 is not allowed" in done.stderr
 
 
 @pytest.mark.parametrize(
