@@ -75,12 +75,16 @@ _TWISTER, _HEAD, _SIZE = 624, 24, 5056
 
 
 def torch_stream(seed: int, purpose: Purpose, *keys: int | str) -> torch.Generator:
-    """Return a torch generator on the CPU at the start of its stream.
+    """Return a torch generator on the CPU at the start of its stream; see `torch_generator`."""
+    return torch_generator(stream_key(seed, purpose, *keys))
+
+
+def torch_generator(key: int) -> torch.Generator:
+    """Return a torch generator on the CPU for a key below 2^128.
 
     torch keeps 32 bits of a seed on the CPU. So all 19,968 bits of the Mersenne Twister's state are
-    set from the stream's Philox, and carry the whole key. Not for noise or batches under privacy.
+    set from the Philox of the key, and carry all of it. Not for noise or batches under privacy.
     """
-    key = stream_key(seed, purpose, *keys)
     words = np.random.Philox(key=key).random_raw(_TWISTER // 2).view(np.uint32)
     generator = torch.Generator()
     state = generator.get_state().numpy()

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode
 
 from fedsvd.data.tokens import Tokens
-from fedsvd.randomness import Purpose, stream_key
+from fedsvd.randomness import Purpose, stream_key, torch_generator
 
 GAMMA = 0x9E3779B97F4A7C15 - 2**64
 FIRST, SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
@@ -85,7 +85,9 @@ def seeded(key: int, device: torch.device) -> Iterator[None]:
     It is for one example at a time.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(key)
+        torch.set_rng_state(torch_generator(key).get_state())  # a seed would keep 32 bits of it
+        if device.type == "cuda":
+            torch.cuda.manual_seed_all(key)
         yield
 
 

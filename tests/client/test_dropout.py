@@ -157,3 +157,15 @@ def test_an_interrupted_mode_is_taken_off():
     assert torch.overrides._get_current_function_mode_stack() == [mode]
     dropout.clear()
     assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_draws_of_one_example_follow_its_whole_key():
+    def drawn(key):
+        with dropout.seeded(key, torch.device("cpu")):
+            return torch.rand(8)
+
+    before = torch.get_rng_state()
+    one, again, other = drawn(5), drawn(5), drawn(5 + 2**33)  # alike in the lower 32 bits
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
