@@ -2,11 +2,12 @@
 
 import codecs
 import contextlib
+import io
 import os
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any, TextIO, cast, final
+from typing import Any, NoReturn, TextIO, cast, final
 
 from rich.cells import cell_len
 
@@ -71,6 +72,18 @@ class Output:
                 pass
             except (OSError, ValueError):
                 self._silence()
+
+    def close(self) -> None:
+        """Pass on what was written and leave the stream open: it is the process's, not ours.
+
+        A library's log handler that was made within `guarded` closes what it writes to as soon as
+        somebody sets up logging anew.
+        """
+        self.flush()
+
+    def detach(self) -> NoReturn:
+        """Refuse: the stream would be of no use to anybody else."""
+        raise io.UnsupportedOperation("detach")
 
     def isatty(self) -> bool:
         """Whether a terminal reads."""

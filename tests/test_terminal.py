@@ -255,3 +255,30 @@ def test_an_error_is_told_in_any_encoding_and_to_nobody(tmp_path):
     status, out, err = command(*given, redirect="2>&-", cwd=tmp_path)
     assert (status, err) == (2, "")
     assert "error" not in out  # print(..., file=None) would put it there
+
+
+LIBRARY = """
+import logging.config, sys
+from fedsvd.terminal import guarded
+with guarded():
+    import absl.logging  # its handler keeps the stream that it finds, and closes it
+logging.config.dictConfig({"version": 1})  # as another Hydra app or a notebook does
+print("still here", file=sys.stderr)
+"""
+
+
+def test_no_library_closes_the_streams_of_the_process():
+    done = subprocess.run(
+        [sys.executable, "-c", LIBRARY], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "still here\n")
+
+
+def test_a_stream_is_neither_closed_nor_taken_apart():
+    stream = io.StringIO()
+    ours = output(stream)
+    ours.close()
+    with pytest.raises(io.UnsupportedOperation):
+        ours.detach()
+    ours.write("more")
+    assert stream.getvalue() == "more"
