@@ -14,7 +14,7 @@ from fedsvd.audit.audit import Options, audit
 from fedsvd.composing import compose
 from fedsvd.config import from_config
 from fedsvd.execute import quiet
-from tests.audit import planted
+from tests import planted
 
 BUGS = (
     planted.no_noise, planted.half_the_noise, planted.twice_the_rate, planted.clipping_left_out,

@@ -10,7 +10,7 @@ import pytest
 from fedsvd.audit.command import main
 from fedsvd.audit.pipeline import audited, run_with_canaries
 from fedsvd.client.worker import get_worker
-from tests.audit import planted
+from tests import planted
 from tests.conftest import compose_settings
 from tests.tiny import make_inputs
 

@@ -3,7 +3,7 @@
 import pytest
 
 from fedsvd.audit.audit import Options, audit
-from tests.audit import planted
+from tests import planted
 from tests.conftest import compose_settings
 from tests.tiny import make_inputs
 

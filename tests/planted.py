@@ -5,6 +5,7 @@ import torch
 from fedsvd.client import training
 from fedsvd.privacy import client_level, dpsgd
 from fedsvd.privacy.ledger import Ledger
+from fedsvd.randomness import Purpose
 from fedsvd.rounds import noised
 
 
@@ -42,12 +43,12 @@ def clipping_after_the_sum(patch):
 
 
 def _stream_without(patch, module, left_out):
-    """Streams of one purpose that forget one of their keys (round, client)."""
+    """Streams of noise that forget one of their keys (round, client)."""
     real = module.numpy_stream
 
-    def stream(seed, purpose, *keys, **how):
-        kept = [k for i, k in enumerate(keys) if i != left_out]
-        return real(seed, purpose, *kept, **how)
+    def stream(seed, purpose, *keys):
+        noise = purpose is Purpose.NOISE
+        return real(seed, purpose, *(k for i, k in enumerate(keys) if not noise or i != left_out))
 
     patch.setattr(module, "numpy_stream", stream)
 
