@@ -2,7 +2,7 @@
 
     python -m benchmarks.audit_planted +experiment=dp_eps1 rounds=10
 
-The bugs are those of tests/audit/planted.py.
+The bugs are those of tests/planted.py.
 """
 
 import sys
