@@ -1,0 +1,49 @@
+"""What the pages point to is there: links, files and commands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    ROOT / "README.md", ROOT / "experiments" / "README.md", ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]  # fmt: skip
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+FILE = re.compile(
+    r"`((?:fedsvd|tests|configs|scripts|benchmarks|examples|experiments)/[\w/.]+\.\w+)`"
+)
+IN_PACKAGE = re.compile(
+    r"`((?:adapters|audit|checkpoints|client|data|engines|exports|models|node|privacy|recorders|rounds"
+    r"|strategies)/\w+\.py)`"
+)
+MODULE = re.compile(r"python -m ((?:fedsvd|benchmarks|experiments)[\w.]*)")
+
+
+def missing(page: Path) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    links = [m[1] for m in LINK.finditer(text) if not m[1].startswith("http")]
+    found = [link for link in links if not (page.parent / link).exists()]
+    named = [m[1] for m in FILE.finditer(text) if "NAME" not in m[1]]
+    found += [name for name in named if not (ROOT / name).exists()]
+    found += [m[1] for m in IN_PACKAGE.finditer(text) if not (ROOT / "fedsvd" / m[1]).exists()]
+    for m in MODULE.finditer(text):
+        path = ROOT / m[1].rstrip(".").replace(".", "/")
+        if not (path.with_suffix(".py").exists() or (path / "__main__.py").exists()):
+            found.append(m[0])
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_a_page_points_to_is_there(page):
+    assert missing(page) == []
+
+
+def test_what_is_not_there_is_seen(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](no.md) `tests/no.py` `client/no.py` python -m fedsvd.no\n"
+        "[b](page.md) `tests/test_docs.py` `client/worker.py` python -m fedsvd.run x\n"
+    )
+    assert missing(page) == ["no.md", "tests/no.py", "client/no.py", "python -m fedsvd.no"]
