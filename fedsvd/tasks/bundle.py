@@ -1,0 +1,102 @@
+"""Reading TensorFlow's checkpoints ("tensor bundles") without TensorFlow.
+
+A bundle is an index, which is a table of LevelDB's (sorted keys in blocks, each followed by a byte that
+says how it is packed and by a checksum), and a file of raw numbers. The index has a BundleEntryProto
+for each tensor: type (field 1), shape (2), offset (4) and size (5) of its numbers.
+Sources: tensorflow/core/protobuf/tensor_bundle.proto; LevelDB's doc/table_format.md.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fedsvd.errors import InputError
+
+MAGIC = 0xDB4775248B80FB57
+FOOTER = 48
+TYPES = {1: "<f4", 3: "<i4", 9: "<i8"}  # of DataType: float, int32, int64
+
+
+def read_bundle(index: Path, data: Path) -> dict[str, np.ndarray]:
+    """Return the tensors of a bundle in one part, by name; InputError if it is no such file."""
+    raw, numbers = index.read_bytes(), data.read_bytes()
+    if len(raw) < FOOTER or int.from_bytes(raw[-8:], "little") != MAGIC:
+        raise InputError(f"{index}: is no index of a TensorFlow checkpoint")
+    at = 0
+    for _ in range(2):  # of the block of metadata, which is not needed
+        _, at = _varint(raw[-FOOTER:], at)
+    offset, at = _varint(raw[-FOOTER:], at)
+    size, _ = _varint(raw[-FOOTER:], at)
+    found = {}
+    for _, handle in _entries(_block(raw, offset, size)):
+        start, place = _varint(handle, 0)
+        length, _ = _varint(handle, place)
+        for key, value in _entries(_block(raw, start, length)):
+            if key:  # the empty key is the bundle's header
+                found[key.decode()] = _tensor(value, numbers)
+    return found
+
+
+def _tensor(entry: bytes, numbers: bytes) -> np.ndarray:
+    fields = dict(_fields(entry))
+    shape = []
+    for name, dim in _fields(fields.get(2, b"")):  # type: ignore[arg-type]
+        if name == 2:
+            shape.append(dict(_fields(dim)).get(1, 0))  # type: ignore[arg-type]
+    kind, start = fields.get(1, 0), int(fields.get(4, 0))  # type: ignore[call-overload]
+    if kind not in TYPES:
+        raise InputError(f"a tensor of TensorFlow's type {kind} is not read")
+    part = numbers[start : start + int(fields[5])]  # type: ignore[call-overload]
+    return np.frombuffer(part, dtype=TYPES[kind]).reshape(shape)  # type: ignore[index]
+
+
+def _block(raw: bytes, offset: int, size: int) -> bytes:
+    """Return a block, unpacked if the byte after it says that Snappy packed it."""
+    block = raw[offset : offset + size]
+    if raw[offset + size] == 0:
+        return block
+    import pyarrow
+
+    length, start = _varint(block, 0)
+    del start
+    return bytes(pyarrow.decompress(block, decompressed_size=length, codec="snappy"))
+
+
+def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield (key, value) of a block; a key says how much it shares with the one before."""
+    restarts = int.from_bytes(block[-4:], "little")
+    end, at, key = len(block) - 4 - 4 * restarts, 0, b""
+    while at < end:
+        shared, at = _varint(block, at)
+        fresh, at = _varint(block, at)
+        size, at = _varint(block, at)
+        key = key[:shared] + block[at : at + fresh]
+        yield key, block[at + fresh : at + fresh + size]
+        at += fresh + size
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Yield (number, value) of the fields of a protocol buffer."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        kind = tag & 7
+        if kind == 0:
+            value, at = _varint(message, at)
+            yield tag >> 3, value
+        else:
+            size, at = _varint(message, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
+            yield tag >> 3, message[at : at + size]
+            at += size
+
+
+def _varint(raw: bytes, at: int) -> tuple[int, int]:
+    """Return a number of 7 bits a byte, and where the next thing starts."""
+    value = shift = 0
+    while True:
+        byte = raw[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at

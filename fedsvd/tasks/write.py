@@ -1,0 +1,125 @@
+"""A prepared data set: rows in parts, files, and a card that says what they are."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+PARTS = ("train", "validation", "test")
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """One labelled text. `client` says whose it is, "" where nobody's; `text` are one or two."""
+
+    text: tuple[str, ...]
+    label: str
+    client: str = ""
+
+
+@final
+@dataclass(frozen=True)
+class Prepared:
+    """The rows of each part, the names of their columns of text, and facts for the card."""
+
+    columns: tuple[str, ...]
+    parts: Mapping[str, list[Row]]
+    facts: Mapping[str, Any]
+
+
+def order(key: str) -> float:
+    """Return a number in [0, 1) that follows from a text alone, for splits that never change."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def take_groups(
+    groups: Mapping[str, list[Row]], wanted: Mapping[str, int]
+) -> dict[str, list[Row]]:
+    """Deal whole groups of rows to parts, so that no group stands in two.
+
+    Groups come in the order of their keys' hashes. Each part of `wanted` takes groups until it has
+    its number of rows, and is cut there; what is cut belongs to nobody, and all later groups train. A
+    text counts once with one label.
+    """
+    left = sorted(groups, key=order)
+    found: dict[str, list[Row]] = {}
+    for part, number in wanted.items():
+        rows: list[Row] = []
+        while left and len(rows) < number:
+            rows = list(once([*rows, *groups[left.pop(0)]]))
+        found[part] = rows[:number]
+    found["train"] = list(once(row for key in left for row in groups[key]))
+    return found
+
+
+def write(name: str, prepared: Prepared, folder: Path) -> Path:
+    """Write FOLDER/NAME with a CSV file for each part, card.json and README.md; return it.
+
+    A folder that is there already is replaced once the new one is whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        new = Path(scratch) / name
+        new.mkdir()
+        counts = {}
+        owned = any(row.client for row in prepared.parts["train"])
+        for part in PARTS:
+            rows = prepared.parts[part]
+            with (new / f"{part}.csv").open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow([*prepared.columns, "label", *(["client"] if owned else [])])
+                writer.writerows(
+                    [*row.text, row.label, *([row.client] if owned else [])] for row in rows
+                )
+            counts[part] = {
+                "rows": len(rows),
+                "labels": dict(sorted(Counter(row.label for row in rows).items())),
+                "clients": dict(sorted(Counter(row.client for row in rows if row.client).items())),
+                "sha256": hashlib.sha256((new / f"{part}.csv").read_bytes()).hexdigest(),
+            }
+        card = {"name": name, **prepared.facts, "parts": counts}
+        (new / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        (new / "README.md").write_text(_page(card), encoding="utf-8")
+        return replace(new, folder / name)
+
+
+def replace(new: Path, old: Path) -> Path:
+    """Put a folder in another's place, whose files are lost only then; return the place."""
+    if old.exists():
+        aside = new.with_name(f"{new.name}.old")
+        os.replace(old, aside)
+        os.replace(new, old)
+        shutil.rmtree(aside)
+    else:
+        os.replace(new, old)
+    return old
+
+
+def once(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield rows whose text and label did not occur before."""
+    seen = set()
+    for row in rows:
+        if (row.text, row.label) not in seen:
+            seen.add((row.text, row.label))
+            yield row
+
+
+def _page(card: Mapping[str, Any]) -> str:
+    lines = [f"# {card['name']}", ""]
+    lines += [f"{key}: {value}" for key, value in card.items() if key not in ("name", "parts")]
+    lines += ["", "| part | rows | labels | clients | SHA-256 |", "|---|---|---|---|---|"]
+    for part, facts in card["parts"].items():
+        told = [", ".join(f"{k} {n}" for k, n in facts[key].items()) for key in ("labels", "clients")]
+        lines.append(f"| {part} | {facts['rows']} | {told[0]} | {told[1]} | {facts['sha256']} |")
+    return "\n".join(lines) + "\n"
+
+
+Prepare = Callable[[Path], Prepared]  # from the folder of archives
