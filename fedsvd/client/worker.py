@@ -1,7 +1,7 @@
 """What a process keeps to serve clients: built once, used for every client and round."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from fedsvd.client.gradients import settle
 from fedsvd.client.probe import SHORT, some_tokens, unreached
 from fedsvd.client.texts import only_usable
 from fedsvd.client.use import Use
+from fedsvd.data.natural import natural
 from fedsvd.data.partition import partition
 from fedsvd.data.task import Holder, Task, load_task
 from fedsvd.data.tokens import Tokens, tokenise
@@ -214,8 +215,13 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
     given, number = settings.partition, settings.clients.number
     private = settings.privacy.unit != "none"
     if given.name != "own":
-        task = load_task(settings.data, settings.seed, private=private)
+        data = replace(settings.data, client=_column(settings))
+        task = load_task(data, settings.seed, private=private)
         _tell(task.notes)
+        if data.client is not None:
+            owners = [task.owners[i] for i in task.train]
+            dealt, _ = natural(owners, number, given, data.client)
+            return task, [task.train[positions] for positions in dealt]
         texts, labels = [task.texts[i] for i in task.train], task.labels[task.train]
         dealt = partition(texts, labels, number, given, settings.seed)
         return task, [task.train[positions] for positions in dealt]
@@ -232,6 +238,18 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
             raise wrong("partition.min_examples", given.min_examples, f"at most {len(task.train)}")
         parts[given.holder] = task.train
     return task, parts
+
+
+def _column(settings: Settings) -> str | None:
+    """Return the column that says whose each row is, None unless that is how rows are dealt."""
+    if settings.partition.name != "natural":
+        return None
+    column = settings.partition.column or settings.data.client
+    if column is None:
+        raise InputError(
+            "partition.column: missing; partition=natural needs the column that says whose a row is"
+        )
+    return column
 
 
 def _tell(notes: Sequence[str]) -> None:

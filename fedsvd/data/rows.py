@@ -26,6 +26,7 @@ class Table:
     labels: list[str]
     label_names: tuple[str, ...] | None = None
     ids: list[str] = field(default_factory=list)  # with data.id
+    owners: list[str] = field(default_factory=list)  # with data.client: whose each row is
     numbers: list[int] = field(default_factory=list)  # of each row in its file
     files: list[tuple[int, str]] = field(default_factory=list)  # first row; "FILE: line", or row
     declares: bool = True
@@ -66,7 +67,10 @@ def read_table(sources: Iterable[Source], settings: DataSettings, declares: bool
             table.labels.append(_label(row[settings.label], classes, settings, where))
             table.numbers.append(number)
             if settings.id is not None:
-                table.ids.append(_id(row[settings.id], settings.id, where))
+                table.ids.append(_id(row[settings.id], settings.id, where, "data.id"))
+            if settings.client is not None:
+                owner = _id(row[settings.client], settings.client, where, "partition.column")
+                table.owners.append(owner)
     if table is None or not table.texts:
         raise InputError(f"{place}: no rows" + (" after data.filter" if settings.filter else ""))
     return table
@@ -77,6 +81,7 @@ def _wanted(source: Source, settings: DataSettings) -> list[tuple[str, str]]:
     wanted = [("data.text", c) for c in settings.text] + [("data.label", settings.label)]
     wanted += [("data.filter", c) for c in settings.filter or {}]
     wanted += [("data.id", settings.id)] if settings.id is not None else []
+    wanted += [("partition.column", settings.client)] if settings.client is not None else []
     for key, column in wanted:
         if column not in source.columns:
             near = nearest(column, source.columns)
@@ -163,9 +168,9 @@ def _label(value: Any, classes: Sequence[str] | None, settings: DataSettings, wh
     return whole[1] if whole and text.isascii() and text not in declared else text
 
 
-def _id(value: Any, column: str, where: str) -> str:
+def _id(value: Any, column: str, where: str, key: str) -> str:
     if value is None or value != value or str(value).strip() == "":
-        raise InputError(f"{where}: column {column!r} holds no id but {short(value)} (data.id)")
+        raise InputError(f"{where}: column {column!r} holds no id but {short(value)} ({key})")
     return str(value)
 
 

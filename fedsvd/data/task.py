@@ -53,6 +53,7 @@ class Task:
     strangers: int = 0
     notes: tuple[str, ...] = ()
     rows: list[str] = field(default_factory=list)  # where each text stands, for messages
+    owners: tuple[str, ...] = ()  # with data.client: whose each text is
 
     @property
     def classes(self) -> int:
@@ -110,6 +111,12 @@ def load_task(
             for part, held in rows.parts.items()
             for row in held
         ],
+        owners=tuple(
+            tables[part].owners[int(rows.rows[row])]
+            for part, held in rows.parts.items()
+            for row in held
+            if settings.client is not None
+        ),
     )  # fmt: skip
 
 

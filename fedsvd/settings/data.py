@@ -27,6 +27,7 @@ class DataSettings:
     test: float = 0.1
     limit: int | None = None  # of each part keep about this many, each row by its own coin
     id: str | None = None  # a column whose values must differ in all rows of all parts
+    client: str | None = None  # a column that says whose each row is, for partition=natural
     public: int = 0  # texts that no client holds and the server may look at
     public_size: int | None = None  # about how many examples all clients hold, as publicly known
 
@@ -74,9 +75,14 @@ class PartitionSettings:
     min_examples: int = 10
     draws: int = 10
     holder: int | None = None  # of "own": the client that this process is; None: the server
+    column: str | None = None  # of "natural": whose each row is; None: data.client
+    ids: tuple[str, ...] | None = None  # of "natural": the clients, in order; None: all that occur
 
     def __post_init__(self) -> None:
-        choice("partition.name", self.name, ("dirichlet", "iid", "own"))
+        choice("partition.name", self.name, ("dirichlet", "iid", "natural", "own"))
         positive("partition.alpha", self.alpha)
         at_least("partition.min_examples", self.min_examples, 0)
         at_least("partition.draws", self.draws, 1)
+        ids = self.ids or ()
+        if self.ids is not None and (not ids or len(set(ids)) < len(ids)):
+            raise wrong("partition.ids", list(ids), "at least one id, no two of them equal")

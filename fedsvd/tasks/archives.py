@@ -64,8 +64,8 @@ def get(archive: Archive, folder: Path) -> Path:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != archive.digest:
         raise InputError(
-            f"{path}: its SHA-256 is {digest}, not {archive.digest}; delete it, so that it is fetched "
-            "again"
+            f"{path}: its SHA-256 is {digest}, not {archive.digest}; delete it, so that it is "
+            "fetched again"
         )
     return path
 
@@ -83,7 +83,9 @@ def _download(archive: Archive, into: Path) -> None:
         python = str(own / ("Scripts" if os.name == "nt" else "bin") / "python")
         _pip(python, "install", "--quiet", "setuptools==70.0.0", "wheel")
         more = ["--no-build-isolation", "--no-binary", ":all:"]
-    _pip(python, "download", "--quiet", "--no-deps", *more, "--dest", str(into), archive.requirement)
+    _pip(
+        python, "download", "--quiet", "--no-deps", *more, "--dest", str(into), archive.requirement
+    )
     shutil.rmtree(into / "environment", ignore_errors=True)
 
 

@@ -55,6 +55,12 @@ def convert(archives: Path, folder: Path) -> Path:
         return replace(new, folder / "bert_tiny")
 
 
+def vocabulary(archive: Path) -> bytes:
+    """Return BERT's uncased vocabulary, one token a line."""
+    with zipfile.ZipFile(io.BytesIO(read_files(archive, [PACKED])[PACKED])) as file:
+        return file.read(f"{FOLDER}/vocab.txt")
+
+
 def build(given: dict[str, Any], vocabulary: Path, variables: dict[str, np.ndarray]) -> Any:
     """Return the encoder as a BertModel, and its tokeniser."""
     from transformers import BertConfig, BertModel, BertTokenizer
@@ -96,6 +102,8 @@ def scores(
     for candidate in candidates:
         inputs = tokenizer(reference, candidate, return_tensors="pt")
         first = model(**inputs).last_hidden_state[:, 0]
-        pooled = torch.tanh(first @ weight["bert/pooler/dense/kernel"] + weight["bert/pooler/dense/bias"])
+        pooled = torch.tanh(
+            first @ weight["bert/pooler/dense/kernel"] + weight["bert/pooler/dense/bias"]
+        )
         found.append(float(pooled @ weight["dense/kernel"] + weight["dense/bias"]))
     return found

@@ -1,8 +1,8 @@
 """Reading TensorFlow's checkpoints ("tensor bundles") without TensorFlow.
 
-A bundle is an index, which is a table of LevelDB's (sorted keys in blocks, each followed by a byte that
-says how it is packed and by a checksum), and a file of raw numbers. The index has a BundleEntryProto
-for each tensor: type (field 1), shape (2), offset (4) and size (5) of its numbers.
+A bundle is an index and a file of raw numbers. The index is a table of LevelDB's: sorted keys in
+blocks, each followed by a byte that says how it is packed and by a checksum. It has a
+BundleEntryProto for each tensor: type (field 1), shape (2), offset (4) and size (5) of its numbers.
 Sources: tensorflow/core/protobuf/tensor_bundle.proto; LevelDB's doc/table_format.md.
 """
 
@@ -58,8 +58,7 @@ def _block(raw: bytes, offset: int, size: int) -> bytes:
         return block
     import pyarrow
 
-    length, start = _varint(block, 0)
-    del start
+    length, _ = _varint(block, 0)
     return bytes(pyarrow.decompress(block, decompressed_size=length, codec="snappy"))
 
 

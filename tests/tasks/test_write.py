@@ -1,0 +1,71 @@
+"""Rows in parts, and the files that they become."""
+
+import csv
+import hashlib
+from pathlib import Path
+
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsvd.tasks.write import Prepared, Row, order, take_groups, write
+
+
+def rows(*texts: str, label: str = "a", client: str = "c") -> list[Row]:
+    return [Row((text,), label, client) for text in texts]
+
+
+@given(
+    st.dictionaries(st.text(max_size=3), st.integers(1, 5), max_size=12),
+    st.integers(0, 8), st.integers(0, 8),
+)  # fmt: skip
+def test_no_group_stands_in_two_parts(sizes: dict[str, int], test: int, validation: int) -> None:
+    groups = {key: rows(*(f"{key} {i}" for i in range(n))) for key, n in sizes.items()}
+    found = take_groups(groups, {"test": test, "validation": validation})
+    owner = {row.text[0]: key for key, held in groups.items() for row in held}
+    keys = [{owner[row.text[0]] for row in found[part]} for part in ("test", "validation", "train")]
+    assert not (keys[0] & keys[1] or keys[0] & keys[2] or keys[1] & keys[2])
+    total = sum(sizes.values())
+    assert len(found["test"]) == min(test, total)
+    # What is cut off is lost, and nothing else is.
+    assert all(row in groups[owner[row.text[0]]] for part in found.values() for row in part)
+
+
+def test_a_row_counts_once() -> None:
+    groups = {"k": rows("x", "x", "y")}
+    assert [row.text[0] for row in take_groups(groups, {"test": 2})["test"]] == ["x", "y"]
+    assert [row.text[0] for row in take_groups(groups, {})["train"]] == ["x", "y"]
+
+
+def test_the_order_is_that_of_hashes() -> None:
+    digest = hashlib.sha256(b"page").digest()
+    assert order("page") == int.from_bytes(digest[:8], "big") / 2**64
+    groups = {key: rows(key) for key in "abcdef"}
+    first = min("abcdef", key=order)
+    assert take_groups(groups, {"test": 1})["test"] == rows(first)
+
+
+def test_files_and_card(tmp_path: Path) -> None:
+    parts = {"train": rows("one", "two, with comma"), "validation": rows("x"), "test": rows("y")}
+    prepared = Prepared(("text",), parts, {"source": "here"})
+    for _ in range(2):  # a second time in the place of the first
+        place = write("mine", prepared, tmp_path)
+    with (place / "train.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"text": "one", "label": "a", "client": "c"},
+            {"text": "two, with comma", "label": "a", "client": "c"},
+        ]
+    card = yaml.safe_load((place / "card.yaml").read_text())
+    assert card["source"] == "here"
+    assert card["parts"]["train"]["rows"] == 2
+    assert card["parts"]["train"]["labels"] == {"a": 2}
+    digest = hashlib.sha256((place / "train.csv").read_bytes()).hexdigest()
+    assert card["parts"]["train"]["sha256"] == digest
+    assert digest in (place / "README.md").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine"]
+
+
+def test_without_clients_there_is_no_column_of_them(tmp_path: Path) -> None:
+    parts = {part: rows(part, client="") for part in ("train", "validation", "test")}
+    place = write("mine", Prepared(("text",), parts, {}), tmp_path)
+    assert (place / "train.csv").read_text() == "text,label\ntrain,a\n"
