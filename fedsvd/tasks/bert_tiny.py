@@ -4,7 +4,7 @@ import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ def convert(archives: Path, folder: Path) -> Path:
     Its scores of two pairs, through the pooler and the last layer that are left out, are compared
     with the known ones first; RunError if they differ.
     """
+    from transformers import BertTokenizer
+
     packed = read_files(get(BIGBENCH, archives), [PACKED])[PACKED]
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -45,7 +47,8 @@ def convert(archives: Path, folder: Path) -> Path:
             raw / "variables/variables.index", raw / "variables/variables.data-00000-of-00001"
         )
         new = Path(scratch) / "bert_tiny"
-        model, tokenizer = build(given, raw / "vocab.txt", variables)
+        model = encoder(given, variables)
+        tokenizer = BertTokenizer(str(raw / "vocab.txt"), do_lower_case=True)
         found = scores(model, tokenizer, variables, REFERENCE, list(KNOWN))
         worst = max(abs(a - b) for a, b in zip(found, KNOWN.values(), strict=True))
         if not worst < CLOSE:
@@ -61,16 +64,16 @@ def vocabulary(archive: Path) -> bytes:
         return file.read(f"{FOLDER}/vocab.txt")
 
 
-def build(given: dict[str, Any], vocabulary: Path, variables: dict[str, np.ndarray]) -> Any:
-    """Return the encoder as a BertModel, and its tokeniser."""
-    from transformers import BertConfig, BertModel, BertTokenizer
+def encoder(given: Mapping[str, Any], variables: Mapping[str, np.ndarray]) -> Any:
+    """Return a BertModel without a pooler, with the variables of a checkpoint of BERT's own code."""
+    from transformers import BertConfig, BertModel
 
     # What BERT's first code calls "gelu" is the form with tanh.
     config = BertConfig(**{**given, "hidden_act": "gelu_new"})
     model = BertModel(config, add_pooling_layer=False).eval()
     weights = {_renamed(n): _turned(n, v) for n, v in variables.items() if _encoder(n)}
     model.load_state_dict(weights)
-    return model, BertTokenizer(str(vocabulary), do_lower_case=True)
+    return model
 
 
 def _encoder(name: str) -> bool:
@@ -93,7 +96,7 @@ def _turned(name: str, value: np.ndarray) -> torch.Tensor:
 
 @torch.no_grad()
 def scores(
-    model: torch.nn.Module, tokenizer: Any, variables: dict[str, np.ndarray], reference: str,
+    model: torch.nn.Module, tokenizer: Any, variables: Mapping[str, np.ndarray], reference: str,
     candidates: Sequence[str],
 ) -> list[float]:  # fmt: skip
     """Return BLEURT's score of each candidate: the last layer of the pooled first token."""

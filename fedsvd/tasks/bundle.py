@@ -39,16 +39,13 @@ def read_bundle(index: Path, data: Path) -> dict[str, np.ndarray]:
 
 
 def _tensor(entry: bytes, numbers: bytes) -> np.ndarray:
-    fields = dict(_fields(entry))
-    shape = []
-    for name, dim in _fields(fields.get(2, b"")):  # type: ignore[arg-type]
-        if name == 2:
-            shape.append(dict(_fields(dim)).get(1, 0))  # type: ignore[arg-type]
-    kind, start = fields.get(1, 0), int(fields.get(4, 0))  # type: ignore[call-overload]
+    whole, parts = _fields(entry)
+    dims = [_fields(dim)[0].get(1, 0) for dim in _repeated(parts.get(2, b""), 2)]
+    kind, start = whole.get(1, 0), whole.get(4, 0)
     if kind not in TYPES:
         raise InputError(f"a tensor of TensorFlow's type {kind} is not read")
-    part = numbers[start : start + int(fields[5])]  # type: ignore[call-overload]
-    return np.frombuffer(part, dtype=TYPES[kind]).reshape(shape)  # type: ignore[index]
+    part = numbers[start : start + whole[5]]
+    return np.frombuffer(part, dtype=TYPES[kind]).reshape(dims)
 
 
 def _block(raw: bytes, offset: int, size: int) -> bytes:
@@ -75,7 +72,24 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += fresh + size
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+def _fields(message: bytes) -> tuple[dict[int, int], dict[int, bytes]]:
+    """Return the fields of a protocol buffer by number: whole numbers, and all others as bytes."""
+    whole: dict[int, int] = {}
+    parts: dict[int, bytes] = {}
+    for number, value in _each(message):
+        if isinstance(value, int):
+            whole[number] = value
+        else:
+            parts[number] = value
+    return whole, parts
+
+
+def _repeated(message: bytes, wanted: int) -> list[bytes]:
+    """Return every occurrence of a field of a protocol buffer that is a message itself."""
+    return [v for number, v in _each(message) if number == wanted and isinstance(v, bytes)]
+
+
+def _each(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield (number, value) of the fields of a protocol buffer."""
     at = 0
     while at < len(message):

