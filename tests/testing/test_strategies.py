@@ -31,6 +31,11 @@ OPTIONS = [
     ("FedSvdRefresh", {"directions": "trailing", "tail": "fold"}),
     ("FedSvdRefresh", {"directions": "inputs", "keep": 1}),
     ("FedAsk", {"oversampling": 0, "seed": 3}),
+    ("FedAsk", {"oversampling": 4}),
+    ("FedRot", {"strength": 0.5, "first": "B"}),
+    ("FedSa", {"head": "own"}),
+    ("LoraFair", {"objective": "ridge"}),
+    ("LoraFair", {"penalty": 0}),
 ]
 
 
