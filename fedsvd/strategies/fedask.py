@@ -16,7 +16,7 @@ from fedsvd.strategies.base import Strategy, Update, weighted_mean
 class FedAsk(Strategy):
     """Sketch sum p_k B_k A_k twice, take the small SVD, and split it evenly over A and B.
 
-    FedASK (Guo et al., NeurIPS 2025, arXiv 2507.09990; checked against the released code): Y = sum
+    FedASK (Wen et al., NeurIPS 2025, arXiv 2507.09990; checked against the released code): Y = sum
     p_k B_k (A_k O) with O Gaussian, Q = qr(Y); Z = sum p_k (Q^T B_k) A_k = U S V^T; A = S^1/2 V^T,
     B = Q U S^1/2, both cut to rank r. Here the server forms both sketches from the factors it was
     sent, and draws an O (d_in, r + oversampling) a round and layer, from the stream (seed,
