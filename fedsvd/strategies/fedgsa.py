@@ -26,7 +26,7 @@ class FedGsa(Strategy):
     """
 
     needs_equal_A: ClassVar[bool] = True
-    any_scale: ClassVar[bool] = True
+    any_scale = True
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
         """Return the projected mean, refactorised, and the mean of the head."""

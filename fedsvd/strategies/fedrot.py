@@ -1,8 +1,10 @@
 """FedRot-LoRA: clients turn their factors to the last global A or B, in turn, before averaging."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar, final
+
+from torch import Tensor
 
 from fedsvd.errors import one_of, wrong
 from fedsvd.lowrank import AdapterState
@@ -29,7 +31,7 @@ class FedRot(Strategy):
 
     trains: ClassVar[tuple[str, ...]] = ("A", "B")
     averages: ClassVar[bool] = True  # of factors turned to those that the round began with
-    any_scale: ClassVar[bool] = True
+    any_scale = True
 
     def __init__(self, strength: float | None = None, first: str = "A") -> None:
         if strength is not None and not 0 < strength <= 1:
@@ -48,6 +50,7 @@ class FedRot(Strategy):
         """Return the weighted mean of the turned factors, and of the head."""
         if state.round <= 1:
             return weighted_mean(state, updates)
-        soft = self.strength is not None
-        find = partial(soft_rotation, strength=self.strength) if soft else rotation
+        find: Callable[[Tensor], Tensor] = rotation
+        if self.strength is not None:
+            find = partial(soft_rotation, strength=self.strength)
         return aligned_mean(state, updates, state, find, by=self.aligned_by(state.round))

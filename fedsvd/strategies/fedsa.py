@@ -25,7 +25,7 @@ class FedSa(Strategy):
 
     trains: ClassVar[tuple[str, ...]] = ("A", "B")
     broadcasts: ClassVar[tuple[str, ...]] = ("A",)
-    keeps = ("B",)
+    keeps: tuple[str, ...] = ("B",)
     averages: ClassVar[bool] = True
     exact = True
 

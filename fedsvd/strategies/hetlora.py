@@ -37,7 +37,7 @@ class HetLora(Strategy):
     any_rank: ClassVar[bool] = True
     weighted = False
     weightless = True
-    any_scale: ClassVar[bool] = True
+    any_scale = True
 
     def __init__(self, gamma: float = 0.99, penalty: float = 1e-3) -> None:
         if not 0 < gamma <= 1:

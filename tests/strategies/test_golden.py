@@ -93,6 +93,13 @@ def test_fedgsa_projects_on_the_leading_eigenvectors_of_the_mean_projector():
     assert np.linalg.norm(expected - product(As, Bs)) > 1e-3
 
 
+def test_fedgsa_of_one_client_is_fedsvd():
+    A, _, _, Bs, state, _ = case(shared_A=True)
+    sent = [S.Update(0, 1.0, wrap(A, Bs[0]))]
+    np.testing.assert_allclose(run(S.FedGsa(), state, sent)[0], run(S.FedSVD(), state, sent)[0])
+    np.testing.assert_allclose(run(S.FedGsa(), state, sent)[1], run(S.FedSVD(), state, sent)[1])
+
+
 def test_fedgsa_takes_clients_that_have_learnt_nothing():
     A, _, _, Bs, state, _ = case(shared_A=True)
     sent = updates([A] * 3, [np.zeros_like(Bs[0]), Bs[1], np.zeros_like(Bs[0])])
