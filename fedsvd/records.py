@@ -114,7 +114,8 @@ def metrics_of(message: Message) -> MetricRecord:
 def in_round(
     config: Mapping[str, Any], factors: Iterable[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return which kinds of `factors` train in a round, and which of those stay at the client.
+    """Return which kinds of `factors` train in a round, and what of those and the head ("extra")
+    stays at the client.
 
     `config` is that of the round's message. A strategy that says nothing, or nothing that this run
     trains (as training.factors can make it), has all of them train.
@@ -122,7 +123,13 @@ def in_round(
     all_kinds = tuple(factors)
     told = config.get(TRAINS, all_kinds)
     trains = tuple(kind for kind in all_kinds if kind in told) or all_kinds
-    return trains, tuple(kind for kind in trains if kind in config.get(KEEPS, ()))
+    return trains, tuple(kind for kind in (*trains, "extra") if kind in config.get(KEEPS, ()))
+
+
+def travelling(kinds: Iterable[str], keeps: Iterable[str]) -> tuple[str, ...]:
+    """Return which of these kinds, and of the head's "extra", do not stay at the clients."""
+    kept = set(keeps)
+    return tuple(kind for kind in (*kinds, "extra") if kind not in kept)
 
 
 def rank_in_round(

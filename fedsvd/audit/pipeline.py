@@ -15,6 +15,7 @@ from fedsvd.engines.inline import InlineGrid
 from fedsvd.errors import RunError
 from fedsvd.experiment import prepare
 from fedsvd.factors import factors_of
+from fedsvd.records import travelling
 from fedsvd.rounds.attempt import one_round
 from fedsvd.rounds.participation import all_spent
 from fedsvd.rounds.run import Run
@@ -78,8 +79,7 @@ def run_with_canaries(
 def sent_layout(worker: Worker, strategy: object) -> Layout:
     """Return the layout of what clients train and do not keep to themselves."""
     keeps = strategy.keeps if isinstance(strategy, Strategy) else ()
-    kinds = [kind for kind in factors_of(worker.settings) if kind not in keeps]
-    named = worker.initial.select((*kinds, "extra"))
+    named = worker.initial.select(travelling(factors_of(worker.settings), keeps))
     return Layout(tuple(named), tuple(t.shape for t in named.values()))
 
 

@@ -42,10 +42,10 @@ def check_training(message: Message, settings: Settings) -> tuple[int, int]:
     config = _config(message)
     number = _whole(config, "server-round", 1, settings.rounds)
     attempt = _whole({ATTEMPT: 0, **config}, ATTEMPT, 0, MOST_ATTEMPTS)
-    for key in (TRAINS, KEEPS):
+    for key, known in ((TRAINS, "A, B, W"), (KEEPS, "A, B, W, extra")):
         kinds = config.get(key, [])
-        if not isinstance(kinds, list) or not set(kinds) <= {"A", "B", "W"}:
-            raise wrong(key, kinds, "a list of A, B, W")
+        if not isinstance(kinds, list) or not set(kinds) <= set(known.split(", ")):
+            raise wrong(key, kinds, f"a list of {known}")
     ranks, ranked = config.get(RANKS, []), config.get(RANKED, [])
     if not isinstance(ranks, list) or not isinstance(ranked, list) or len(ranks) != len(ranked):
         raise wrong(RANKS, ranks, "a list, one for each entry of another")

@@ -190,7 +190,7 @@ def _aggregate(
 def _asked_for(run: Run, config: ConfigRecord) -> dict[str, Tensor]:
     """Return the tensors that a client must send back, with the values it started from."""
     trains, keeps = records.in_round(config, factors_of(run.settings))
-    return run.state.select((*(kind for kind in trains if kind not in keeps), "extra"))
+    return run.state.select(records.travelling(trains, keeps))
 
 
 def _of_rank(

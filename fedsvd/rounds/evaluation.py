@@ -23,7 +23,8 @@ def evaluate(run: Run, part: str) -> dict[str, float]:
     models. What those tell of private data is outside any guarantee, as diagnostics are.
     """
     strategy, worker = run.strategy, run.worker
-    keeps = isinstance(strategy, Strategy) and set(strategy.keeps) & set(factors_of(run.settings))
+    kinds = {*factors_of(run.settings), "extra"}
+    keeps = isinstance(strategy, Strategy) and set(strategy.keeps) & kinds
     if not keeps or (worker.plan.private and not run.settings.privacy.diagnostics):
         rows = worker.task.test if part == "test" else worker.task.validation
         return worker.evaluate(run.state, rows)

@@ -19,11 +19,12 @@ MAPS: dict[str, Callable[[Tensor], Tensor]] = {"permutation": permutation, "rota
 class Align(Strategy):
     """Match every client's components to the mean of all, then average each factor.
 
-    Components of two clients agree only up to an invertible r x r map. `method` "permutation" matches
-    them one to one by linear assignment (weight matching as in Ainsworth et al., ICLR 2023, arXiv
-    2209.04836), "rotation" by orthogonal Procrustes. The first reference is the state that the round
-    began with, each next one the mean of the clients aligned to the one before (generalised
-    Procrustes analysis), `iterations` times. Products B_k A_k are kept; their mean is not.
+    Components of two clients agree only up to an invertible r x r map. `method` "permutation"
+    matches them one to one by linear assignment (weight matching as in Ainsworth et al., ICLR 2023,
+    arXiv 2209.04836), "rotation" by orthogonal Procrustes. The first reference is the state that
+    the round began with, each next one the mean of the clients aligned to the one before
+    (generalised Procrustes analysis), `iterations` times. A and B are compared together, so that
+    the larger of the two decides. Products B_k A_k are kept; their mean is not.
     """
 
     trains: ClassVar[tuple[str, ...]] = ("A", "B")
@@ -35,6 +36,7 @@ class Align(Strategy):
         if iterations < 1:
             raise wrong("strategy.iterations", iterations, "a whole number of at least 1")
         self.method, self.iterations = method, iterations
+        self.any_basis = 1 if method == "rotation" else None
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
         """Return the weighted mean of the aligned factors."""
@@ -49,15 +51,17 @@ def aligned_mean(
     updates: Sequence[Update],
     reference: AdapterState,
     find: Callable[[Tensor], Tensor],
+    by: Sequence[str] = ("A", "B"),
 ) -> AdapterState:
     """Return `state` with the weighted mean of the factors turned to the reference's by `find`.
 
-    One client is turned at a time, so that no second copy of all updates is held.
+    `by` names the factors that are compared; see `fedsvd.lowrank.align.align`. One client is turned
+    at a time, so that no second copy of all updates is held.
     """
     sums = {n: (torch.zeros_like(p.A).double(), torch.zeros_like(p.B).double())
             for n, p in state.factors.items()}  # fmt: skip
     for u in updates:
-        for layer, pair in align(u.state.factors, reference.factors, find).items():
+        for layer, pair in align(u.state.factors, reference.factors, find, by).items():
             A, B = sums[layer]
             A.add_(pair.A, alpha=u.weight)
             B.add_(pair.B, alpha=u.weight)

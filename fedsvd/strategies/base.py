@@ -26,6 +26,7 @@ from fedsvd.records import (
     from_record,
     metrics_of,
     to_record,
+    travelling,
     usable,
 )
 from fedsvd.strategies.server import ServerOptimizer
@@ -79,7 +80,7 @@ class Strategy(TrainsFactors, ABC):
     An author writes `aggregate` and, if the defaults do not fit, says which factors the clients
     train and send (`trains`) and which they must be sent because they cannot derive them
     (`broadcasts`): subsets of "A", "B" and "W", the update of a layer's frozen weight. A head that
-    trains travels both ways.
+    trains travels both ways, unless `keeps` has "extra".
 
     What `aggregate` claims of itself is declared below and measured by
     `fedsvd.testing.check_strategy`. A constructor may set a claim that depends on its options.
@@ -90,7 +91,8 @@ class Strategy(TrainsFactors, ABC):
 
     trains: ClassVar[tuple[str, ...]] = ("B",)
     broadcasts: ClassVar[tuple[str, ...]] = ("A", "B")
-    keeps: ClassVar[tuple[str, ...]] = ()  # of what trains, what stays at each client: personal
+    # Of what trains, what stays at each client: personal. "extra" is the head.
+    keeps: tuple[str, ...] = ()
     # Whether it uses only what clients released, the state and public data. One that does not is
     # refused under privacy.
     post_processing: ClassVar[bool] = True
@@ -116,10 +118,19 @@ class Strategy(TrainsFactors, ABC):
     # server has one noised mean in their place.
     tells_clients_apart: bool = False
 
+    # Whether it looks at how the clients of a round differ, so that one message is too few: refused
+    # under privacy.unit=client and for rounds of one client.
+    compares_clients: bool = False
+
     exact: bool = False  # the new W + B A is the old W plus the weighted mean of the B_k A_k
     weighted: bool = True  # a client is worth as much as two alike it of half its weight
     idempotent: bool = True  # where all clients send the same, the new W + B A is theirs
     fixed_point: bool = True  # where no client changed anything, W + B A stays
+    # Claims that are measured where they are made. From the round `any_basis` on, and in none before,
+    # clients that train A and B may each send (Q^T A_k, B_k Q), Q orthogonal, with the same W + B A.
+    any_basis: int | None = None
+    any_scale: bool = False  # the same W + B A for c times every A and 1/c times every B, c > 0
+    weightless: bool = False  # no layer's W + B A depends on the clients' weights p_k
 
     device: torch.device | str = "cpu"  # where `aggregate` sees its tensors
     public: PublicView | None = None  # set before the first round
@@ -156,7 +167,7 @@ class Strategy(TrainsFactors, ABC):
         ranks = self.ranks_of(state)
         if ranks:
             config[RANKED], config[RANKS] = list(ranks), list(ranks.values())
-        wire = to_record(state.select((*self.broadcasts, "extra")))
+        wire = to_record(state.select(travelling(self.broadcasts, self.keeps)))
         content = RecordDict({ARRAYS: wire, CONFIG: config})
         return [
             Message(content=content, message_type=MessageType.TRAIN, dst_node_id=node)

@@ -15,13 +15,18 @@ from fedsvd.strategies.base import Strategy, Update, weighted_mean
 class FedGsa(Strategy):
     """Refactorise U_g U_g^T B A, U_g the leading r eigenvectors of sum p_k U_k U_k^T.
 
-    FedGSA (arXiv 2608.03267): U_k are the left singular vectors of client k's B_k A, B = sum p_k B_k,
-    and U_g^T B A = U S V^T gives A = V^T and B = U_g U S. U_g are the left singular vectors of the
-    stacked p_k^1/2 U_k, so no d_out x d_out projector is formed. Exact only where the clients'
-    column spaces agree.
+    FedGSA (Zheng et al., arXiv 2608.03267), from a secondary source: U_k are the left singular
+    vectors of client k's B_k A, B = sum p_k B_k, and U_g^T B A = U S V^T gives A = V^T and B = U_g
+    U S. U_g are the left singular vectors of the stacked p_k^1/2 U_k, so no d_out x d_out projector
+    is formed. Exact only where the clients' column spaces agree; with one client it is FedSVD.
+
+    Not verified, as neither paper nor code could be read: that projectors and mean have the weights
+    p_k, that U_k has all directions of B_k A and not fewer, that A starts as FedSVD's does, and
+    that clients train B alone without privacy too.
     """
 
     needs_equal_A: ClassVar[bool] = True
+    any_scale = True
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
         """Return the projected mean, refactorised, and the mean of the head."""

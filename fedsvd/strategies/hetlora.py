@@ -17,7 +17,7 @@ GIVEN = "rank."  # in the state's memory: the rank that a client was pruned to
 
 @final
 class HetLora(Strategy):
-    """Average zero-padded A_k and B_k with weights p_k ||B_k A_k||_F; prune ranks that empty.
+    """Average zero-padded A_k and B_k with weights ||B_k A_k||_F / sum; prune ranks that empty.
 
     HetLoRA (Cho et al., EMNLP 2024, arXiv 2401.06432). A client of rank r_k takes the first r_k rows
     of A and columns of B. Its loss has the penalty lambda ||B[:, t:]|| ||A[t:]|| on the components
@@ -27,10 +27,17 @@ class HetLora(Strategy):
     The pruning compares what a client was sent with what it sent back, so it is decided here and
     told with the next round: post-processing. `gamma` 1 prunes nothing. Where the server has one
     noised mean in the clients' place nobody's rank can be told, and `gamma` must be 1.
+
+    The numbers of examples do not enter the factors' weights; the head is averaged with p_k. Weights
+    are taken layer by layer, a choice of ours: no official code was found. Where no client has a
+    product, all count alike.
     """
 
     trains: ClassVar[tuple[str, ...]] = ("A", "B")
     any_rank: ClassVar[bool] = True
+    weighted = False
+    weightless = True
+    any_scale = True
 
     def __init__(self, gamma: float = 0.99, penalty: float = 1e-3) -> None:
         if not 0 < gamma <= 1:
@@ -50,9 +57,9 @@ class HetLora(Strategy):
         factors = {}
         for layer, old in state.factors.items():
             pairs = [u.state.factors[layer] for u in updates]
-            sizes = [u.weight * float(norm(p)) for u, p in zip(updates, pairs, strict=True)]
-            if not any(sizes):  # nobody has a product yet: plain weights
-                sizes = [u.weight for u in updates]
+            sizes = [float(norm(pair)) for pair in pairs]
+            if not any(sizes):  # nobody has a product yet
+                sizes = [1.0] * len(pairs)
             A, B = torch.zeros_like(old.A).double(), torch.zeros_like(old.B).double()
             for size, pair in zip(sizes, pairs, strict=True):
                 padded = pad(pair, old.rank)

@@ -6,7 +6,7 @@ from fedsvd.errors import InputError, wrong
 from fedsvd.factors import factors_of, find_class
 from fedsvd.settings import Settings
 from fedsvd.strategies.base import Strategy
-from fedsvd.strategies.stock import check_stock
+from fedsvd.strategies.stock import check_stock, most_replies
 
 
 def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> None:
@@ -34,6 +34,8 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
             "the server has their one noised mean; use another strategy, or hetlora with "
             "strategy.gamma=1"
         )
+    if isinstance(strategy, Strategy) and strategy.compares_clients:
+        _check_several(settings)
     ranks = settings.clients.ranks
     if ranks is not None and not (issubclass(found, Strategy) and found.any_rank):
         raise wrong(
@@ -64,3 +66,16 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
             f"{settings.strategy.target} averages but does not send back to them (its broadcasts: "
             f"{', '.join(found.broadcasts) or 'none'})"
         )
+
+
+def _check_several(settings: Settings) -> None:
+    """Raise InputError where the server has one message a round, and nothing to compare."""
+    target = settings.strategy.target
+    if settings.privacy.unit == "client":
+        raise InputError(
+            f"strategy: {target} compares the clients of a round, and with privacy.unit=client the "
+            "server has their one noised mean; use another strategy"
+        )
+    key, most = most_replies(settings)
+    if most < 2:
+        raise wrong(key, most, f"at least 2 with {target}, which compares the clients of a round")

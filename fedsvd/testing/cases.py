@@ -1,19 +1,21 @@
 """Random clients of a small model with two shapes of layers and a head, to measure rules on."""
 
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Mapping, Sequence
+from typing import Any, final
 
 import torch
 from torch import Generator, Tensor
 
 from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.lowrank.ranks import truncate
+from fedsvd.records import from_record, to_record, travelling
 from fedsvd.strategies.base import PublicView, Strategy, Update
 
 SHAPES = {"first": (12, 20), "second": (12, 20), "third": (16, 10)}  # (d_out, d_in)
 RANK = 3
 WEIGHTS = (0.1, 0.2, 0.3, 0.4)
 ROUND = 60
+TOLERANCE = 1e-6  # relative, on float64 states
 
 
 def make_state(
@@ -33,6 +35,26 @@ def make_state(
     shapes = SHAPES if base else {}
     W = {layer: _draw(shape, g).to(dtype) for layer, shape in shapes.items()}
     return AdapterState(factors, extra, round, W)
+
+
+def make_rule(cls: type[Strategy], options: Mapping[str, Any]) -> Strategy:
+    """Return a new rule that has something public to look at."""
+    rule = cls(**options)
+    rule.public = QuadraticView()
+    return rule
+
+
+def start_of(
+    rule: Strategy, dtype: torch.dtype = torch.float64, round: int = ROUND
+) -> AdapterState:
+    """Return the state that a round of `rule` begins with, frozen weights changed if it does so."""
+    return make_state(dtype=dtype, round=round, base="W" in rule.broadcasts)
+
+
+def next_round(state: AdapterState) -> AdapterState:
+    """Return what the next round begins with: the state through a record, as the server gets it."""
+    tensors = from_record(to_record(state.tensors()))
+    return AdapterState.from_tensors(tensors, state.round + 1)
 
 
 def make_updates(
@@ -57,8 +79,7 @@ def make_updates(
 
 def sent(rule: Strategy, state: AdapterState) -> dict[str, Tensor]:
     """Return the tensors that `rule` has clients send in the state's round, with its values."""
-    kinds = [kind for kind in rule.trains_in(state.round) if kind not in rule.keeps]
-    return state.select((*kinds, "extra"))
+    return state.select(travelling(rule.trains_in(state.round), rule.keeps))
 
 
 def distance(x: AdapterState, y: AdapterState) -> float:

@@ -1,7 +1,8 @@
 """A conformance kit for aggregation rules: `check_strategy(MyStrategy, option=value)` in one line.
 
 It measures what every rule must do and what each declares of itself (`Strategy.exact`, `.weighted`,
-`.idempotent`, `.fixed_point`, `.averages`, `.mean_only`, `.any_rank`) on the clients of
+`.idempotent`, `.fixed_point`, `.averages`, `.mean_only`, `.any_rank`, and in
+`fedsvd.testing.invariance` `.any_basis`, `.any_scale`, `.weightless`) on the clients of
 `fedsvd.testing.cases`. A rule that fails raises AssertionError with one sentence.
 """
 
@@ -24,47 +25,51 @@ from fedsvd.strategies.base import Strategy, Update
 from fedsvd.testing.cases import (
     RANK,
     ROUND,
+    TOLERANCE,
     WEIGHTS,
-    QuadraticView,
     distance,
-    make_state,
+    make_rule,
     make_updates,
+    next_round,
     sent,
+    start_of,
     total,
 )
 from fedsvd.testing.claims import measured
-
-TOLERANCE = 1e-6  # relative, on float64 states
+from fedsvd.testing.invariance import any_basis, any_scale, weightless
 
 
 def check_strategy(cls: type[Strategy], **options: Any) -> None:
     """Raise AssertionError, with one sentence that says what is wrong, unless `cls` is sound.
 
     `options` go to its constructor. Checked: neither the order of clients nor that of their replies
-    matters; weights, equal clients, unchanged clients, exactness and the mean as all that counts are
-    as declared, in a round in which much is due and in the next one; what a server optimiser can
-    follow does not change its basis; the arguments and the global random state are left alone; what
-    clients are not sent does not change; names, shapes, dtypes, ranks and the round hold, also for
-    clients of other ranks where they are declared; a client with NaN is refused; state goes through
-    records and checkpoints, and the next round needs nothing but it.
+    matters; weights, equal clients, unchanged clients, exactness and the mean as all that counts
+    are as declared, in a round in which much is due and in the next one; what a server optimiser
+    can follow does not change its basis, in any of a run's first rounds either; what is claimed not
+    to matter does not; a first round, from B = 0, gives finite numbers; the arguments and the
+    global random state are left alone; what clients are not sent does not change; names, shapes,
+    dtypes, ranks and the round hold, also for clients of other ranks where they are declared; a
+    client with NaN is refused; state goes through records and checkpoints, and the next round needs
+    nothing but it.
     """
     name = cls.__name__
     for check in (
-        _form, _arguments, _order, _weights, _equal, _unchanged, _exactness, _mean, _ranks,
-        _nan, _resumes,
+        _form, _first, _arguments, _order, _weights, _equal, _unchanged, _basis_stays, any_basis,
+        any_scale, weightless, _exactness, _mean, _ranks, _nan, _resumes,
     ):  # fmt: skip
         check(name, cls, options)
 
 
-def _make(cls: type[Strategy], options: Mapping[str, Any]) -> Strategy:
-    rule = cls(**options)
-    rule.public = QuadraticView()
-    return rule
-
-
-def _start(rule: Strategy, dtype: torch.dtype = torch.float64, round: int = ROUND) -> AdapterState:
-    """Return the state that a round of `rule` begins with, frozen weights changed if it does so."""
-    return make_state(dtype=dtype, round=round, base="W" in rule.broadcasts)
+def _first(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
+    """Round 1 of LoRA: B is 0 in every layer, and of some clients still is when they reply."""
+    rule = make_rule(cls, options)
+    state = start_of(rule, round=1)
+    state = state.update({n: torch.zeros_like(B) for n, B in state.select("B").items()})
+    moved = make_updates(rule, state)
+    for updates in (moved, [replace(u, state=state) for u in moved], [moved[0]]):
+        new = make_rule(cls, options).aggregate(state, updates)
+        finite = all(bool(t.isfinite().all()) for t in new.tensors().values())
+        assert finite, f"{name} returns values that are not finite in a first round, where B is 0."
 
 
 def _rounds(
@@ -72,14 +77,14 @@ def _rounds(
 ) -> Iterator[tuple[Strategy, AdapterState]]:
     """Yield a new rule and the state for a round in which much is due, and for the next one."""
     for round in (ROUND, ROUND + 1):
-        rule = _make(cls, options)
-        yield rule, _start(rule, round=round)
+        rule = make_rule(cls, options)
+        yield rule, start_of(rule, round=round)
 
 
 def _form(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
     for dtype in (torch.float64, torch.float32):
-        rule = _make(cls, options)
-        state = _start(rule, dtype)
+        rule = make_rule(cls, options)
+        state = start_of(rule, dtype)
         new = rule.aggregate(state, make_updates(rule, state))
         assert isinstance(new, AdapterState), f"{name} returns no AdapterState."
         assert list(new.factors) == list(state.factors), f"{name} loses or reorders layers."
@@ -100,15 +105,15 @@ def _form(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 
 def _arguments(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule = _make(cls, options)
-    state = _start(rule)
+    rule = make_rule(cls, options)
+    state = start_of(rule)
     updates = make_updates(rule, state)
     given = [state, *(u.state for u in updates)]
     before, randomness = [s.digest() for s in given], torch.random.get_rng_state()
     first = rule.aggregate(state, updates)
     assert [s.digest() for s in given] == before, f"{name} changes tensors that it was given."
     untouched = torch.equal(torch.random.get_rng_state(), randomness)
-    again = _make(cls, options).aggregate(state, updates)
+    again = make_rule(cls, options).aggregate(state, updates)
     assert untouched, f"{name} draws from the global random generator."
     assert first.digest() == again.digest(), f"{name} gives other bits for the same arguments."
 
@@ -118,7 +123,7 @@ def _order(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
         updates = make_updates(rule, state)
         there = rule.aggregate(state, updates)
         turned = [updates[i] for i in (2, 0, 3, 1)]
-        back = _make(cls, options).aggregate(
+        back = make_rule(cls, options).aggregate(
             state, [replace(u, client=k) for k, u in enumerate(turned)]
         )
         assert distance(back, there) < TOLERANCE, f"{name} depends on the order of the clients."
@@ -131,7 +136,7 @@ def _weights(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
         last = updates[-1]
         halves = [Update(k, last.weight / 2, last.state) for k in (3, 4)]
         whole = rule.aggregate(state, updates)
-        split = _make(cls, options).aggregate(state, [*updates[:-1], *halves])
+        split = make_rule(cls, options).aggregate(state, [*updates[:-1], *halves])
         found = max(found, distance(split, whole))
     measured(name, "weighted", rule.weighted, found < TOLERANCE,
               "counts two clients alike as one of twice the weight")  # fmt: skip
@@ -177,11 +182,28 @@ def _mean(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
             u, tensors = updates[at], updates[at].state.tensors()
             moved = {n: tensors[n] + sign / u.weight * d for n, d in moves.items()}
             others[at] = replace(u, state=u.state.update(moved))
-        new, same = rule.aggregate(state, updates), _make(cls, options).aggregate(state, others)
+        new, same = rule.aggregate(state, updates), make_rule(cls, options).aggregate(state, others)
         assert distance(same, new) < TOLERANCE, (
             f"{name} declares mean_only = True, but it gives another state for other replies of the "
             "same mean: the figure of the published model would be too low."
         )
+
+
+def _basis_stays(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
+    """A rule that turns to an old reference, and not to what the round began with, shows later."""
+    rule = make_rule(cls, options)
+    if not rule.averages:
+        return
+    state = start_of(rule, round=1)
+    for number in (1, 2, 3):
+        state = next_round(rule.aggregate(state, make_updates(rule, state, seed=number)))
+        new = rule.aggregate(state, [Update(k, w, state) for k, w in enumerate(WEIGHTS)])
+        for key, old in state.select(("A", "B")).items():
+            moved = float((new.tensors()[key] - old).norm() / old.norm())
+            assert moved < TOLERANCE, (
+                f"{name} declares averages = True, but in round {state.round} it gives {key} another "
+                "basis than that of the state that the round began with."
+            )
 
 
 def _exactness(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
@@ -206,8 +228,8 @@ def _ranks(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
     if not cls.any_rank:
         return
     for ranks in ((1, 2, RANK, 2), (1,)):  # all kinds, and fewer components than the state has
-        rule = _make(cls, options)
-        state, weights = _start(rule), WEIGHTS if len(ranks) > 1 else (1.0,)
+        rule = make_rule(cls, options)
+        state, weights = start_of(rule), WEIGHTS if len(ranks) > 1 else (1.0,)
         updates = make_updates(rule, state, weights, ranks=ranks)
         try:
             new = rule.aggregate(state, updates)
@@ -227,8 +249,8 @@ def _ranks(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 
 def _nan(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule = _make(cls, options)
-    state = _start(rule)
+    rule = make_rule(cls, options)
+    state = start_of(rule)
     wanted = sent(rule, state)
     assert wanted, f"{name} has clients send nothing."
     good = [sent(rule, u.state) for u in make_updates(rule, state)]
@@ -257,7 +279,7 @@ def _nan(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
         assert why == f"{key!r} is not finite", f"{name} would be given a client with NaN in {key}."
     # Flower's own loop does not look at replies before the strategy does.
     some = rule.aggregate_train(state.round, every)[0]
-    again = _make(cls, options)
+    again = make_rule(cls, options)
     fewer = again.aggregate_train(state.round, replies(again)[: len(wanted) - 1 : -1])[0]
     assert some is not None, f"{name} makes nothing of valid replies."
     assert fewer is not None, f"{name} makes nothing of three valid replies."
@@ -268,22 +290,16 @@ def _nan(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
 
 
 def _resumes(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
-    rule = _make(cls, options)
-    state = _start(rule)
+    rule = make_rule(cls, options)
+    state = start_of(rule)
     first = rule.aggregate(state, make_updates(rule, state))
-    straight = _next_round(first)
+    straight = next_round(first)
     assert straight.digest() == first.digest(), f"{name} returns a state that records do not carry."
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder) / "state.safetensors", first)
-        resumed = _next_round(read_checkpoint(Path(folder) / "state.safetensors"))
+        resumed = next_round(read_checkpoint(Path(folder) / "state.safetensors"))
     one = rule.aggregate(straight, make_updates(rule, straight, seed=2))
-    two = _make(cls, options).aggregate(resumed, make_updates(rule, resumed, seed=2))
+    two = make_rule(cls, options).aggregate(resumed, make_updates(rule, resumed, seed=2))
     assert one.digest() == two.digest(), (
         f"{name} remembers something beside the state: resumed, it goes on otherwise."
     )
-
-
-def _next_round(state: AdapterState) -> AdapterState:
-    """Return what the next round begins with: the state through a record, as the server gets it."""
-    tensors = from_record(to_record(state.tensors()))
-    return AdapterState.from_tensors(tensors, state.round + 1)

@@ -14,8 +14,10 @@ from fedsvd.config import from_config
 from fedsvd.engines.base import claim_identity
 from fedsvd.flower_app import client_app
 from fedsvd.node import app as node
+from fedsvd.node.messages import check_training
 from fedsvd.node.proposal import overrides_in
 from fedsvd.node.refusals import Refusal
+from tests.conftest import TINY, compose_settings
 from tests.node.owner import (
     CANARIES,
     HOLDER,
@@ -192,6 +194,7 @@ MESSAGES = {
     "an attempt below 0": odd(attempt=-1),
     "kinds that are none": odd(trains=["everything"]),
     "kinds that are no list": odd(keeps="A"),
+    "a head that trains in turn": odd(trains=["extra"]),
     "ranks without clients": odd(ranks=[2]),
     "a rank above the model's": odd(ranks=[3], ranked=[HOLDER]),
     "a filter of a million entries": odd(**{"local-smoothing": 1e9}),
@@ -212,6 +215,11 @@ MESSAGES = {
 def test_messages_that_a_node_cannot_work_with(owner, name):
     claim_identity()
     assert_refused(owner, MESSAGES[name](), context(owner), UNUSABLE)
+
+
+def test_a_head_may_stay_with_the_client():
+    told = message(keeps=["B", "extra"])
+    assert check_training(told, compose_settings(*TINY)) == (1, 0)
 
 
 def test_a_query_is_answered_with_the_clients_number_alone(owner):

@@ -174,6 +174,29 @@ def test_ranks_are_not_pruned_where_one_noised_mean_arrives(settings):
         check_use(chosen, build_strategy(chosen.strategy))
 
 
+def test_a_rule_that_compares_clients_is_refused_where_one_message_arrives(settings):
+    for one, message in (
+        (
+            "privacy=client_level",
+            "FedRpca compares the clients of a round, and with privacy.unit=cl",
+        ),
+        (
+            "clients.per_round=1",
+            r"clients\.per_round: 1 is not allowed; it must be at least 2 with",
+        ),
+    ):
+        chosen = settings("strategy=fedrpca", one)
+        with pytest.raises(InputError, match=message):
+            check_use(chosen, build_strategy(chosen.strategy))
+        control = settings(
+            "strategy=fedavg", "+strategy.server.name=momentum", "+strategy.server.lr=2",
+            "+strategy.server.beta1=0", one,
+        )  # fmt: skip
+        check_use(control, build_strategy(control.strategy))
+    chosen = settings("strategy=fedrpca")
+    check_use(chosen, build_strategy(chosen.strategy))
+
+
 @pytest.mark.parametrize("name", ["fedavg", "ffa", "fedsa", "fedsb", "rolora", "la_lora", "fedrot"])
 def test_a_server_optimiser_is_an_option_of_all_that_average(settings, name):
     server = ("+strategy.server.name=adam", "+strategy.server.lr=0.1")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedsvd import strategies as S
-from tests.strategies.cases import D_IN, D_OUT, P, R, case, mean, product, run, updates, wrap
+from tests.strategies.cases import D_IN, D_OUT, R, case, mean, product, run, updates, wrap
 
 
 def ranked(ranks, seed=3):
@@ -18,12 +18,15 @@ def test_hetlora_weighs_padded_factors_by_the_size_of_their_product():
     _A, _B, _As, _Bs, state, _ = case(shared_A=False)
     As, Bs = ranked([1, 2, 2])
     new_A, new_B, _ = run(S.HetLora(gamma=1.0), state, updates(As, Bs))
-    weights = np.array([p * np.linalg.norm(b @ a) for p, a, b in zip(P, As, Bs, strict=True)])
+    weights = np.array([np.linalg.norm(b @ a) for a, b in zip(As, Bs, strict=True)])  # without p_k
     weights /= weights.sum()
     As = [np.vstack([a, np.zeros((R - len(a), D_IN))]) for a in As]
     Bs = [np.hstack([b, np.zeros((D_OUT, R - b.shape[1]))]) for b in Bs]
     np.testing.assert_allclose(new_A, sum(w * a for w, a in zip(weights, As, strict=True)))
     np.testing.assert_allclose(new_B, sum(w * b for w, b in zip(weights, Bs, strict=True)))
+    nothing = [np.zeros_like(b) for b in Bs]  # then all count alike
+    new_A, _, _ = run(S.HetLora(gamma=1.0), state, updates(As, nothing))
+    np.testing.assert_allclose(new_A, sum(As) / 3)
 
 
 def test_hetlora_prunes_the_clients_whose_tail_shrank():

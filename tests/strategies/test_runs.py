@@ -65,6 +65,23 @@ def test_fedsa_keeps_every_b_with_its_client_over_rounds():
     assert evaluate(run, "validation")["loss"] == pytest.approx(sum(each) / len(each), rel=1e-6)
 
 
+def test_fedsa_can_leave_the_head_with_its_client_too():
+    run = start("strategy=fedsa", "strategy.head=own", "privacy=none", "training.lr=5")
+    before, A = run.state, 12 * 8 * 384 * 4
+    metrics = one_round(run, 1)
+    assert metrics["failed"] == {}
+    for way in ("bytes_up", "bytes_down"):
+        assert 0 <= metrics[way] - 3 * A < 3 * 12 * 160  # no head travels
+    assert changed(before, run.state) <= {"A"}
+    own = [from_record(run.grid._contexts[k].state.array_records[PERSONAL])
+           for k in metrics["clients"]]  # fmt: skip
+    heads = [{n: t for n, t in each.items() if not n.endswith(".B")} for each in own]
+    assert all(set(head) == set(before.extra) for head in heads)
+    name = next(iter(before.extra))
+    assert not torch.equal(heads[0][name], heads[1][name])
+    assert not torch.equal(heads[0][name], before.extra[name])
+
+
 def test_a_client_of_fedsa_starts_from_the_b_it_kept(monkeypatch):
     from fedsvd.client import app
 

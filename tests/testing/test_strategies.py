@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from fedsvd import strategies
-from fedsvd.lowrank import AdapterState, LowRank, average, refactorise
+from fedsvd.lowrank import AdapterState, LowRank, average, norm, refactorise
+from fedsvd.lowrank.align import rotation
 from fedsvd.lowrank.ranks import truncate
 from fedsvd.records import arrays_of, from_record, to_record, usable
 from fedsvd.strategies import FedAvg, Strategy, Update, weighted_mean
+from fedsvd.strategies.align import aligned_mean
 from fedsvd.strategies.fedex import mean_product
 from fedsvd.testing import check_strategy
 
@@ -31,6 +33,11 @@ OPTIONS = [
     ("FedSvdRefresh", {"directions": "trailing", "tail": "fold"}),
     ("FedSvdRefresh", {"directions": "inputs", "keep": 1}),
     ("FedAsk", {"oversampling": 0, "seed": 3}),
+    ("FedAsk", {"oversampling": 4}),
+    ("FedRot", {"strength": 0.5, "first": "B"}),
+    ("FedSa", {"head": "own"}),
+    ("LoraFair", {"objective": "ridge"}),
+    ("LoraFair", {"penalty": 0}),
 ]
 
 
@@ -159,6 +166,58 @@ class SaysAverages(Strategy):
         return refactorise(weighted_mean(state, updates))
 
 
+class TurnsAtOnce(Strategy):
+    """FedRot-LoRA that turns in the first round too, where it says that it does not."""
+
+    trains, averages, any_basis = ("A", "B"), True, 2
+    by = "A"
+
+    def aggregate(self, state, updates):
+        return aligned_mean(state, updates, state, rotation, self.by)
+
+
+class TurnsByBoth(TurnsAtOnce):
+    """One Procrustes problem of A and B together: whichever is larger decides."""
+
+    any_basis, any_scale, by = 1, True, ("A", "B")
+
+
+class TurnsNothing(TurnsAtOnce):
+    def aggregate(self, state, updates):
+        return weighted_mean(state, updates)
+
+
+class TurnsToTheStart(TurnsAtOnce):
+    """What it turns to is the state that the run began with, in every round."""
+
+    any_basis = 1
+
+    def aggregate(self, state, updates):
+        first = {n: state.memory.get(n, t) for n, t in state.select(("A", "B")).items()}
+        new = aligned_mean(state, updates, state.update(first), rotation, "AB"[state.round % 2])
+        return replace(new, memory=first)
+
+
+class WeighsTwice(Strategy):
+    """HetLoRA with p_k, and once more p_k, where it says that the norms alone are the weights."""
+
+    trains, weightless, weighted = ("A", "B"), True, False
+
+    def aggregate(self, state, updates):
+        norms = [[float(norm(p)) for p in u.state.factors.values()] for u in updates]
+        p = [u.weight**2 * (1e-9 + sum(each)) for u, each in zip(updates, norms, strict=True)]
+        return average([u.state for u in updates], p, into=state)
+
+
+class DividesByWhatIsZero(Strategy):
+    exact = True
+
+    def aggregate(self, state, updates):
+        mean = weighted_mean(state, updates)
+        same = {n: t / state.tensors()[n].norm() for n, t in mean.select("B").items()}
+        return mean.update({n: t * state.tensors()[n].norm() for n, t in same.items()})
+
+
 class OneRank(Strategy):
     any_rank = exact = True
 
@@ -207,6 +266,18 @@ class AsTheyArrive(TakesEveryReply):
 @pytest.mark.parametrize(
     ("cls", "sentence"),
     [
+        (TurnsAtOnce, "any_basis = 2, but in round 1 already the basis"),
+        (TurnsByBoth, "TurnsByBoth declares any_scale = True, but in round 1 W + B A is another"),
+        (
+            TurnsNothing,
+            "any_basis = 2, but in round 2 the basis that a client's factors are in matt",
+        ),
+        (TurnsToTheStart, "but in round 2 it gives first.A another basis than that of the state"),
+        (
+            WeighsTwice,
+            "WeighsTwice declares weightless = True, but in round 1 first depends on",
+        ),
+        (DividesByWhatIsZero, "returns values that are not finite in a first round, where B is 0."),
         (ForgetsTheBase, "ForgetsTheBase declares idempotent = True, but"),
         (SoundInEvenRounds, "SoundInEvenRounds declares idempotent = True, but"),
         (SaysAverages, "SaysAverages declares averages = True, but it gives first.A another basis"),
