@@ -49,6 +49,7 @@ def digest_of(texts: Iterable[tuple[str, ...]]) -> bytes:
     """Return a digest (32 bytes) of texts in their order."""
     found = hashlib.blake2b(digest_size=32)
     for text in texts:
+        found.update(len(text).to_bytes(8, "big"))
         for column in text:
             data = column.encode("utf-8", "surrogatepass")
             found.update(len(data).to_bytes(8, "big") + data)
