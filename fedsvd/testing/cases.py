@@ -58,7 +58,8 @@ def make_updates(
 def sent(rule: Strategy, state: AdapterState) -> dict[str, Tensor]:
     """Return the tensors that `rule` has clients send in the state's round, with its values."""
     kinds = [kind for kind in rule.trains_in(state.round) if kind not in rule.keeps]
-    return state.select((*kinds, "extra"))
+    trained = state.select((*kinds, "extra"))
+    return {**trained, **rule.asks(trained)}
 
 
 def distance(x: AdapterState, y: AdapterState) -> float:
