@@ -18,6 +18,7 @@ from fedsvd.client.rule import LocalRule, apply_rule
 from fedsvd.client.tangent import TangentStep
 from fedsvd.client.use import Alone
 from fedsvd.client.worker import Worker
+from fedsvd.errors import InputError
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
 from fedsvd.privacy.dpsgd import StepReport, dp_step, make_optimizer, poisson_sample
@@ -168,7 +169,7 @@ def plain_step(
     for p in parameters:
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
     if coordinates is not None:
-        found = coordinates([p.grad.unsqueeze(0) for p in parameters])  # type: ignore[union-attr]
+        found = coordinates([p.grad.unsqueeze(0) for p in parameters])
         for p, value in zip(parameters, found, strict=True):
             p.grad = value[0].contiguous()
     limit = float("inf") if clip_norm is None else clip_norm
@@ -220,13 +221,16 @@ def make_steps(
 ) -> torch.optim.Optimizer:  # fmt: skip
     """Return a new optimiser of what trains, for a client's steps of one round.
 
-    `state` is what the client was sent; of it the steps of "block_adamw" take the memory.
+    `state` is what the client was sent; of it the steps of "block_adamw" take the memory. Raises
+    InputError where an adapter has a regulariser, which the steps "tangent" could not follow.
     """
     settings, plan = worker.settings, worker.plan.clients[client]
     training, noise = settings.training, 0.0
     lr = learning_rate(training, round, settings.rounds)
     if worker.plan.per_example:
         noise = plan.noise_multiplier * settings.privacy.clip_norm / plan.expected_batch
+    if rule.steps == "tangent" and worker.model.penalty is not None:
+        raise InputError("adapter: its regulariser is about factors, and these steps are of B A")
     if rule.steps == "tangent":
         return TangentStep(named, training, lr, rule, noise)
     if rule.steps == "block_adamw":

@@ -39,7 +39,7 @@ class DpFedAdamW(Strategy):
     def __init__(
         self,
         gamma: float = 0.5,
-        floor: float = 1.0,
+        floor: float = 0.1,
         beta1: float = 0.9,
         beta2: float = 0.999,
         tau: float = 1e-8,

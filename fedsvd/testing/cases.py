@@ -98,4 +98,4 @@ class QuadraticView(PublicView):
 
 
 def _draw(shape: Sequence[int], generator: Generator) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64)

@@ -45,7 +45,9 @@ class Tiny(nn.Module):
 def data(seed=1):
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(N, D_IN, generator=g, dtype=torch.float64)
-    return x * torch.tensor([[0.01], [0.3], [1.0], [3.0], [0.5]]), torch.randn(N, generator=g).double()
+    return x * torch.tensor([[0.01], [0.3], [1.0], [3.0], [0.5]]), torch.randn(
+        N, generator=g
+    ).double()
 
 
 def by_hand(model, rows, clip):
@@ -189,9 +191,7 @@ def test_the_adaptive_direction_by_hand():
             values = np.maximum(values, values.max() / MOST_CONDITION)
             u[name] = m / (1 - 0.9**k) @ vectors @ np.diag(values**-0.5) @ vectors.T
         expected = truncated(0.97 * B @ A - 0.3 * (u["B"] @ A + B @ u["A"].T))
-        plain_step(
-            losses(model), steps, [list(range(N))], 4.0, None, coordinates=steps.coordinates
-        )
+        plain_step(losses(model), steps, [list(range(N))], 4.0, None, coordinates=steps.coordinates)
         np.testing.assert_allclose(product(model), expected, atol=1e-9)
 
 
