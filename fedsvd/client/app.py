@@ -95,6 +95,7 @@ def make_client_app(settings: Settings) -> ClientApp:
                 settings.seed, Purpose.ATTACK, round, client, *attempt_key(attempt)
             )
             sent = poison(sent, start.tensors(), settings.attack, generator)
+        sent.update(result.beside)
         if own:
             context.state.array_records[PERSONAL] = to_record(own)
         content = RecordDict(

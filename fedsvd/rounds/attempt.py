@@ -190,7 +190,9 @@ def _aggregate(
 def _asked_for(run: Run, config: ConfigRecord) -> dict[str, Tensor]:
     """Return the tensors that a client must send back, with the values it started from."""
     trains, keeps = records.in_round(config, factors_of(run.settings))
-    return run.state.select(records.travelling(trains, keeps))
+    trained = run.state.select(records.travelling(trains, keeps))
+    asked = run.strategy.asks(trained) if isinstance(run.strategy, Strategy) else {}
+    return {**trained, **asked}
 
 
 def _of_rank(
@@ -201,7 +203,7 @@ def _of_rank(
     if rank is None:
         return wanted
     shapes = truncate(run.state, rank).tensors()
-    return {name: shapes[name] for name in wanted}
+    return {name: shapes.get(name, t) for name, t in wanted.items()}
 
 
 def _global_arrays(run: Run) -> ArrayRecord:

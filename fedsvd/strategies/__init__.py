@@ -2,6 +2,7 @@
 
 from fedsvd.strategies.align import Align
 from fedsvd.strategies.base import PublicView, Strategy, Update, weighted_extra, weighted_mean
+from fedsvd.strategies.dp_fedadamw import DpFedAdamW
 from fedsvd.strategies.fedask import FedAsk
 from fedsvd.strategies.fedavg import FedAvg
 from fedsvd.strategies.fedex import FedEx
@@ -20,6 +21,7 @@ from fedsvd.strategies.geometric_median import GeometricMedian
 from fedsvd.strategies.hetlora import HetLora
 from fedsvd.strategies.la_lora import LaLora
 from fedsvd.strategies.lora_fair import LoraFair
+from fedsvd.strategies.prism import Prism
 from fedsvd.strategies.rolora import RoLora
 from fedsvd.strategies.rsvd_dpd import RsvdDpd
 from fedsvd.strategies.scaled import Scaled
@@ -28,6 +30,7 @@ from fedsvd.strategies.server import ServerOptimizer
 __all__ = [
     "FFA",
     "Align",
+    "DpFedAdamW",
     "FedAsk",
     "FedAvg",
     "FedEx",
@@ -45,6 +48,7 @@ __all__ = [
     "HetLora",
     "LaLora",
     "LoraFair",
+    "Prism",
     "PublicView",
     "RoLora",
     "RsvdDpd",

@@ -1,7 +1,7 @@
 """What an aggregation rule is: a Flower strategy whose author writes one method."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from logging import INFO
 from typing import ClassVar, final
@@ -146,6 +146,17 @@ class Strategy(TrainsFactors, ABC):
         """Return which of what `trains` do so in a round (from 1); all of them by default."""
         return self.trains
 
+    def tells(self, state: AdapterState) -> dict[str, torch.Tensor]:
+        """Return what of the state's memory clients are sent, by name; nothing by default."""
+        return {}
+
+    def asks(self, trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return what clients send beside `trained`: tensors of its shapes and dtypes, by name.
+
+        The names are those of memory, and what comes is in an update's `state.memory`.
+        """
+        return {}
+
     @abstractmethod
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
         """Return the next global state.
@@ -167,7 +178,8 @@ class Strategy(TrainsFactors, ABC):
         ranks = self.ranks_of(state)
         if ranks:
             config[RANKED], config[RANKS] = list(ranks), list(ranks.values())
-        wire = to_record(state.select(travelling(self.broadcasts, self.keeps)))
+        sent = state.select(travelling(self.broadcasts, self.keeps))
+        wire = to_record({**sent, **self.tells(state)})
         content = RecordDict({ARRAYS: wire, CONFIG: config})
         return [
             Message(content=content, message_type=MessageType.TRAIN, dst_node_id=node)

@@ -50,6 +50,8 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
             f"released (post_processing is False), so privacy.unit={settings.privacy.unit} would not "
             "hold; use privacy=none or another strategy"
         )
+    if isinstance(strategy, Strategy):
+        _check_steps(settings, strategy)
     if not issubclass(found, Strategy):
         return
     trains = factors_of(settings)
@@ -79,3 +81,28 @@ def _check_several(settings: Settings) -> None:
     key, most = most_replies(settings)
     if most < 2:
         raise wrong(key, most, f"at least 2 with {target}, which compares the clients of a round")
+
+
+def _check_steps(settings: Settings, strategy: Strategy) -> None:
+    """Raise InputError for settings under which the clients' steps are not what the strategy says."""
+    steps, name = strategy.local.steps, settings.strategy.target
+    if steps == "plain":
+        return
+    if settings.privacy.unit == "client":
+        raise InputError(
+            f"strategy: {name} is about the noise in the clients' steps, and with "
+            "privacy.unit=client there is none; use privacy=dp_sgd or another strategy"
+        )
+    if steps == "block_adamw" and settings.training.optimizer != "adamw":
+        raise wrong(
+            "training.optimizer", settings.training.optimizer,
+            f"'adamw' with {name}, with a training.lr for it, such as 1e-3",
+        )  # fmt: skip
+    if steps == "tangent":
+        if set(factors_of(settings)) != {"A", "B"}:
+            raise wrong(
+                "training.factors", settings.training.factors,
+                f"'auto' or 'AB' with {name}, which steps B A itself",
+            )  # fmt: skip
+        if settings.training.optimizer == "sgd" and settings.training.momentum:
+            raise wrong("training.momentum", settings.training.momentum, f"0 with {name}")

@@ -79,7 +79,8 @@ def make_updates(
 
 def sent(rule: Strategy, state: AdapterState) -> dict[str, Tensor]:
     """Return the tensors that `rule` has clients send in the state's round, with its values."""
-    return state.select(travelling(rule.trains_in(state.round), rule.keeps))
+    trained = state.select(travelling(rule.trains_in(state.round), rule.keeps))
+    return {**trained, **rule.asks(trained)}
 
 
 def distance(x: AdapterState, y: AdapterState) -> float:
@@ -118,4 +119,4 @@ class QuadraticView(PublicView):
 
 
 def _draw(shape: Sequence[int], generator: Generator) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64)

@@ -172,6 +172,16 @@ def test_the_same_bits_as_inline_also_after_a_worker_was_killed(cluster, monkeyp
     assert digest("engine=ray", "engine.workers=1") == expected
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [["strategy=prism"], ["strategy=dp_fedadamw", "training.optimizer=adamw", "training.lr=1e-3"]],
+    ids=lambda o: o[0],
+)
+def test_the_same_bits_where_clients_take_steps_of_their_own(cluster, overrides):
+    expected = digest("engine.threads=1", *overrides)
+    assert digest("engine=ray", "engine.workers=2", *overrides) == expected
+
+
 def test_a_local_ray_is_started_and_stopped(cluster):
     # Last in the module: the fixture's connection is given up for it.
     ray.shutdown()

@@ -40,6 +40,19 @@ def test_flexlora_is_the_best_approximation_of_the_mean_product():
     np.testing.assert_allclose(new_A @ new_A.T, np.eye(R), atol=1e-12)
 
 
+def test_prism_retracts_the_mean_product_near_the_old_factors():
+    A, B, As, Bs, state, sent = case(shared_A=False)
+    new_A, new_B, _ = run(S.Prism(), state, sent)
+    U, s, Vh = np.linalg.svd(product(As, Bs))
+    np.testing.assert_allclose(new_B @ new_A, (U[:, :R] * s[:R]) @ Vh[:R], atol=1e-12)
+    # Balanced: (B, A) = (U S^1/2 Q, Q^T S^1/2 V^T), Q the nearest to the old ones.
+    root = np.sqrt(s[:R])
+    bal_B, bal_A = U[:, :R] * root, root[:, None] * Vh[:R]
+    left, _, right = np.linalg.svd(bal_B.T @ B + bal_A @ A.T)
+    np.testing.assert_allclose(new_B, bal_B @ left @ right, atol=1e-12)
+    np.testing.assert_allclose(new_A, (left @ right).T @ bal_A, atol=1e-12)
+
+
 @pytest.mark.parametrize("oversampling", [None, 0, 4])
 def test_fedask_of_b_alone_is_fedsvd_with_the_balanced_split(oversampling):
     A, _, _As, Bs, state, sent = case(shared_A=True)

@@ -1,16 +1,21 @@
 """Strategies that change what clients do, on the real default model, cut short."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from fedsvd.client.app import PERSONAL
+from fedsvd.client.training import train_locally
 from fedsvd.experiment import prepare
+from fedsvd.lowrank import LowRank, refactorise_pairs
 from fedsvd.recorders.lines import trouble
 from fedsvd.records import from_record
 from fedsvd.rounds.attempt import one_round
 from fedsvd.rounds.evaluation import evaluate
 from fedsvd.strategies.build import build_strategy
 from tests.conftest import TINY, compose_settings
+from tests.privacy.steps import bare, moved_state
 
 
 def start(*overrides):
@@ -166,6 +171,105 @@ def test_la_lora_trains_one_factor_a_step(monkeypatch):
         assert seen == ["B", "A", "B"] * 3
         assert changed(run.worker.initial, run.state) == {"A", "B", "extra"}
         assert run.worker.trains == ("A", "B")
+
+
+def test_la_loras_factors_have_rates_of_their_own():
+    """The same gradients: what moved is in the ratio of the rates."""
+    moved = {}
+    for rates in ((1.0, 1.0), (3.0, 0.5)):
+        run = start(
+            "strategy=la_lora", "privacy=none", "training.local_steps=2", "training.batch_size=48",
+            f"strategy.rate_A={rates[0]}", f"strategy.rate_B={rates[1]}", "training.lr=1e-4",
+            "adapter.init=pissa",
+        )  # fmt: skip
+        one_round(run, 1)
+        before, after = run.worker.initial.tensors(), run.state.tensors()
+        moved[rates] = {n: float((after[n] - t).norm()) for n, t in before.items()}
+    for name, size in moved[1.0, 1.0].items():
+        ratio = {"A": 3.0, "B": 0.5}.get(name[-1], 1.0)
+        assert moved[3.0, 0.5][name] == pytest.approx(ratio * size, rel=0.02)
+
+
+def test_la_loras_projected_step_is_the_plain_one_times_the_inverse():
+    moved, given = {}, ["adapter.init=pissa", "adapter.alpha=12", "training.clip_norm=null"]
+    for projected in ("false", "true"):
+        run = start(
+            "strategy=la_lora", "privacy=none", "training.batch_size=48", *given,
+            f"strategy.projected={projected}", "training.lr=1e-3",
+        )  # fmt: skip
+        one_round(run, 1)
+        first = run.worker.initial.factors
+        moved[projected] = {n: p.B - first[n].B for n, p in run.state.factors.items()}
+    for name, plain in moved["false"].items():
+        A = first[name].A.double()
+        expected = plain.double() @ torch.linalg.inv(A @ A.mT) / 1.5**2  # s = 12 / 8
+        found = moved["true"][name].double()
+        assert float((found - expected).norm() / expected.norm()) < 2e-2, name
+
+
+@pytest.mark.parametrize("gradients", ["hooks", "loop"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_prisms_clients_step_the_product_whatever_its_factors(optimizer, gradients):
+    """All examples are clipped; a clip of the factors' own gradients would tell them apart."""
+    given = ["strategy=prism", f"training.optimizer={optimizer}", "adapter.rank=2"]
+    run = start(*given, "privacy.clip_norm=1e-3", f"privacy.gradients={gradients}")
+    rows = [int(r) for r in run.worker.parts[0]][:4]
+    worker = bare(run.worker, rows)
+    state = moved_state(run.worker)
+    M = torch.tensor([[2.0, 1.0], [0.0, 0.4]])
+    others = {n: LowRank(torch.linalg.inv(M) @ p.A, p.B @ M) for n, p in state.factors.items()}
+    rule = replace(run.strategy.local, floor=0.0)
+    if optimizer == "adamw":  # its moments are those of the least lift, so factors are balanced
+        state = replace(state, factors=refactorise_pairs(state.factors, split="balanced"))
+        turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]])
+        others = {n: LowRank(turn.mT @ p.A, p.B @ turn) for n, p in state.factors.items()}
+    found = [
+        train_locally(worker, each, 0, 1, rule=rule).state.factors
+        for each in (state, replace(state, factors=others))
+    ]
+    for name, one in found[0].items():
+        before = state.factors[name].product()
+        step, other = one.product() - before, found[1][name].product() - before
+        assert float(step.norm()) > 1e-6 * float(before.norm())
+        assert float((step - other).norm() / step.norm()) < 0.05, name
+
+
+@pytest.mark.parametrize("privacy", ["dp_sgd", "none"])
+def test_prism_on_the_default_model(privacy):
+    for optimizer in ("sgd", "adamw"):
+        run = start(
+            "strategy=prism", f"privacy={privacy}", "training.local_steps=2",
+            f"training.optimizer={optimizer}", "training.lr=1e-3",
+        )  # fmt: skip
+        metrics = one_round(run, 1)
+        assert metrics["failed"] == {}
+        assert changed(run.worker.initial, run.state) == {"A", "B", "extra"}
+        for pair in run.state.factors.values():  # balanced, and of full rank after the noise
+            torch.testing.assert_close(pair.A @ pair.A.mT, pair.B.mT @ pair.B, rtol=1e-3, atol=1e-6)
+        if privacy == "dp_sgd":
+            assert all(torch.linalg.matrix_rank(p.B) == 8 for p in run.state.factors.values())
+
+
+def test_dp_fedadamws_moments_travel_and_stay_in_the_state():
+    run = start(
+        "strategy=dp_fedadamw", "training.optimizer=adamw", "training.lr=1e-3", "rounds=3",
+        "training.local_steps=2",
+    )  # fmt: skip
+    A, head = 12 * 8 * 384 * 4, 2 * 384 * 4
+    for number in (1, 2):
+        metrics = one_round(run, number)
+        assert metrics["failed"] == {}
+        up = metrics["bytes_up"] - 3 * (2 * A + head + 4 * 26)  # a number a tensor, and the steps
+        assert 0 <= up < 3 * 60 * 160
+        kinds = {name.split(".")[1] for name in run.state.memory}
+        assert kinds == {"v", "move", "steps"}
+        assert float(run.state.memory["adam.steps"]) == 2 * number
+    down = metrics["bytes_down"] - 3 * 2 * (2 * A + head)  # the last move is as large as the state
+    assert 0 <= down < 3 * 80 * 160
+    plan = run.worker.plan.clients[0]
+    noise = plan.noise_multiplier * run.settings.privacy.clip_norm / plan.expected_batch
+    v = [float(t) for n, t in run.state.memory.items() if n.startswith("adam.v.")]
+    assert min(v) / (1 - 0.999**4) > 0.8 * noise**2  # what noise alone makes of it, and signal
 
 
 @pytest.mark.parametrize(
