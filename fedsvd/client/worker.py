@@ -217,7 +217,7 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
         task = load_task(settings.data, settings.seed, private=private)
         _tell(task.notes)
         texts, labels = [task.texts[i] for i in task.train], task.labels[task.train]
-        dealt = partition(texts, labels, number, given, settings.seed)
+        dealt = partition(texts, labels, number, given, settings.seed, task.classes)
         return task, [task.train[positions] for positions in dealt]
     holder: Holder = "server" if given.holder is None else "client"
     task = load_task(settings.data, settings.seed, holder, private)
