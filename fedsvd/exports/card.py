@@ -25,6 +25,7 @@ def write_card(folder: Path, summary: Mapping[str, Any], library: str) -> None:
         "",
         f"- Base model: {model}",
         f"- Task: {_line(summary['task'])}",
+        f"- Head: {_line(summary['head'])} ({_line(summary['head_form'])})",
         f"- Strategy: {_line(summary['strategy'])}, {summary['rounds_completed']} rounds",
         f"- Privacy: {_privacy(summary)}",
         f"- Noise: {_line(summary['noise_source'])}",

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from fedsvd.adapters.build import lacks_public
 from fedsvd.privacy.plan import PrivacyPlan, noise_source
 from fedsvd.rounds.record import Start
-from fedsvd.settings import Settings
+from fedsvd.settings import ModelSettings, Settings
 from fedsvd.terminal import Output, columns, plain
 
 GRADIENTS = {
@@ -26,7 +26,7 @@ def header(start: Start) -> list[str]:
     facts = [
         ("task", f"{task.name} from {task.source}: {task.train} train, {task.validation} validation, "
                  f"{task.test} test ({task.duplicates} duplicates dropped)"),
-        ("model", f"{chosen.name} from {model.origin}; {chosen.pooling} pooling, head {chosen.head}"),
+        ("model", f"{chosen.name} from {model.origin}; {chosen.pooling} pooling, {_head(chosen)}"),
         ("adapter", _adapter(settings)),
         ("strategy", settings.strategy.target),
         ("trains", f"{model.trained:,} of {model.parameters:,} parameters"),
@@ -99,6 +99,10 @@ def _many(plan: PrivacyPlan) -> list[str]:
             f"{max(c.epsilon_bound or 0 for c in plan.clients):.3f}"
         )
     return lines
+
+
+def _head(model: ModelSettings) -> str:
+    return f"head {model.head}" + (" of two layers" if model.head_form == "two_layer" else "")
 
 
 def _adapter(settings: Settings) -> str:

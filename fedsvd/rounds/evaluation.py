@@ -69,6 +69,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "task": task.name,
         "model": settings.model.name,
         "head": settings.model.head,
+        "head_form": settings.model.head_form,
         "seed": settings.seed,
         "rounds_completed": run.state.round,
         "accuracy": scored[-1]["accuracy"],
