@@ -7,7 +7,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from fedsvd.adapters.build import lacks_public
-from fedsvd.privacy.plan import PrivacyPlan, noise_source
+from fedsvd.privacy.plan import PrivacyPlan, noise_source, warnings_of
 from fedsvd.rounds.record import Start
 from fedsvd.settings import ModelSettings, Settings
 from fedsvd.terminal import Output, columns, plain
@@ -36,6 +36,7 @@ def header(start: Start) -> list[str]:
         ("runs on", f"{model.device}, {model.precision}"
                     f"{' (auto)' if settings.training.precision == 'auto' else ''}"),
     ]  # fmt: skip
+    facts += [("WARNING", told) for told in warnings_of(plan)]
     if lacks_public(settings):
         seen = min(settings.adapter.calibration, task.validation)
         told = "texts of validation, which stand for public ones (data.public=0)"
@@ -164,6 +165,7 @@ def ending(told: Mapping[str, Any], folder: Path) -> list[str]:
         ("validation accuracy", f"{told['accuracy']:.4f}  (best {told['best_accuracy']:.4f})"),
         ("test accuracy", _number(told["test_accuracy"], ".4f")),
         ("epsilon spent", _spent(told)),
+        *_above(told),
         *_published(told),
         ("sent up / down", f"{_size(told['bytes_up'])} / {_size(told['bytes_down'])}"),
         ("time", clock(told["seconds"])),
@@ -183,6 +185,18 @@ def _spent(summary: Mapping[str, Any]) -> str:
     target = f" of {summary['epsilon_target']:g}" if summary["epsilon_target"] is not None else ""
     spent = f"{summary['epsilon_max']:.4f}{target}"
     return f"{spent} at delta {summary['delta']:g} (largest of any client)"
+
+
+def _above(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the line that says who has spent more than the target; none where nobody has."""
+    above = summary.get("epsilon_above_target") or {}
+    if not above:
+        return []
+    order = sorted(above, key=lambda k: -above[k])
+    each = ", ".join(f"client {k} {above[k]:.4f}" for k in order[:FEW])
+    more = f" and {len(order) - FEW} more" if len(order) > FEW else ""
+    told = f"THE TARGET {summary['epsilon_target']:g} IS EXCEEDED: {each}{more}"
+    return [("WARNING", f"{told} (privacy.accounting={summary['accounting']})")]
 
 
 def _published(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -80,6 +80,8 @@ def summarise(run: Run) -> dict[str, Any]:
         "unit": run.ledger.plan.unit,
         "epsilon_target": run.ledger.plan.epsilon,
         "epsilon_max": run.ledger.epsilon_max(),
+        "accounting": run.ledger.plan.accounting,
+        "epsilon_above_target": {str(k): e for k, e in run.ledger.above_target().items()},
         "epsilon_published": published["epsilon"],
         "epsilon_published_assumed": published["assumed"],
         "delta": run.ledger.plan.delta,
