@@ -125,6 +125,8 @@ def _budget(plan: PrivacyPlan) -> str:
         budget = f"noise multiplier {plan.clients[0].noise_multiplier:g}, costs epsilon {most:.4g}"
     else:
         budget = f"epsilon {plan.epsilon:g}"
+    if not plan.enforced:
+        budget += f" as published (privacy.accounting={plan.accounting})"
     threats, clipping = str(plan.threat_model), str(plan.clipping)
     return (
         f"{what[plan.mechanism]}, unit: one {plan.unit}; {budget} at delta {plan.delta:g} "

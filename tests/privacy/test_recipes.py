@@ -6,6 +6,7 @@ import pytest
 from opacus.accountants import PRVAccountant
 
 from fedsvd.errors import InputError
+from fedsvd.privacy.__main__ import main
 from fedsvd.privacy.bounds import rounds_bound
 from fedsvd.privacy.ledger import Ledger
 from fedsvd.privacy.plan import make_plan, warnings_of
@@ -68,6 +69,23 @@ def test_what_the_published_noise_spends_is_as_the_pitfalls_say(settings):
     assert told["above_target"]["0"] == told["epsilon_max"] == ledger.epsilon(0)
     assert "client 0: has spent epsilon 8.3" in told["notes"][1]
     assert "above the target 6: privacy.accounting=paper is no bound" in told["notes"][1]
+
+
+def test_the_command_tells_what_published_noise_spends(capsys):
+    """As with the noise given; and as docs/pitfalls.md has it in two commands."""
+    given = ["--sample-rate", "0.009067", "--steps", "600", "--accountant", "prv"]
+    assert main([*given, "--epsilon", "6", "--made-for", "0.0045335", "1000"]) == 0
+    _, sigma, epsilon = capsys.readouterr().out.splitlines()[-1].split()
+    assert main([*given, "--noise-multiplier", sigma]) == 0
+    again = capsys.readouterr().out.splitlines()[-1].split()
+    assert float(again[2]) == pytest.approx(float(epsilon), rel=1e-4)
+    assert (float(sigma), float(epsilon)) == (
+        pytest.approx(0.533306, rel=1e-3),
+        pytest.approx(8.355, abs=0.01),
+    )
+    for wrong in (["--noise-multiplier", "1"], ["--epsilon", "6", "--made-for", "2", "10"]):
+        assert main([*given, "--made-for", "0.1", "10", *wrong]) == 2
+        assert "--made-for" in capsys.readouterr().err
 
 
 def test_ours_has_nothing_to_warn_of_and_holds_back(settings):
