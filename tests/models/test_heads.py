@@ -4,11 +4,15 @@ import math
 
 import pytest
 import torch
-from transformers import RobertaConfig
+from transformers import RobertaConfig, RobertaForSequenceClassification
 from transformers.models.roberta.modeling_roberta import RobertaClassificationHead
 
+from fedsvd.adapters.lora import Attached
 from fedsvd.client.training import train_locally
 from fedsvd.errors import InputError
+from fedsvd.lowrank import AdapterState
+from fedsvd.models.backbone import load_backbone
+from fedsvd.models.classifier import Classifier
 from fedsvd.models.fixed_heads import (
     GrassmannHead,
     equiangular,
@@ -17,6 +21,7 @@ from fedsvd.models.fixed_heads import (
     subspaces,
 )  # fmt: skip
 from fedsvd.models.heads import STD, scores, two_layer_head
+from fedsvd.settings import ModelSettings
 from fedsvd.testing.architectures import ARCHITECTURES, small_worker
 from tests.privacy.steps import GIVEN, N, moved_state, step_sum
 from tests.privacy.test_exactness import by_brute_force
@@ -116,6 +121,41 @@ def test_two_layers_are_those_of_transformers():
     torch.testing.assert_close(
         scores(dict(ours.named_parameters()), hidden[:, 0]), ours(hidden[:, 0])
     )
+
+
+def test_the_published_model_is_transformers_whole_classifier(tmp_path):
+    """Backbone, first token and head together, while evaluating and, with dropout 0.1, training."""
+    config = RobertaConfig(
+        vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_labels=3,
+        intermediate_size=32, max_position_embeddings=40, pad_token_id=1,
+        attn_implementation="eager",
+    )  # fmt: skip
+    assert (config.hidden_dropout_prob, config.attention_probs_dropout_prob) == (0.1, 0.1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = RobertaForSequenceClassification(config)
+    theirs.save_pretrained(tmp_path)
+    backbone = load_backbone(ModelSettings(str(tmp_path), dropout=0.1))
+    head = two_layer_head(16, 3, True, 0, CPU, dropout=0.1)
+    head.load_state_dict(theirs.classifier.state_dict())
+    ours = Classifier(
+        Attached(backbone, {}, AdapterState({})), head, pooling="cls", normalize=False, scale=1.0,
+        precision="fp32", head_trains=False,
+    )  # fmt: skip
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    ids = torch.tensor([[0, 5, 9, 7, 2], [0, 8, 2, 1, 1]])
+    found = {}
+    for training in (False, True):
+        ours.set_dropout(training)
+        theirs.train(training)
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(1)
+            one = ours({"input_ids": ids, "attention_mask": mask})
+            torch.manual_seed(1)
+            other = theirs(input_ids=ids, attention_mask=mask).logits
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+        found[training] = one
+    assert not torch.allclose(found[True], found[False], atol=1e-4)
 
 
 def test_two_layers_start_as_transformers_has_them():
