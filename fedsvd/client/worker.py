@@ -30,7 +30,7 @@ from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
 from fedsvd.models.classifier import Classifier
 from fedsvd.models.digest import weights_digest
 from fedsvd.models.fixed_heads import fixed_head
-from fedsvd.models.heads import random_head, text_head, zero_head
+from fedsvd.models.heads import random_head, text_head, two_layer_head, zero_head
 from fedsvd.models.usable import fit_tokenizer
 from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import PrivacyPlan, make_plan
@@ -223,7 +223,7 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
             dealt, _ = natural(owners, number, given, data.client)
             return task, [task.train[positions] for positions in dealt]
         texts, labels = [task.texts[i] for i in task.train], task.labels[task.train]
-        dealt = partition(texts, labels, number, given, settings.seed)
+        dealt = partition(texts, labels, number, given, settings.seed, task.classes)
         return task, [task.train[positions] for positions in dealt]
     holder: Holder = "server" if given.holder is None else "client"
     task = load_task(settings.data, settings.seed, holder, private)
@@ -286,6 +286,11 @@ def _make_head(
         return fixed_head(
             model.head, features, task.classes, settings.seed, device,
             model.head_cosine, model.head_dim,
+        )  # fmt: skip
+    if model.head_form == "two_layer":
+        return two_layer_head(
+            features, task.classes, bias, settings.seed, device,
+            dropout=model.dropout, zeros=model.head_start == "zeros",
         )  # fmt: skip
     if model.head_start == "zeros":
         return zero_head(features, task.classes, bias, device)

@@ -80,8 +80,9 @@ class Classifier(nn.Module):
         return {name: p for name, p in named.items() if p.requires_grad}
 
     def set_dropout(self, active: bool) -> None:
-        """Switch the backbone's and the adapter's dropout on for training, off for evaluation."""
+        """Switch the dropout of backbone, adapter and head on for training, off for evaluation."""
         self.backbone.train(active)
+        self.head.train(active)
         for module in self.modules():
             # Opacus's hooks look at the mode of what trains, whatever the dropout does.
             if any(p.requires_grad for p in module.parameters(recurse=False)):

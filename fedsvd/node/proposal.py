@@ -28,8 +28,9 @@ OPEN: Mapping[str, frozenset[str]] = {
     ),
     "model": frozenset(
         {
-            "name", "package", "folder", "revision", "pooling", "normalize", "head", "head_init",
-            "head_bias", "scale", "temperature", "head_cosine", "head_dim", "max_length", "dropout",
+            "name", "package", "folder", "revision", "pooling", "normalize", "head", "head_form",
+            "head_init", "head_bias", "scale", "temperature", "head_cosine", "head_dim",
+            "max_length", "dropout",
         }
     ),
     "adapter": frozenset(

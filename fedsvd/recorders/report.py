@@ -6,7 +6,7 @@ from typing import Any
 
 from fedsvd.files import write_text
 from fedsvd.pages import BLUE, GREY, INK, ORANGE, canvas, label, page, svg
-from fedsvd.privacy.plan import PrivacyPlan, noise_source
+from fedsvd.privacy.plan import PrivacyPlan, noise_source, warnings_of
 from fedsvd.rounds.record import Start, Summary
 
 History = Sequence[Mapping[str, Any]]
@@ -26,6 +26,7 @@ def write_report(path: Path, start: Start, summary: Summary) -> None:
         summary={k: v for k, v in summary.values.items() if k != "singular_values"},
         plan=plan,
         noise=noise_source(plan),
+        warnings=warnings_of(plan),
         clients=summary.ledger["clients"],
         mixes=[_mix(start.task.labels, counts) for counts in start.task.clients],
         labels=start.task.labels,

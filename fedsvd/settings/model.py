@@ -18,6 +18,7 @@ class ModelSettings:
     pooling: str = "mean"
     normalize: bool = True
     head: str = "trained"
+    head_form: str = "linear"  # or "two_layer", of a head that trains or is random
     head_init: str = "zeros"
     head_bias: bool = False
     scale: float = 1.0  # logits = scale * head(features)
@@ -30,7 +31,9 @@ class ModelSettings:
     def __post_init__(self) -> None:
         choice("model.pooling", self.pooling, ("mean", "cls", "last"))
         choice("model.head", self.head, HEADS)
+        choice("model.head_form", self.head_form, HEAD_FORMS)
         choice("model.head_init", self.head_init, HEAD_INITS)
+        self._check_form()
         positive("model.scale", self.scale)
         if self.temperature is not None:
             positive("model.temperature", self.temperature)
@@ -40,6 +43,21 @@ class ModelSettings:
         at_least("model.max_length", self.max_length, 2)
         if not 0 <= self.dropout < 1:
             raise wrong("model.dropout", self.dropout, "in [0, 1)")
+
+    def _check_form(self) -> None:
+        """Refuse two layers where one layer's rows are what the head is."""
+        if self.head_form == "linear":
+            return
+        if self.head not in ("frozen_random", "trained"):
+            raise wrong(
+                "model.head_form", self.head_form,
+                f"'linear' with model.head={self.head}, or take model.head=frozen_random or trained",
+            )  # fmt: skip
+        if self.head_start == "texts":
+            raise wrong(
+                "model.head_init", "texts",
+                "'random' or 'zeros' with model.head_form=two_layer: texts start a linear head",
+            )  # fmt: skip
 
     @property
     def logit_scale(self) -> float:
@@ -55,6 +73,7 @@ class ModelSettings:
 
 FIXED_HEADS = ("equiangular", "etf", "grassmann")
 HEADS = (*FIXED_HEADS, "frozen_random", "frozen_texts", "trained")
+HEAD_FORMS = ("linear", "two_layer")
 HEAD_INITS = ("random", "texts", "zeros")
 
 

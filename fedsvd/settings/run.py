@@ -7,7 +7,7 @@ from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.settings.attack import AttackSettings
 from fedsvd.settings.checks import at_least
 from fedsvd.settings.clients import ClientSettings, TrainingSettings
-from fedsvd.settings.data import DataSettings, PartitionSettings
+from fedsvd.settings.data import PUBLISHED_CLIENTS, DataSettings, PartitionSettings
 from fedsvd.settings.engine import EngineSettings, RecorderSettings
 from fedsvd.settings.faults import FaultSettings
 from fedsvd.settings.model import AdapterSettings, ModelSettings
@@ -61,6 +61,11 @@ class Settings:
             raise wrong(
                 "clients.ranks", list(self.clients.ranks),
                 f"at most adapter.rank = {self.adapter.rank} each",
+            )  # fmt: skip
+        if self.partition.name == "published" and self.clients.number != PUBLISHED_CLIENTS:
+            raise wrong(
+                "clients.number", self.clients.number,
+                f"{PUBLISHED_CLIENTS} with partition=published, whose clients these are",
             )  # fmt: skip
         self._check_privacy()
         if self.partition.name == "own":

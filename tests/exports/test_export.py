@@ -44,6 +44,11 @@ VARIANTS = {
         "fedsvd",
         "adapter",
     ),
+    "two_layer": (
+        ["adapter=lora", "model.head_form=two_layer", "model.head_bias=true", "model.scale=30"],
+        "fedsvd",
+        "adapter",
+    ),
     "patterns": (
         [
             "adapter.targets=[all]",
@@ -123,15 +128,19 @@ ALONE = textwrap.dedent("""
         with torch.inference_mode():
             hidden = model.eval()(**inputs).last_hidden_state
         told = json.loads((run / "classifier" / "classifier.json").read_text())
-        head = load_file(run / "classifier" / "head.safetensors")["head.weight"]
+        parts = load_file(run / "classifier" / "head.safetensors")
+        head, last = parts.get("head.weight"), parts.get("head.out_proj.weight")
         mask = inputs["attention_mask"]
         if told["pooling"] == "mean":
             x = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         else:
             x = hidden[torch.arange(len(mask)), mask.sum(1) - 1]
-        if told["normalize"] or head.ndim == 3:
+        if told["normalize"] or (head is not None and head.ndim == 3):
             x = x / x.norm(dim=1, keepdim=True)
-        if head.ndim == 2:
+        if last is not None:
+            z = torch.tanh(x @ parts["head.dense.weight"].mT + parts["head.dense.bias"])
+            logits = z @ last.mT + parts["head.out_proj.bias"]
+        elif head.ndim == 2:
             logits = x @ head.mT
         else:
             logits = torch.stack([(x @ S.mT).norm(dim=1) for S in head], 1)

@@ -46,6 +46,7 @@ ATTEMPTS = {
     "more epsilon": ["privacy.epsilon=1000"],
     "next to no noise": ["privacy.epsilon=null", "privacy.noise_multiplier=1e-9"],
     "noise below the floor": ["privacy.epsilon=null", "privacy.noise_multiplier=0.09"],
+    "a published recipe's noise": ["privacy.accounting=paper"],
     "no clipping to speak of": ["privacy.clip_norm=1e9"],
     "noise that follows from the seed": ["privacy.secure_noise=false"],
     "secure noise removed": ["~privacy.secure_noise"],

@@ -91,14 +91,15 @@ def test_every_setting_is_open_or_closed_on_purpose():
         },
         "partition": {"name", "alpha", "min_examples", "draws", "holder"},
         "attack": {"name", "clients", "scale", "std"},
+        "privacy": {"accounting"},  # a published recipe's noise exceeds the budget that it names
     }  # fmt: skip
-    for section in ("clients", "training", "model", "adapter", "privacy", *closed):
+    for section in ("clients", "training", "model", "adapter", *closed):
         kind = Settings.__dataclass_fields__[section].type
         fields = set(kind.__dataclass_fields__) - {"options", "target"}
         known = OPEN.get(section, set()) | closed.get(section, set())
         assert fields <= known, (section, fields - known)
     top = set(Settings.__dataclass_fields__) - OPEN[""] - OWN_BUSINESS - set(closed)
-    assert top == {"clients", "training", "model", "adapter", "privacy", "strategy"}
+    assert top == {"clients", "training", "model", "adapter", "strategy"}
 
 
 def test_only_our_own_configurations_interpolate():
