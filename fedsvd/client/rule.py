@@ -26,6 +26,12 @@ class LocalRule:
     lambda sum ||B[:, t:]||_F ||A[t:]||_F over the layers with t = floor(gamma r), added to the loss.
     proximal_mu: mu of mu / 2 ||w - w_t||^2, added to the loss, over all that trains; w_t is what the
     client starts the round from (FedProx; Li et al., MLSys 2020, arXiv 1812.06127, equation 2).
+    budget and probe: the first `probe` of the steps find the budget * N rank components, of all N
+    layers, that matter most, and only those move in the steps that follow; of a client with a rank of
+    its own, that rank is its budget. 0 selects nothing. See `fedsvd.client.components.Selection`.
+    folds: the key of a stream, above 0, from which the components are drawn that a client with a rank
+    of its own trains; the others are folded into its frozen weights. 0: it takes the first ones, and
+    what the others hold is missing.
     None looks at data: under privacy all of it acts after the noise.
     """
 
@@ -34,6 +40,9 @@ class LocalRule:
     penalty: float = 0.0
     tail: float = 1.0
     proximal_mu: float = 0.0
+    budget: int = 0
+    probe: float = 0.0
+    folds: int = 0
 
     def to_config(self) -> dict[str, bool | float]:
         """Return the entries of a round's message that tell the clients."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedsvd.client.attack import NAME_OF_LABELS
+from fedsvd.client.components import Selection
 from fedsvd.client.dropout import keys_of_step, own_losses
 from fedsvd.client.received import refuse
 from fedsvd.client.rule import LocalRule, apply_rule
@@ -83,8 +84,13 @@ def _train(
     penalise = penalty_step(worker, parameters, training, round)
 
     begin: dict[str, Tensor] = {}
-    if rule.proximal_mu > 0:
+    if rule.proximal_mu > 0 or rule.budget:
         begin = {n: p.detach().clone() for n, p in worker.model.trainable().items()}
+    selection: Selection | None = None
+    if rule.budget:
+        held = {**state.tensors(), **begin}
+        moving = worker.model.trainable()
+        selection = Selection(rule.budget, rule.probe, training.local_steps, held, moving)
 
     def finish() -> None:  # after clipping and noise
         apply_rule(rule, worker.model.trainable(), begin)
@@ -122,6 +128,8 @@ def _train(
                 clip = training.clip_norm
                 taken = plain_step(losses, optimizer, groups, plan.expected_batch, clip, finish)
                 reports.append(taken)
+            if selection is not None:
+                selection.after(step, optimizer)
     worker.narrow(trains)
     return LocalResult(worker.model.read(state), reports)
 

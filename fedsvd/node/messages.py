@@ -34,6 +34,7 @@ from fedsvd.settings import Settings
 
 MOST_ATTEMPTS = 1000
 MOST_SMOOTHING = 1000.0  # entries
+MOST_WHOLE = 2**62  # of a whole number in a rule
 MOST_VALUE = 1e6  # of a number in a state
 
 
@@ -73,7 +74,9 @@ def _check_rule(config: Mapping[str, Any]) -> None:
     rule = rule_in(config)
     if not isinstance(rule.alternates, bool):
         raise wrong("local-alternates", rule.alternates, "true or false")
-    most = {"smoothing": MOST_SMOOTHING, "tail": 1.0}
+    for name in ("budget", "folds"):
+        _whole({f"local-{name}": asdict(rule)[name]}, f"local-{name}", 0, MOST_WHOLE)
+    most = {"smoothing": MOST_SMOOTHING, "tail": 1.0, "probe": 1.0}
     for name, value in asdict(rule).items():
         if name == "alternates":
             continue
