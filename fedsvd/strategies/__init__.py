@@ -2,6 +2,7 @@
 
 from fedsvd.strategies.align import Align
 from fedsvd.strategies.base import PublicView, Strategy, Update, weighted_extra, weighted_mean
+from fedsvd.strategies.bures import Bures
 from fedsvd.strategies.fed_plora import FedPLora
 from fedsvd.strategies.fedask import FedAsk
 from fedsvd.strategies.fedavg import FedAvg
@@ -32,6 +33,7 @@ from fedsvd.strategies.server import ServerOptimizer
 __all__ = [
     "FFA",
     "Align",
+    "Bures",
     "FedAsk",
     "FedAvg",
     "FedEx",

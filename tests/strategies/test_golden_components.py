@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 
 from fedsvd import strategies as S
@@ -78,6 +79,50 @@ def test_the_qr_of_a_pair_takes_more_components_than_the_matrix_has_rows():
     Q, upper = np.linalg.qr((B @ A).numpy())
     found = qr(LowRank(A, B), 2)
     np.testing.assert_allclose(found.product().numpy(), Q[:, :2] @ upper[:2], atol=1e-12)
+
+
+def dense_barycentre(covariances, weights):
+    """The iteration on dense covariances, with matrix roots of scipy."""
+    S = np.eye(len(covariances[0]))
+    for _ in range(500):
+        half = scipy.linalg.sqrtm(S)
+        inverse = np.linalg.inv(half)
+        inner = sum(
+            w * scipy.linalg.sqrtm(half @ C @ half)
+            for w, C in zip(weights, covariances, strict=True)
+        )
+        S = inverse @ inner @ inner @ inverse
+    return S
+
+
+def test_bures_is_the_fixed_point_of_dense_covariances():
+    rng = np.random.default_rng(5)
+    A, Bs = rng.normal(size=(4, D_IN)), [rng.normal(size=(4, 4)) for _ in P]
+    new_A, X, _ = run(S.Bures(tolerance=1e-12), wrap(A, Bs[0]), updates([A] * 3, Bs))
+    expected = dense_barycentre([b @ b.T for b in Bs], P)
+    np.testing.assert_allclose(X @ X.T, expected, rtol=1e-6, atol=1e-8)
+    assert (new_A == A).all()
+    near = X.T @ mean(Bs)  # nearest to the mean: the polar factor of X^T mean is the identity
+    np.testing.assert_allclose(near, near.T, atol=1e-9)
+    assert (np.linalg.eigvalsh(near) > 0).all()
+
+
+def test_bures_has_roots_that_are_the_mean_of_roots_where_covariances_commute():
+    rng = np.random.default_rng(6)
+    Q = np.linalg.qr(rng.normal(size=(D_OUT, R)))[0]
+    sizes = rng.uniform(1, 3, size=(3, R))
+    turns = [np.array([[np.cos(x), -np.sin(x)], [np.sin(x), np.cos(x)]]) for x in (0, 1, 2)]
+    A, Bs = rng.normal(size=(R, D_IN)), [(Q * s) @ t for s, t in zip(sizes, turns, strict=True)]
+    _, X, _ = run(S.Bures(), wrap(A, Bs[0]), updates([A] * 3, Bs))
+    np.testing.assert_allclose(X @ X.T, (Q * (P @ sizes) ** 2) @ Q.T, atol=1e-7)
+    assert np.linalg.norm(X) > 1.01 * np.linalg.norm(mean(Bs))  # the plain mean is shorter
+    with pytest.raises(InputError, match=r"strategy\.tolerance"):
+        S.Bures(tolerance=0)
+
+
+def test_bures_of_nothing_learnt_is_nothing():
+    A, B, *_, state, _ = case(shared_A=True)
+    assert not run(S.Bures(), state, updates([A] * 3, [0 * B] * 3))[1].any()
 
 
 def test_lora_a2_averages_b_then_a():
