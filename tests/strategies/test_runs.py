@@ -177,8 +177,7 @@ def test_a_round_of_which_a_stock_strategy_makes_nothing_is_told():
     assert any("made nothing of 6 valid replies" in line for line in trouble(metrics))
 
 
-@pytest.mark.parametrize("privacy", ["dp_sgd", "none"])
-def test_a_client_of_lora_a2_moves_as_many_components_as_its_rank_says(privacy, monkeypatch):
+def test_a_client_of_lora_a2_moves_as_many_components_as_its_rank_says(monkeypatch):
     from fedsvd.client import app
 
     moved, real = {}, app.train_locally
@@ -195,7 +194,7 @@ def test_a_client_of_lora_a2_moves_as_many_components_as_its_rank_says(privacy, 
     ranks = [1, 2, 3, 4, 8, 8]
     run = start(
         "strategy=lora_a2", f"clients.ranks={ranks}", "clients.participation=all", "rounds=2",
-        f"privacy={privacy}", "training.local_steps=2",
+        "privacy=dp_sgd", "training.local_steps=2",
     )  # fmt: skip
     for number, kind in ((1, "B"), (2, "A")):
         moved.clear()
@@ -204,11 +203,8 @@ def test_a_client_of_lora_a2_moves_as_many_components_as_its_rank_says(privacy, 
         assert metrics["failed"] == {}
         assert changed(before, run.state) == {kind, "extra"}
         most = {k: 12 * r for k, r in enumerate(ranks)}
-        if number == 1:
-            assert moved == most
-        else:  # of a component whose column of B is 0, A has no gradient: only noise moves it
-            assert all(0 < moved[k] <= most[k] for k in most)
-    if privacy == "dp_sgd":  # the steps that choose are paid for
+        assert moved == most  # noise moves also what has no gradient yet
+        # The step that chooses is paid for.
         assert all(r["steps"] == 2 for r in metrics["reports"].values())
 
 
@@ -224,11 +220,12 @@ def test_a_client_of_fed_plora_starts_from_the_whole_global_model(monkeypatch):
     seen, real = {}, app.train_locally
 
     def spy(worker, state, client, *rest):
-        seen[client] = worker.evaluate(state, worker.task.validation)["loss"]
+        if client in (0, 3):
+            seen[client] = worker.evaluate(state, worker.task.validation)["loss"]
         return real(worker, state, client, *rest)
 
     monkeypatch.setattr(app, "train_locally", spy)
     whole = evaluate(run, "validation")["loss"]
     one_round(run, 2)
-    assert seen == pytest.approx(dict.fromkeys(range(6), whole), rel=1e-5)
+    assert seen == pytest.approx({0: whole, 3: whole}, rel=1e-5)
     assert run.state.base == {}
