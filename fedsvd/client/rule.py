@@ -35,6 +35,13 @@ class LocalRule:
     each example's gradient is projected before it is clipped; "block_adamw", DP-FedAdamW's
     (fedsvd.client.block_adamw). beta1, beta2: decay of their moments; floor: of their denominators,
     in units of the noise; gamma and tau: DP-FedAdamW's pull and its denominator's constant.
+
+    budget and probe: the first `probe` of the steps find the budget * N rank components, of all N
+    layers, that matter most, and only those move in the steps that follow; of a client with a rank of
+    its own, that rank is its budget. 0 selects nothing. See `fedsvd.client.components.Selection`.
+    folds: the key of a stream, above 0, from which the components are drawn that a client with a rank
+    of its own trains; the others are folded into its frozen weights. 0: it takes the first ones, and
+    what the others hold is missing. They act after the noise, or look at no data.
     """
 
     alternates: bool = False
@@ -52,6 +59,9 @@ class LocalRule:
     floor: float = 1.0
     gamma: float = 0.0
     tau: float = 1e-8
+    budget: int = 0
+    probe: float = 0.0
+    folds: int = 0
 
     def to_config(self) -> dict[str, bool | float | str]:
         """Return the entries of a round's message that tell the clients."""

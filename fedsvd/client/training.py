@@ -12,6 +12,7 @@ from fedsvd.adapters import lora
 from fedsvd.adapters.adapted import NAME
 from fedsvd.client.attack import NAME_OF_LABELS
 from fedsvd.client.block_adamw import BlockAdamW
+from fedsvd.client.components import Selection
 from fedsvd.client.dropout import keys_of_step, own_losses
 from fedsvd.client.received import refuse
 from fedsvd.client.rule import LocalRule, apply_rule
@@ -95,8 +96,12 @@ def _train(
     penalise = penalty_step(worker, parameters, training, round)
 
     begin: dict[str, Tensor] = {}
-    if rule.proximal_mu > 0:
+    if rule.proximal_mu > 0 or rule.budget:
         begin = {n: p.detach().clone() for n, p in named.items()}
+    selection: Selection | None = None
+    if rule.budget:
+        held = {**state.tensors(), **begin}
+        selection = Selection(rule.budget, rule.probe, training.local_steps, held, named)
     layers = worker.model.layers
     factors = lora.named_parameters(layers) if rule.projected else {}
     scales = {n: float(layer.scaling[NAME]) for n, layer in layers.items()} if factors else {}  # type: ignore[index]
@@ -139,6 +144,8 @@ def _train(
                 batch = plan.expected_batch
                 taken = plain_step(losses, optimizer, groups, batch, clip, finish, tangent)
                 reports.append(taken)
+            if selection is not None:
+                selection.after(step, optimizer)
     worker.narrow(trains)
     beside = optimizer.moments() if isinstance(optimizer, BlockAdamW) else {}
     return LocalResult(worker.model.read(state), reports, beside)

@@ -35,6 +35,7 @@ from fedsvd.settings import Settings
 MOST_ATTEMPTS = 1000
 MOST_SMOOTHING = 1000.0  # entries
 BELOW_ONE = 1 - 1e-9  # of what 1 less it is divided by
+MOST_WHOLE = 2**62  # of a whole number in a rule
 MOST_VALUE = 1e6  # of a number in a state
 
 
@@ -74,7 +75,12 @@ def _check_rule(config: Mapping[str, Any]) -> None:
     rule = rule_in(config)
     if rule.steps not in STEPS:
         raise wrong("local-steps", rule.steps, f"one of {', '.join(STEPS)}")
-    most = {"smoothing": MOST_SMOOTHING, "tail": 1.0, "beta1": BELOW_ONE, "beta2": BELOW_ONE}
+    for name in ("budget", "folds"):
+        _whole({f"local-{name}": asdict(rule)[name]}, f"local-{name}", 0, MOST_WHOLE)
+    most = {
+        "smoothing": MOST_SMOOTHING, "tail": 1.0, "probe": 1.0, "beta1": BELOW_ONE,
+        "beta2": BELOW_ONE,
+    }  # fmt: skip
     for name, value in asdict(rule).items():
         if name == "steps":
             continue

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsvd import records
 from fedsvd.client.faults import on_the_way
+from fedsvd.client.rule import rule_in
 from fedsvd.errors import ClientsFailed, TooFewReplies
 from fedsvd.factors import factors_of
 from fedsvd.lowrank.ranks import truncate
@@ -200,7 +201,7 @@ def _of_rank(
 ) -> dict[str, Tensor]:
     """Return `wanted` in the shapes of a client's own rank."""
     rank = records.rank_in_round(config, run.settings.clients.ranks, client)
-    if rank is None:
+    if rank is None or rule_in(config).budget:  # components are chosen, and all are sent
         return wanted
     shapes = truncate(run.state, rank).tensors()
     return {name: shapes.get(name, t) for name, t in wanted.items()}

@@ -2,7 +2,9 @@
 
 from fedsvd.strategies.align import Align
 from fedsvd.strategies.base import PublicView, Strategy, Update, weighted_extra, weighted_mean
+from fedsvd.strategies.bures import Bures
 from fedsvd.strategies.dp_fedadamw import DpFedAdamW
+from fedsvd.strategies.fed_plora import FedPLora
 from fedsvd.strategies.fedask import FedAsk
 from fedsvd.strategies.fedavg import FedAvg
 from fedsvd.strategies.fedex import FedEx
@@ -17,9 +19,12 @@ from fedsvd.strategies.fedsvd_refresh import FedSvdRefresh
 from fedsvd.strategies.ffa import FFA
 from fedsvd.strategies.flexlora import FlexLora
 from fedsvd.strategies.flora import Flora
+from fedsvd.strategies.florist import Florist
 from fedsvd.strategies.geometric_median import GeometricMedian
 from fedsvd.strategies.hetlora import HetLora
+from fedsvd.strategies.ilora import ILora
 from fedsvd.strategies.la_lora import LaLora
+from fedsvd.strategies.lora_a2 import LoraA2
 from fedsvd.strategies.lora_fair import LoraFair
 from fedsvd.strategies.prism import Prism
 from fedsvd.strategies.rolora import RoLora
@@ -30,11 +35,13 @@ from fedsvd.strategies.server import ServerOptimizer
 __all__ = [
     "FFA",
     "Align",
+    "Bures",
     "DpFedAdamW",
     "FedAsk",
     "FedAvg",
     "FedEx",
     "FedGsa",
+    "FedPLora",
     "FedRot",
     "FedRpca",
     "FedSVD",
@@ -44,9 +51,12 @@ __all__ = [
     "FedSvdRefresh",
     "FlexLora",
     "Flora",
+    "Florist",
     "GeometricMedian",
     "HetLora",
+    "ILora",
     "LaLora",
+    "LoraA2",
     "LoraFair",
     "Prism",
     "PublicView",

@@ -111,6 +111,10 @@ class Strategy(TrainsFactors, ABC):
     # Whether updates may have other ranks than the state: clients.ranks.
     any_rank: ClassVar[bool] = False
 
+    # Whether clients.ranks say how many components a client may move, of factors that it holds and
+    # sends whole.
+    selects: ClassVar[bool] = False
+
     # Whether it looks at public texts: data.public sets them aside.
     needs_public: bool = False
 

@@ -37,11 +37,18 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
     if isinstance(strategy, Strategy) and strategy.compares_clients:
         _check_several(settings)
     ranks = settings.clients.ranks
-    if ranks is not None and not (issubclass(found, Strategy) and found.any_rank):
+    several = issubclass(found, Strategy) and (found.any_rank or found.selects)
+    if ranks is not None and not several:
         raise wrong(
             "clients.ranks", list(ranks),
-            f"null with {settings.strategy.target}, whose clients must have one rank; flora, "
-            "flexlora and hetlora allow several",
+            f"null with {settings.strategy.target}, whose clients must have one rank; fed_plora, "
+            "flexlora, flora, florist, hetlora, ilora and lora_a2 allow several",
+        )  # fmt: skip
+    steps = settings.training.local_steps
+    if isinstance(strategy, Strategy) and strategy.local.budget and steps < 2:
+        raise wrong(
+            "training.local_steps", steps,
+            f"at least 2 with {settings.strategy.target}, whose first steps only find what to train",
         )  # fmt: skip
     # A strategy of Flower's sees replies alone, which is post-processing, unless it says otherwise.
     if settings.privacy.unit != "none" and not getattr(rule, "post_processing", True):

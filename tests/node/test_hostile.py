@@ -200,6 +200,8 @@ MESSAGES = {
     "a rank above the model's": odd(ranks=[3], ranked=[HOLDER]),
     "a filter of a million entries": odd(**{"local-smoothing": 1e9}),
     "a penalty that is no number": odd(**{"local-penalty": float("nan")}),
+    "a number of components that is no whole one": odd(**{"local-budget": 2.5}),
+    "a key below 0": odd(**{"local-folds": -1}),
     "a rule that is a text": odd(**{"local-alternates": "yes"}),
     "a projection that is a number": odd(**{"local-projected": 1}),
     "steps that nobody knows": odd(**{"local-steps": "backwards"}),

@@ -289,12 +289,23 @@ PAGES = {
 def test_ranks_of_clients_are_refused_where_one_is_needed(settings):
     ranks = "clients.ranks=[1,2,3,4,5,6]"
     for name in ("fedsvd", "fedavg", "median"):
-        with pytest.raises(InputError, match=r"clients\.ranks: .* flora, flexlora and hetlora"):
+        with pytest.raises(InputError, match=r"clients\.ranks: .* florist, hetlora, ilora and"):
             check_use(settings(f"strategy={name}", ranks))
     check_use(settings("strategy=flora", ranks))
     for wrong in ("[1,2]", "[0,1,1,1,1,1]", "[9,1,1,1,1,1]"):
         with pytest.raises(InputError, match=r"clients\.ranks"):
             settings("strategy=flora", f"clients.ranks={wrong}")
+
+
+def test_lora_a2_needs_a_step_to_choose_and_one_to_train(settings):
+    for steps, fine in ((1, False), (2, True)):
+        chosen = settings("strategy=lora_a2", f"training.local_steps={steps}")
+        if fine:
+            check_use(chosen, build_strategy(chosen.strategy))
+        else:
+            with pytest.raises(InputError, match=r"training\.local_steps: .* at least 2"):
+                check_use(chosen, build_strategy(chosen.strategy))
+    check_use(settings("strategy=lora_a2", "clients.ranks=[1,2,3,4,5,6]"))
 
 
 def test_every_group_has_its_page():

@@ -123,7 +123,7 @@ def test_refresh_with_a_folded_tail_trains_on():
     assert len(run.state.base) == 12
 
 
-@pytest.mark.parametrize("name", ["flora", "flexlora", "hetlora"])
+@pytest.mark.parametrize("name", ["flora", "flexlora", "hetlora", "fed_plora"])
 def test_clients_of_different_ranks(name):
     ranks = [1, 2, 3, 4, 8, 8]
     run = start(
@@ -296,3 +296,57 @@ def test_a_round_of_which_a_stock_strategy_makes_nothing_is_told():
     assert (metrics["failed"], metrics["not_aggregated"]) == ({}, 6)
     assert (run.state.digest(), run.state.round) == (before, 1)
     assert any("made nothing of 6 valid replies" in line for line in trouble(metrics))
+
+
+def test_a_client_of_lora_a2_moves_as_many_components_as_its_rank_says(monkeypatch):
+    from fedsvd.client import app
+
+    moved, real = {}, app.train_locally
+
+    def spy(worker, state, client, *rest):
+        found = real(worker, state, client, *rest)
+        for layer, pair in found.state.factors.items():
+            old = state.factors[layer]
+            A, B = (pair.A != old.A).any(1), (pair.B != old.B).any(0)
+            moved[client] = moved.get(client, 0) + int(A.sum()) + int(B.sum())
+        return found
+
+    monkeypatch.setattr(app, "train_locally", spy)
+    ranks = [1, 2, 3, 4, 8, 8]
+    run = start(
+        "strategy=lora_a2", f"clients.ranks={ranks}", "clients.participation=all", "rounds=2",
+        "privacy=dp_sgd", "training.local_steps=2",
+    )  # fmt: skip
+    for number, kind in ((1, "B"), (2, "A")):
+        moved.clear()
+        before = run.state
+        metrics = one_round(run, number)
+        assert metrics["failed"] == {}
+        assert changed(before, run.state) == {kind, "extra"}
+        most = {k: 12 * r for k, r in enumerate(ranks)}
+        assert moved == most  # noise moves also what has no gradient yet
+        # The step that chooses is paid for.
+        assert all(r["steps"] == 2 for r in metrics["reports"].values())
+
+
+def test_a_client_of_fed_plora_starts_from_the_whole_global_model(monkeypatch):
+    from fedsvd.client import app
+
+    ranks = [1, 2, 3, 4, 8, 8]
+    run = start(
+        "strategy=fed_plora", f"clients.ranks={ranks}", "clients.participation=all", "rounds=2",
+        "privacy=none", "training.lr=5",
+    )  # fmt: skip
+    one_round(run, 1)
+    seen, real = {}, app.train_locally
+
+    def spy(worker, state, client, *rest):
+        if client in (0, 3):
+            seen[client] = worker.evaluate(state, worker.task.validation)["loss"]
+        return real(worker, state, client, *rest)
+
+    monkeypatch.setattr(app, "train_locally", spy)
+    whole = evaluate(run, "validation")["loss"]
+    one_round(run, 2)
+    assert seen == pytest.approx({0: whole, 3: whole}, rel=1e-5)
+    assert run.state.base == {}
