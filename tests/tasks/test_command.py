@@ -19,7 +19,7 @@ def test_it_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["squad_pair", "--out", str(tmp_path)]) == 2
-    assert "NAME: squad_pair" in capsys.readouterr().err
+    assert "did you mean 'squad_pairs'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
