@@ -151,6 +151,15 @@ def get_worker(settings: Settings) -> Worker:
     return _built[key]
 
 
+def read_ahead(settings: Settings) -> None:
+    """Read and tokenise a run's data, so that this process and all forked from it have them at hand.
+
+    Raises InputError.
+    """
+    task, _ = deal(settings)
+    tokenise(load_tokenizer(settings.model), task.texts, task.labels, settings.model.max_length)
+
+
 def build_worker(settings: Settings) -> Worker:
     """Build a worker: data first, then everything that can be refused, then the model.
 

@@ -61,7 +61,8 @@ def reasons(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def summarise(run: Run) -> dict[str, Any]:
     """Evaluate a run on the test part, once, and return what summary.json gets."""
     settings, task = run.settings, run.worker.task
-    test = evaluate(run, "test") if len(task.test) else {}
+    looks = settings.recorder.test and len(task.test)
+    test = evaluate(run, "test") if looks else {}
     scored = [m for m in run.history if "accuracy" in m]
     published = published_figure(run)
     return {
