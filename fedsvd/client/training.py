@@ -15,6 +15,7 @@ from fedsvd.client.rule import LocalRule, apply_rule
 from fedsvd.client.use import Alone
 from fedsvd.client.worker import Worker
 from fedsvd.lowrank import AdapterState
+from fedsvd.models.classifier import Classifier
 from fedsvd.privacy.dpsgd import StepReport, dp_step, make_optimizer, poisson_sample
 from fedsvd.randomness import Purpose, attempt_key, numpy_stream, scoped_dropout
 from fedsvd.settings import TrainingSettings
@@ -160,26 +161,37 @@ def plain_step(
 def penalty_step(
     worker: Worker, parameters: list[torch.nn.Parameter], training: TrainingSettings, round: int
 ) -> Callable[[], None]:
-    """Return what adds the gradient of the adapter's regulariser, if it has one, to every `grad`.
+    """Return what lets the adapter's regulariser act on a step, if it has one.
 
-    It is a function of the parameters alone, computed outside per-example gradients, and counts as
-    much as the learning rate's share of its start (SORSA's gamma lr_t / lr_0).
+    It is a function of the parameters alone, computed outside per-example gradients. A `decoupled`
+    one moves the weights by -(lr_t / lr_0) times its gradient, before the optimiser's own step and
+    unseen by it, so with AdamW too. The gradient of any other is added to every `grad`.
     """
-    penalty = worker.model.penalty
+    return penalty_of(worker.model, parameters, training, round, worker.settings.rounds)
+
+
+def penalty_of(
+    model: Classifier, parameters: list[torch.nn.Parameter], training: TrainingSettings,
+    round: int, rounds: int,
+) -> Callable[[], None]:  # fmt: skip
+    """Return what `penalty_step` does, for a model without a worker."""
+    penalty, decoupled = model.penalty, model.decoupled
     if penalty is None:
         return lambda: None
-    share = learning_rate(training, round, worker.settings.rounds) / training.lr
+    share = learning_rate(training, round, rounds) / training.lr
 
-    def add() -> None:
+    def act() -> None:
         # Of what trains in this step: a strategy may let A and B take turns.
         now = [p for p in parameters if p.requires_grad]
         with torch.enable_grad():
             found = torch.autograd.grad(penalty(), now, allow_unused=True)
         for p, gradient in zip(now, found, strict=True):
-            if gradient is not None:
-                p.grad = share * gradient if p.grad is None else p.grad + share * gradient
+            if gradient is not None and decoupled:
+                p.data.sub_(gradient, alpha=share)
+            elif gradient is not None:
+                p.grad = gradient if p.grad is None else p.grad + gradient
 
-    return add
+    return act
 
 
 def learning_rate(training: TrainingSettings, round: int, rounds: int) -> float:

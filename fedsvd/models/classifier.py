@@ -41,7 +41,7 @@ class Classifier(nn.Module):
         extra = {f"head.{n}": p.detach().clone() for n, p in head.named_parameters()}
         own = attached.initial.extra
         self.initial = replace(attached.initial, extra={**own, **(extra if head_trains else {})})
-        self.penalty = attached.penalty
+        self.penalty, self.decoupled = attached.penalty, attached.decoupled
         self._valid: Tensor | None = None  # (n, t, 1) of the batch under way: which are tokens
         for layer in self.layers.values():
             layer.register_forward_pre_hook(self._select)
