@@ -178,7 +178,8 @@ def check_noise(policy: Policy, noise_multiplier: float, sample_rate: float) -> 
 
 def _check_limits(policy: Policy, settings: Settings) -> None:
     most = policy.limits
-    ranks = [settings.adapter.rank, *(settings.adapter.ranks or {}).values()]
+    # Without a rank it is the adapter that chooses it, of a form whose size is the layer's.
+    ranks = [settings.adapter.rank or 1, *(settings.adapter.ranks or {}).values()]
     asked = {
         "rounds": (settings.rounds, most.rounds),
         "training.local_steps": (settings.training.local_steps, most.local_steps),

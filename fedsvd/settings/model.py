@@ -64,23 +64,26 @@ class AdapterSettings:
 
     `target` is the import path of an adapter of the user's own, None for the one called `name`;
     `options` are its constructor's arguments. `ranks` maps names or patterns of layers to ranks.
+    `rank` is None where the adapter chooses it by layer.
     """
 
     name: str
-    rank: int = 8
+    rank: int | None = 8
     alpha: float = 8.0
     init: str = "kaiming"
     targets: tuple[str, ...] = ("query", "value")
     dropout: float = 0.0
     ranks: dict[str, Any] | None = None
     calibration: int = 64  # public texts that an adapter may look at
+    rslora: bool = False  # the scale alpha / sqrt(rank) in place of alpha / rank
     target: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.target is None:
             choice("adapter.name", self.name, (*ADAPTERS, "none"))
-        at_least("adapter.rank", self.rank, 1)
+        if self.rank is not None:
+            at_least("adapter.rank", self.rank, 1)
         positive("adapter.alpha", self.alpha)
         choice("adapter.init", self.init, INITS)
         at_least("adapter.calibration", self.calibration, 1)
@@ -116,6 +119,7 @@ ADAPTERS = {
     "eora": "fedsvd.adapters.Eora",
     "dct": "fedsvd.adapters.Dct",
     "hadamard": "fedsvd.adapters.Hadamard",
+    "imbalanced": "fedsvd.adapters.Imbalanced",
     "dora": "fedsvd.adapters.Dora",
     "lora_xs": "fedsvd.adapters.LoraXS",
     "svfit": "fedsvd.adapters.SVFit",

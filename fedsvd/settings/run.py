@@ -57,10 +57,11 @@ class Settings:
                 "attack.clients", list(self.attack.clients),
                 f"ids of clients, 0 to {self.clients.number - 1}",
             )  # fmt: skip
-        if self.clients.ranks is not None and max(self.clients.ranks) > self.adapter.rank:
+        most = self.adapter.rank
+        if self.clients.ranks is not None and most is not None and max(self.clients.ranks) > most:
             raise wrong(
                 "clients.ranks", list(self.clients.ranks),
-                f"at most adapter.rank = {self.adapter.rank} each",
+                f"at most adapter.rank = {most} each",
             )  # fmt: skip
         self._check_privacy()
         if self.partition.name == "own":

@@ -30,6 +30,13 @@ VARIANTS = {
     "eora": (["adapter=eora", "adapter.compression=prune", "data.public=20"], "fedsvd", "merged"),
     "dct": (["adapter=dct"], "fedex", "adapter"),
     "hadamard": (["adapter=hadamard"], "fedsvd_refresh", "adapter"),
+    "imbalanced": (["adapter=imbalanced"], "fedavg", "adapter"),
+    "rslora": (
+        ["adapter=pissa", "adapter.rslora=true", "adapter.ranks={query: 2}"],
+        "fedsvd",
+        "adapter",
+    ),
+    "rslora_flora": (["adapter=lora", "adapter.rslora=true"], "flora", "adapter"),
     "dora": (["adapter=dora"], "fedsvd", "adapter"),
     "dora_flora": (["adapter=dora", "adapter.magnitude=renormalised"], "flora", "adapter"),
     "lora_xs": (["adapter=lora_xs"], "fedavg", "adapter"),
@@ -171,6 +178,13 @@ def test_what_is_exported_computes_the_same_in_a_process_without_fedsvd(
         if name in ("etf", "grassmann"):  # every client derives the head
             assert not run.state.extra
             assert not any(p.requires_grad for p in worker.model.head.parameters())
+        if name.startswith("rslora"):
+            config = json.loads((out / "adapter" / "adapter_config.json").read_text())
+            assert config["use_rslora"]
+            if name == "rslora":  # twice the rank, as the start is subtracted; scales 8 / sqrt r
+                assert {config["r"], *config["rank_pattern"].values()} == {4, 8}
+                found = [config["lora_alpha"], *config["alpha_pattern"].values()]
+                assert found == pytest.approx([8 * 2**0.5] * len(found))
         told = json.loads((out / "classifier" / "classifier.json").read_text())
         assert told["merged"] == (folder == "merged")
     done = subprocess.run(
