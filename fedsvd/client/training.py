@@ -11,6 +11,7 @@ from torch import Tensor
 from fedsvd.client.attack import NAME_OF_LABELS
 from fedsvd.client.dropout import keys_of_step, own_losses
 from fedsvd.client.received import refuse
+from fedsvd.client.riemannian import riemannian_step
 from fedsvd.client.rule import LocalRule, apply_rule
 from fedsvd.client.use import Alone
 from fedsvd.client.worker import Worker
@@ -87,9 +88,13 @@ def _train(
     if rule.proximal_mu > 0:
         begin = {n: p.detach().clone() for n, p in worker.model.trainable().items()}
 
+    rate = learning_rate(training, round, settings.rounds)
+    on_manifold = riemannian_step(worker.model.subspaces(), rate, training.momentum)
+
     def finish() -> None:  # after clipping and noise
         apply_rule(rule, worker.model.trainable(), begin)
         penalise()
+        on_manifold()
 
     if worker.plan.per_example:
         private = make_optimizer(

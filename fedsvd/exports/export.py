@@ -161,7 +161,7 @@ def export_classifier(worker: Worker, state: AdapterState, folder: Path, backbon
         "folder": model.folder,
         "revision": model.revision,
         "pooling": model.pooling,
-        "normalize": model.normalize,
+        "normalize": model.unit_features,
         "scale": model.logit_scale,
         "max_length": model.max_length,
         "labels": list(worker.task.label_names),

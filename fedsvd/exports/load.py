@@ -54,12 +54,14 @@ class LoadedClassifier:
             features = pool(hidden, batch.inputs["attention_mask"], self.model.pooling)
             if self.model.normalize:
                 features = nn.functional.normalize(features, dim=1)
-            weight = self.head["weight"]
+            # Runs of earlier versions call the subspaces of a Grassmann head its weight.
+            weight = self.head.get("subspaces", self.head.get("weight"))
+            assert weight is not None
             if weight.ndim == 3:
                 score = projections(features, weight)
             else:
                 score = nn.functional.linear(features, weight, self.head.get("bias"))
-            out[torch.tensor(group)] = self.model.scale * score
+            out[torch.tensor(group)] = self.model.logit_scale * score
         return out
 
     def _check(self, table: Tokens) -> None:

@@ -135,7 +135,7 @@ def check(policy: Policy, settings: Settings, holder: int) -> None:
         raise wrong("partition", settings.partition.name, "'own', held by this node")
     if settings.adapter.name != "none":
         build_adapter(settings.adapter)  # one of ours; it refuses options that it does not take
-    trains = {*factors_of(settings)} | ({"head"} if settings.model.head == "trained" else set())
+    trains = {*factors_of(settings)} | ({"head"} if settings.model.head_trains else set())
     if not trains <= set(policy.trains):
         raise wrong("training.factors", sorted(trains), f"among {list(policy.trains)} (trains)")
 

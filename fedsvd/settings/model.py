@@ -20,10 +20,10 @@ class ModelSettings:
     head: str = "trained"
     head_init: str = "zeros"
     head_bias: bool = False
-    scale: float = 1.0  # logits = scale * head(features)
+    scale: float | None = None  # logits = scale * head(features); None: see `logit_scale`
     temperature: float | None = None  # in place of scale: logits = head(features) / temperature
     head_cosine: float = 0.2  # most between class vectors of an equiangular head
-    head_dim: int = 8  # of the subspaces of a Grassmann head
+    head_dim: int = 8  # of the subspaces of the Grassmann heads
     max_length: int = 128
     dropout: float = 0.0
 
@@ -31,7 +31,8 @@ class ModelSettings:
         choice("model.pooling", self.pooling, ("mean", "cls", "last"))
         choice("model.head", self.head, HEADS)
         choice("model.head_init", self.head_init, HEAD_INITS)
-        positive("model.scale", self.scale)
+        if self.scale is not None:
+            positive("model.scale", self.scale)
         if self.temperature is not None:
             positive("model.temperature", self.temperature)
         if not 0 < self.head_cosine < 1:
@@ -43,8 +44,26 @@ class ModelSettings:
 
     @property
     def logit_scale(self) -> float:
-        """What the head's output is multiplied by to give logits."""
-        return self.scale if self.temperature is None else 1 / self.temperature
+        """What the head's output is multiplied by to give logits.
+
+        1 / temperature if that is given, else `scale`. Without either: as published for equiangular
+        vectors (1 / 0.07) and for the Grassmann heads (25), else 10 for features of length 1, and 1.
+        """
+        if self.temperature is not None:
+            return 1 / self.temperature
+        if self.scale is not None:
+            return self.scale
+        return PUBLISHED.get(self.head, 10.0 if self.unit_features else 1.0)
+
+    @property
+    def unit_features(self) -> bool:
+        """Whether features have length 1: `normalize`, or a head whose logits are cosines."""
+        return self.normalize or self.head in ("equiangular", "etf")
+
+    @property
+    def head_trains(self) -> bool:
+        """Whether clients train the head and send it."""
+        return self.head in TRAINED_HEADS
 
     @property
     def head_start(self) -> str:
@@ -53,8 +72,11 @@ class ModelSettings:
         return frozen.get(self.head, self.head_init)
 
 
-FIXED_HEADS = ("equiangular", "etf", "grassmann")
+# Heads that start from geometry alone, of which the Grassmann head trains.
+FIXED_HEADS = ("equiangular", "etf", "grassmann", "grassmann_fixed")
+TRAINED_HEADS = ("grassmann", "trained")
 HEADS = (*FIXED_HEADS, "frozen_random", "frozen_texts", "trained")
+PUBLISHED = {"equiangular": 1 / 0.07, "grassmann": 25.0, "grassmann_fixed": 25.0}  # scales
 HEAD_INITS = ("random", "texts", "zeros")
 
 

@@ -47,7 +47,7 @@ class Settings:
         at_least("rounds", self.rounds, 1)
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
             raise one_of("device", self.device, ("auto", "cpu", "cuda"))
-        if self.adapter.name == "none" and self.model.head != "trained":
+        if self.adapter.name == "none" and not self.model.head_trains:
             raise InputError(
                 f"adapter: with 'none' and model.head={self.model.head!r} nothing would train; "
                 "set model.head=trained or adapter=lora"

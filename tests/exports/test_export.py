@@ -46,8 +46,19 @@ VARIANTS = {
     "kronecker": (["adapter=kronecker"], "fedavg", "adapter"),
     "cayley": (["adapter=cayley"], "geometric_median", "adapter"),
     "etf": (["adapter=lora", "model.head=etf", "model.temperature=0.07"], "ffa", "adapter"),
+    "equiangular": (["adapter=lora", "model.head=equiangular"], "ffa", "adapter"),
     "grassmann": (
-        ["adapter=lora", "model.head=grassmann", "model.temperature=0.04", "model.normalize=false"],
+        ["adapter=lora", "model.head=grassmann", "model.normalize=false"],
+        "fedsvd",
+        "adapter",
+    ),
+    "grassmann_fixed": (
+        [
+            "adapter=lora",
+            "model.head=grassmann_fixed",
+            "model.temperature=0.04",
+            "model.normalize=false",
+        ],
         "fedsvd",
         "adapter",
     ),
@@ -130,7 +141,8 @@ ALONE = textwrap.dedent("""
         with torch.inference_mode():
             hidden = model.eval()(**inputs).last_hidden_state
         told = json.loads((run / "classifier" / "classifier.json").read_text())
-        head = load_file(run / "classifier" / "head.safetensors")["head.weight"]
+        (head,) = [t for n, t in load_file(run / "classifier" / "head.safetensors").items()
+                   if n != "head.bias"]
         mask = inputs["attention_mask"]
         if told["pooling"] == "mean":
             x = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
@@ -175,7 +187,7 @@ def test_what_is_exported_computes_the_same_in_a_process_without_fedsvd(
             hidden = worker.model.backbone(**inputs).last_hidden_state
         texts = [worker.task.texts[i] for i in worker.task.validation[:6]]
         expected[name] = (hidden, worker.logits(worker.task.validation[:6].tolist()), texts)
-        if name in ("etf", "grassmann"):  # every client derives the head
+        if name in ("equiangular", "etf", "grassmann_fixed"):  # every client derives the head
             assert not run.state.extra
             assert not any(p.requires_grad for p in worker.model.head.parameters())
         if name.startswith("rslora"):
