@@ -35,7 +35,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = attached.model
         self.head = head.requires_grad_(head_trains).train(head_trains)
-        self.head_trains = head_trains
+        self.on_manifold = head_trains and isinstance(head, GrassmannHead)
         self.layers = attached.layers
         self.pooling, self.normalize, self.scale = pooling, normalize, scale
         self.precision = precision
@@ -82,9 +82,9 @@ class Classifier(nn.Module):
         return {name: p for name, p in named.items() if p.requires_grad}
 
     def subspaces(self) -> list[nn.Parameter]:
-        """Return the bases of subspaces that train: they move on a manifold."""
+        """Return the bases of subspaces that train on their manifold: those of a Grassmann head."""
         head = self.head
-        return [head.subspaces] if isinstance(head, GrassmannHead) and self.head_trains else []
+        return [head.subspaces] if isinstance(head, GrassmannHead) and self.on_manifold else []
 
     def set_dropout(self, active: bool) -> None:
         """Switch the backbone's and the adapter's dropout on for training, off for evaluation."""
