@@ -1,7 +1,14 @@
 """How a frozen layer gets what trains, and a model its head."""
 
 from fedsvd.adapters.adapted import Adapted
-from fedsvd.adapters.base import Adapter, Initialiser, Inputs, Parametrisation, Site
+from fedsvd.adapters.base import (
+    Adapter,
+    Initialiser,
+    Inputs,
+    Parametrisation,
+    Site,
+    Spectrum,
+)
 from fedsvd.adapters.cayley import Cayley
 from fedsvd.adapters.dct import Dct
 from fedsvd.adapters.dora import Dora
@@ -9,6 +16,7 @@ from fedsvd.adapters.effort import Effort
 from fedsvd.adapters.eora import Eora
 from fedsvd.adapters.eva import Eva
 from fedsvd.adapters.hadamard import Hadamard
+from fedsvd.adapters.imbalanced import Imbalanced
 from fedsvd.adapters.kronecker import Kronecker
 from fedsvd.adapters.lora_xs import LoraXS
 from fedsvd.adapters.milora import Milora
@@ -28,6 +36,7 @@ __all__ = [
     "Eora",
     "Eva",
     "Hadamard",
+    "Imbalanced",
     "Initialiser",
     "Inputs",
     "Kronecker",
@@ -40,4 +49,5 @@ __all__ = [
     "SVFit",
     "Site",
     "Sorsa",
+    "Spectrum",
 ]

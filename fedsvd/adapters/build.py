@@ -21,7 +21,7 @@ def class_of(settings: AdapterSettings) -> type[Adapter]:
 
 
 def build_adapter(settings: AdapterSettings) -> Adapter:
-    """Return the configured adapter; InputError for an option that it does not take."""
+    """Return the configured adapter; InputError for an option that it does not take, or no rank."""
     found = class_of(settings)
     parameters = inspect.signature(found).parameters
     options = dict(settings.options)
@@ -32,9 +32,12 @@ def build_adapter(settings: AdapterSettings) -> Adapter:
         if name not in parameters and not takes_any:
             raise one_of(f"adapter.{name}", name, (*parameters, *KEYS))
     try:
-        return found(**options)
+        adapter = found(**options)
     except (TypeError, ValueError) as error:
         raise InputError(f"adapter: {found.__name__} refused {options}: {error}") from error
+    if settings.rank is None and not adapter.chooses_rank:
+        raise wrong("adapter.rank", None, f"a whole number of at least 1 with {settings.label}")
+    return adapter
 
 
 def check_inputs(settings: Settings) -> None:
@@ -57,4 +60,4 @@ def lacks_public(settings: Settings) -> bool:
     return build_adapter(settings.adapter).needs_inputs
 
 
-KEYS = ("rank", "alpha", "targets", "ranks", "dropout", "calibration")
+KEYS = ("rank", "alpha", "targets", "ranks", "dropout", "calibration", "rslora")

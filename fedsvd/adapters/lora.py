@@ -35,13 +35,15 @@ Measure = Callable[[Iterable[str]], Mapping[str, Inputs]]
 class Attached:
     """A backbone with its adapted layers in a fixed order, and the first state.
 
-    `penalty` is the adapter's regulariser, a differentiable scalar of parameters alone, or None.
+    `penalty` is the adapter's regulariser, a differentiable scalar of parameters alone, or None;
+    `decoupled` says how its gradient acts (`Parametrisation.decoupled`).
     """
 
     model: nn.Module
     layers: dict[str, nn.Module]
     initial: AdapterState
     penalty: Callable[[], Tensor] | None = None
+    decoupled: bool = False
 
 
 def attach(
@@ -78,11 +80,13 @@ def attach(
             name: Site(
                 name, weight_of(named[name]), rank, settings.alpha,
                 torch_stream(seed, Purpose.ADAPTER, name), settings.dropout, inputs.get(name),
+                settings.rslora,
             )
             for name, rank in ranks.items()
         }  # fmt: skip
-        penalty = None
+        penalty, decoupled = None, False
         if isinstance(adapter, Parametrisation):
+            decoupled = adapter.decoupled
             layers = _replace(backbone, adapter, sites)
             model, own = backbone.eval(), [m for m in layers.values() if isinstance(m, Adapted)]
             with torch.no_grad():
@@ -97,7 +101,7 @@ def attach(
             )
     initial = AdapterState(read_state(layers), extra_of(layers))
     set_trainable(layers, trains)
-    return Attached(model, layers, initial, penalty)
+    return Attached(model, layers, initial, penalty, decoupled)
 
 
 def _replace(
@@ -157,7 +161,7 @@ def _check(name: str, site: Site, pair: LowRank) -> None:
 
 
 def peft_config(settings: AdapterSettings, ranks: Mapping[str, int]) -> Any:
-    """Return PEFT's configuration for layers of these ranks, each with the scale alpha / rank."""
+    """Return PEFT's configuration for layers of these ranks, each with the settings' scale."""
     from peft import LoraConfig
 
     most = max(ranks.values())
@@ -167,6 +171,7 @@ def peft_config(settings: AdapterSettings, ranks: Mapping[str, int]) -> Any:
         lora_dropout=settings.dropout,
         target_modules=list(ranks),
         rank_pattern={n: r for n, r in ranks.items() if r != most},
+        use_rslora=settings.rslora,
         init_lora_weights=False,
         bias="none",
     )
@@ -207,7 +212,7 @@ def named_parameters(layers: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]
 def write_state(layers: dict[str, nn.Module], state: AdapterState) -> None:
     """Copy a state into the model, in place; raises KeyError for a missing layer.
 
-    The model takes the state's ranks, its scale alpha / r stays that of the settings' rank.
+    The model takes the state's ranks, its scale stays that of the settings' rank.
 
     A layer with a dense update W gets the frozen weight W0 + s W. Its W0 is kept aside, on the device
     and only for such layers, from the first time on, and comes back with a state that has no W.

@@ -27,7 +27,8 @@ def find_layers(
     An entry of `adapter.targets` is the last part (or parts) of a layer's path, a pattern with *, ?
     or [] for the whole path, or "all". "query", "key" and "value" also mean what DistilBERT, Llama
     and GPT-2 call them. `adapter.ranks` maps such names or patterns to ranks; the last that fits a
-    layer counts. Layers that are `unreached`, as no gradient gets there, are left out. Raises
+    layer counts; where `adapter.rank` is null, a layer without such a name gets the smaller of its
+    sizes. Layers that are `unreached`, as no gradient gets there, are left out. Raises
     InputError if an entry fits no linear layer or only unreached ones, or a rank exceeds its sizes.
     """
     linear = {n: m for n, m in backbone.named_modules() if isinstance(m, LINEAR)}
@@ -41,7 +42,11 @@ def find_layers(
                 f"adapter.targets: {target!r} fits only {', '.join(fitting)}, which gets no "
                 "gradient: what the model puts out does not depend on it; name other layers"
             )
-    ranks = {name: settings.rank for name in linear if name in chosen}
+    ranks = {
+        name: min(weight_of(module).shape) if settings.rank is None else settings.rank
+        for name, module in linear.items()
+        if name in chosen
+    }
     for pattern, rank in (settings.ranks or {}).items():
         fitting = [n for n in _matching("adapter.ranks", pattern, linear, family) if n in ranks]
         if not fitting:

@@ -15,6 +15,7 @@ from fedsvd.client.block_adamw import BlockAdamW
 from fedsvd.client.components import Selection
 from fedsvd.client.dropout import keys_of_step, own_losses
 from fedsvd.client.received import refuse
+from fedsvd.client.riemannian import riemannian_step
 from fedsvd.client.rule import LocalRule, apply_rule
 from fedsvd.client.tangent import TangentStep
 from fedsvd.client.use import Alone
@@ -22,6 +23,7 @@ from fedsvd.client.worker import Worker
 from fedsvd.errors import InputError
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
+from fedsvd.models.classifier import Classifier
 from fedsvd.privacy.dpsgd import StepReport, dp_step, make_optimizer, poisson_sample
 from fedsvd.randomness import Purpose, attempt_key, numpy_stream, scoped_dropout
 from fedsvd.settings import TrainingSettings
@@ -106,9 +108,13 @@ def _train(
     factors = lora.named_parameters(layers) if rule.projected else {}
     scales = {n: float(layer.scaling[NAME]) for n, layer in layers.items()} if factors else {}  # type: ignore[index]
 
+    rate = learning_rate(training, round, settings.rounds)
+    on_manifold = riemannian_step(worker.model.subspaces(), rate, training.momentum)
+
     def finish() -> None:  # after clipping and noise
         apply_rule(rule, worker.model.trainable(), begin, factors, scales)
         penalise()
+        on_manifold()
 
     if worker.plan.per_example:
         private = make_optimizer(
@@ -190,26 +196,37 @@ def plain_step(
 def penalty_step(
     worker: Worker, parameters: list[torch.nn.Parameter], training: TrainingSettings, round: int
 ) -> Callable[[], None]:
-    """Return what adds the gradient of the adapter's regulariser, if it has one, to every `grad`.
+    """Return what lets the adapter's regulariser act on a step, if it has one.
 
-    It is a function of the parameters alone, computed outside per-example gradients, and counts as
-    much as the learning rate's share of its start (SORSA's gamma lr_t / lr_0).
+    It is a function of the parameters alone, computed outside per-example gradients. A `decoupled`
+    one moves the weights by -(lr_t / lr_0) times its gradient, before the optimiser's own step and
+    unseen by it, so with AdamW too. The gradient of any other is added to every `grad`.
     """
-    penalty = worker.model.penalty
+    return penalty_of(worker.model, parameters, training, round, worker.settings.rounds)
+
+
+def penalty_of(
+    model: Classifier, parameters: list[torch.nn.Parameter], training: TrainingSettings,
+    round: int, rounds: int,
+) -> Callable[[], None]:  # fmt: skip
+    """Return what `penalty_step` does, for a model without a worker."""
+    penalty, decoupled = model.penalty, model.decoupled
     if penalty is None:
         return lambda: None
-    share = learning_rate(training, round, worker.settings.rounds) / training.lr
+    share = learning_rate(training, round, rounds) / training.lr
 
-    def add() -> None:
+    def act() -> None:
         # Of what trains in this step: a strategy may let A and B take turns.
         now = [p for p in parameters if p.requires_grad]
         with torch.enable_grad():
             found = torch.autograd.grad(penalty(), now, allow_unused=True)
         for p, gradient in zip(now, found, strict=True):
-            if gradient is not None:
-                p.grad = share * gradient if p.grad is None else p.grad + share * gradient
+            if gradient is not None and decoupled:
+                p.data.sub_(gradient, alpha=share)
+            elif gradient is not None:
+                p.grad = gradient if p.grad is None else p.grad + gradient
 
-    return add
+    return act
 
 
 def learning_rate(training: TrainingSettings, round: int, rounds: int) -> float:

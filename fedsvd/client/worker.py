@@ -347,10 +347,10 @@ def _classifier(
         attached,
         head,
         pooling=model.pooling,
-        normalize=model.normalize,
+        normalize=model.unit_features,
         scale=model.logit_scale,
         precision=precision,
-        head_trains=model.head == "trained",
+        head_trains=model.head_trains,
     )
 
 

@@ -55,12 +55,13 @@ class LoadedClassifier:
             features = pool(hidden, batch.inputs["attention_mask"], self.model.pooling)
             if self.model.normalize:
                 features = nn.functional.normalize(features, dim=1)
-            weight = self.head.get("weight")
+            # Runs of earlier versions call the subspaces of a Grassmann head its weight.
+            weight = self.head.get("subspaces", self.head.get("weight"))
             if weight is not None and weight.ndim == 3:
                 score = projections(features, weight)
             else:
                 score = scores(self.head, features)
-            out[torch.tensor(group)] = self.model.scale * score
+            out[torch.tensor(group)] = self.model.logit_scale * score
         return out
 
     def _check(self, table: Tokens) -> None:

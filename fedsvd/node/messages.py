@@ -51,7 +51,7 @@ def check_training(message: Message, settings: Settings) -> tuple[int, int]:
     ranks, ranked = config.get(RANKS, []), config.get(RANKED, [])
     if not isinstance(ranks, list) or not isinstance(ranked, list) or len(ranks) != len(ranked):
         raise wrong(RANKS, ranks, "a list, one for each entry of another")
-    if not all(isinstance(r, int) and 1 <= r <= settings.adapter.rank for r in ranks):
+    if not all(isinstance(r, int) and 1 <= r <= (settings.adapter.rank or 0) for r in ranks):
         raise wrong(RANKS, ranks, f"1 to adapter.rank = {settings.adapter.rank}")
     _check_rule(config)
     _check_arrays(message)

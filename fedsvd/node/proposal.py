@@ -36,7 +36,7 @@ OPEN: Mapping[str, frozenset[str]] = {
     "adapter": frozenset(
         {
             "_target_", "name", "rank", "alpha", "init", "targets", "ranks", "dropout",
-            "calibration",
+            "calibration", "rslora",
         }
     ),
     "strategy": frozenset({"_target_"}),

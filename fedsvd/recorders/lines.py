@@ -110,8 +110,10 @@ def _adapter(settings: Settings) -> str:
     adapter = settings.adapter
     if adapter.name == "none":
         return "none (head only)"
+    rank = "of its own choice" if adapter.rank is None else adapter.rank
+    scale = " (scale alpha / sqrt rank)" if adapter.rslora else ""
     return (
-        f"{adapter.label}, rank {adapter.rank}, alpha {adapter.alpha:g} "
+        f"{adapter.label}, rank {rank}, alpha {adapter.alpha:g}{scale} "
         f"on {', '.join(adapter.targets)}"
     )
 

@@ -47,7 +47,7 @@ class Settings:
         at_least("rounds", self.rounds, 1)
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
             raise one_of("device", self.device, ("auto", "cpu", "cuda"))
-        if self.adapter.name == "none" and self.model.head != "trained":
+        if self.adapter.name == "none" and not self.model.head_trains:
             raise InputError(
                 f"adapter: with 'none' and model.head={self.model.head!r} nothing would train; "
                 "set model.head=trained or adapter=lora"
@@ -57,10 +57,11 @@ class Settings:
                 "attack.clients", list(self.attack.clients),
                 f"ids of clients, 0 to {self.clients.number - 1}",
             )  # fmt: skip
-        if self.clients.ranks is not None and max(self.clients.ranks) > self.adapter.rank:
+        most = self.adapter.rank
+        if self.clients.ranks is not None and most is not None and max(self.clients.ranks) > most:
             raise wrong(
                 "clients.ranks", list(self.clients.ranks),
-                f"at most adapter.rank = {self.adapter.rank} each",
+                f"at most adapter.rank = {most} each",
             )  # fmt: skip
         if self.partition.name == "published" and self.clients.number != PUBLISHED_CLIENTS:
             raise wrong(

@@ -6,6 +6,7 @@ import torch
 
 from fedsvd.errors import one_of, wrong
 from fedsvd.lowrank import AdapterState
+from fedsvd.lowrank.grassmann import SUBSPACES
 from fedsvd.lowrank.pair import MEMORY
 
 NAMES = ("adam", "momentum", "yogi")
@@ -45,7 +46,7 @@ class ServerOptimizer:
         before, new = old.tensors(), {}
         for name, value in mean.select(("A", "B", "extra")).items():
             x = before[name]
-            if value is x:
+            if value is x or name == SUBSPACES:  # of which there is no difference to follow
                 continue
             delta = value.double() - x.double()
             m = old.memory[f"m.{name}"].double() if f"m.{name}" in old.memory else 0 * delta

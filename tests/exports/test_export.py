@@ -30,6 +30,13 @@ VARIANTS = {
     "eora": (["adapter=eora", "adapter.compression=prune", "data.public=20"], "fedsvd", "merged"),
     "dct": (["adapter=dct"], "fedex", "adapter"),
     "hadamard": (["adapter=hadamard"], "fedsvd_refresh", "adapter"),
+    "imbalanced": (["adapter=imbalanced"], "fedavg", "adapter"),
+    "rslora": (
+        ["adapter=pissa", "adapter.rslora=true", "adapter.ranks={query: 2}"],
+        "fedsvd",
+        "adapter",
+    ),
+    "rslora_flora": (["adapter=lora", "adapter.rslora=true"], "flora", "adapter"),
     "dora": (["adapter=dora"], "fedsvd", "adapter"),
     "dora_flora": (["adapter=dora", "adapter.magnitude=renormalised"], "flora", "adapter"),
     "lora_xs": (["adapter=lora_xs"], "fedavg", "adapter"),
@@ -39,8 +46,19 @@ VARIANTS = {
     "kronecker": (["adapter=kronecker"], "fedavg", "adapter"),
     "cayley": (["adapter=cayley"], "geometric_median", "adapter"),
     "etf": (["adapter=lora", "model.head=etf", "model.temperature=0.07"], "ffa", "adapter"),
+    "equiangular": (["adapter=lora", "model.head=equiangular"], "ffa", "adapter"),
     "grassmann": (
-        ["adapter=lora", "model.head=grassmann", "model.temperature=0.04", "model.normalize=false"],
+        ["adapter=lora", "model.head=grassmann", "model.normalize=false"],
+        "fedsvd",
+        "adapter",
+    ),
+    "grassmann_fixed": (
+        [
+            "adapter=lora",
+            "model.head=grassmann_fixed",
+            "model.temperature=0.04",
+            "model.normalize=false",
+        ],
         "fedsvd",
         "adapter",
     ),
@@ -129,7 +147,8 @@ ALONE = textwrap.dedent("""
             hidden = model.eval()(**inputs).last_hidden_state
         told = json.loads((run / "classifier" / "classifier.json").read_text())
         parts = load_file(run / "classifier" / "head.safetensors")
-        head, last = parts.get("head.weight"), parts.get("head.out_proj.weight")
+        last = parts.get("head.out_proj.weight")
+        head = parts.get("head.weight", parts.get("head.subspaces"))
         mask = inputs["attention_mask"]
         if told["pooling"] == "mean":
             x = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
@@ -177,9 +196,16 @@ def test_what_is_exported_computes_the_same_in_a_process_without_fedsvd(
             hidden = worker.model.backbone(**inputs).last_hidden_state
         texts = [worker.task.texts[i] for i in worker.task.validation[:6]]
         expected[name] = (hidden, worker.logits(worker.task.validation[:6].tolist()), texts)
-        if name in ("etf", "grassmann"):  # every client derives the head
+        if name in ("equiangular", "etf", "grassmann_fixed"):  # every client derives the head
             assert not run.state.extra
             assert not any(p.requires_grad for p in worker.model.head.parameters())
+        if name.startswith("rslora"):
+            config = json.loads((out / "adapter" / "adapter_config.json").read_text())
+            assert config["use_rslora"]
+            if name == "rslora":  # twice the rank, as the start is subtracted; scales 8 / sqrt r
+                assert {config["r"], *config["rank_pattern"].values()} == {4, 8}
+                found = [config["lora_alpha"], *config["alpha_pattern"].values()]
+                assert found == pytest.approx([8 * 2**0.5] * len(found))
         told = json.loads((out / "classifier" / "classifier.json").read_text())
         assert told["merged"] == (folder == "merged")
     done = subprocess.run(

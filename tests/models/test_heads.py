@@ -71,13 +71,18 @@ def test_grassmann_logits_are_lengths_of_projections(features, classes, dim):
     torch.testing.assert_close(scaled, found)
 
 
-@pytest.mark.parametrize("kind", ["etf", "equiangular", "grassmann"])
+def values(head):
+    (found,) = head.parameters()
+    return found
+
+
+@pytest.mark.parametrize("kind", ["etf", "equiangular", "grassmann", "grassmann_fixed"])
 def test_a_head_follows_from_its_seed_alone(kind):
     before = torch.random.get_rng_state()
-    one, two, other = (fixed_head(kind, 32, 3, seed, CPU) for seed in (0, 0, 1))
+    one, two, other = (values(fixed_head(kind, 32, 3, seed, CPU)) for seed in (0, 0, 1))
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert torch.equal(one.weight, two.weight)
-    assert not torch.equal(one.weight, other.weight)
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("kind", ["etf", "equiangular", "grassmann"])
@@ -85,7 +90,7 @@ def test_a_head_does_not_depend_on_the_number_of_threads(kind):
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(fixed_head(kind, 384, 100, 0, CPU).weight)
+        found.append(values(fixed_head(kind, 384, 100, 0, CPU)))
         assert torch.get_num_threads() == threads
     assert torch.equal(*found)
 
@@ -218,3 +223,24 @@ def test_a_frozen_head_drops_while_clients_train_and_not_after():
 def test_forms_that_a_head_cannot_have_are_refused(settings, given, told):
     with pytest.raises(InputError, match=told):
         settings(*given)
+
+
+@pytest.mark.parametrize(
+    ("head", "more", "scale", "unit"),
+    [
+        ("equiangular", {}, 1 / 0.07, True),
+        ("equiangular", {"normalize": False}, 1 / 0.07, True),  # cosines need unit features
+        ("grassmann", {"normalize": False}, 25, False),  # it divides by the length itself
+        ("grassmann_fixed", {}, 25, True),
+        ("etf", {"normalize": False}, 10, True),
+        ("trained", {}, 10, True),
+        ("frozen_random", {"normalize": False}, 1, False),
+        ("equiangular", {"scale": 3.0}, 3, True),
+        ("grassmann", {"scale": 3.0, "temperature": 0.5}, 2, True),
+    ],
+)
+def test_scales_are_those_published_unless_one_is_given(head, more, scale, unit):
+    settings = ModelSettings("x", head=head, **more)
+    assert settings.logit_scale == pytest.approx(scale)
+    assert settings.unit_features == unit
+    assert settings.head_trains == (head in ("grassmann", "trained"))
