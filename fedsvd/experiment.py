@@ -46,9 +46,11 @@ def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = 
             "gradient: what the model puts out does not depend on it"
         )
     grid = grid or make_grid(settings, worker)
+    start = worker.initial
     if isinstance(strategy, Strategy):
         strategy.device, strategy.public = worker.device, WorkerView(worker)
-    run = Run(settings, worker, strategy, grid, Ledger(worker.plan), worker.initial)
+        start = strategy.begin(start)
+    run = Run(settings, worker, strategy, grid, Ledger(worker.plan), start)
     run.rounds_taken, run.rounds = [0] * settings.clients.number, settings.rounds
     run.strategy_start = dict(vars(strategy))
     if worker.plan.unit == "client":

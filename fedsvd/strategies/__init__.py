@@ -11,6 +11,7 @@ from fedsvd.strategies.fedrpca import FedRpca
 from fedsvd.strategies.fedsa import FedSa
 from fedsvd.strategies.fedsb import FedSb
 from fedsvd.strategies.fedsvd import FedSVD
+from fedsvd.strategies.fedsvd_alternate import FedSvdAlternate
 from fedsvd.strategies.fedsvd_dct import FedSvdDct
 from fedsvd.strategies.fedsvd_refresh import FedSvdRefresh
 from fedsvd.strategies.ffa import FFA
@@ -37,6 +38,7 @@ __all__ = [
     "FedSVD",
     "FedSa",
     "FedSb",
+    "FedSvdAlternate",
     "FedSvdDct",
     "FedSvdRefresh",
     "FlexLora",

@@ -135,6 +135,13 @@ class Strategy(TrainsFactors, ABC):
         """Return which of what `trains` do so in a round (from 1); all of them by default."""
         return self.trains
 
+    def begin(self, state: AdapterState) -> AdapterState:
+        """Return what the first round starts from; by default the adapter's state as it is.
+
+        It looks at no private data, keeps W + B A, and changes only what is broadcast.
+        """
+        return state
+
     @abstractmethod
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
         """Return the next global state.

@@ -1,5 +1,7 @@
 """Whether a strategy can be used under a run's settings, and why not."""
 
+from collections.abc import Sequence
+
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsvd.errors import InputError, wrong
@@ -7,6 +9,8 @@ from fedsvd.factors import factors_of, find_class
 from fedsvd.settings import Settings
 from fedsvd.strategies.base import Strategy
 from fedsvd.strategies.stock import check_stock
+
+MOST_TURNS = 1000  # rounds in which turns are looked for
 
 
 def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> None:
@@ -51,6 +55,7 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
     if not issubclass(found, Strategy):
         return
     trains = factors_of(settings)
+    _check_turns(settings, strategy, trains)
     if found.needs_equal_A and "A" in trains:
         raise wrong(
             "training.factors",
@@ -64,3 +69,19 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
             f"{settings.strategy.target} averages but does not send back to them (its broadcasts: "
             f"{', '.join(found.broadcasts) or 'none'})"
         )
+
+
+def _check_turns(
+    settings: Settings, strategy: FlowerStrategy | None, trains: Sequence[str]
+) -> None:
+    """Raise InputError if a strategy lets factors take turns, and one of them would never train."""
+    if not isinstance(strategy, Strategy):
+        return
+    turns = {strategy.trains_in(n): n for n in range(min(settings.rounds, MOST_TURNS), 0, -1)}
+    for turn, number in turns.items():
+        if len(turns) > 1 and not set(turn) & set(trains):
+            raise wrong(
+                "training.factors", settings.training.factors,
+                f"'auto' with {settings.strategy.target}, whose clients train {' and '.join(turn)} "
+                f"alone in round {number}",
+            )  # fmt: skip

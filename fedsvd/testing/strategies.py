@@ -40,7 +40,7 @@ TOLERANCE = 1e-6  # relative, on float64 states
 def check_strategy(cls: type[Strategy], **options: Any) -> None:
     """Raise AssertionError, with one sentence that says what is wrong, unless `cls` is sound.
 
-    `options` go to its constructor. Checked: neither the order of clients nor that of their replies
+    `options` go to its constructor. Checked: it begins with the W + B A that it is given; neither the order of clients nor that of their replies
     matters; weights, equal clients, unchanged clients, exactness and the mean as all that counts are
     as declared, in a round in which much is due and in the next one; what a server optimiser can
     follow does not change its basis; the arguments and the global random state are left alone; what
@@ -50,7 +50,7 @@ def check_strategy(cls: type[Strategy], **options: Any) -> None:
     """
     name = cls.__name__
     for check in (
-        _form, _arguments, _order, _weights, _equal, _unchanged, _exactness, _mean, _ranks,
+        _begins, _form, _arguments, _order, _weights, _equal, _unchanged, _exactness, _mean, _ranks,
         _nan, _resumes,
     ):  # fmt: skip
         check(name, cls, options)
@@ -74,6 +74,23 @@ def _rounds(
     for round in (ROUND, ROUND + 1):
         rule = _make(cls, options)
         yield rule, _start(rule, round=round)
+
+
+def _begins(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
+    rule = _make(cls, options)
+    for first in (_start(rule, round=0), _empty(_start(rule, round=0))):
+        begun, before = rule.begin(first), first.tensors()
+        apart = max(float((total(begun, n) - total(first, n)).norm()) for n in first.factors)
+        assert apart < TOLERANCE, f"{name} begins with another W + B A than the adapter's."
+        for key, value in begun.tensors().items():
+            assert kind_of(key) in (*cls.broadcasts, "memory") or torch.equal(value, before[key]), (
+                f"{name} begins with another {key}, which it does not broadcast."
+            )
+
+
+def _empty(state: AdapterState) -> AdapterState:
+    """Return the state with B = 0, as most adapters start."""
+    return state.update({n: torch.zeros_like(t) for n, t in state.select(("B",)).items()})
 
 
 def _form(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
