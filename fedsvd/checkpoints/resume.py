@@ -82,6 +82,7 @@ def save(run: Run, path: Path, more: Mapping[str, Any]) -> None:
         "bytes_down": run.bytes_down,
         "seconds": run.seconds(),
         "clip_norm": None if run.client_level is None else run.client_level.clip_norm,
+        "noise": run.noise,
         "events": run.ledger.events_as_dict(),
         "clients": told_clients,
         "strategy": told_strategy,
@@ -178,6 +179,7 @@ def restore(run: Run, saved: Saved, folder: Path) -> None:
             raise ValueError("rounds_taken of another number of clients")
         run.attempt, run.seconds_before = int(facts["attempt"]), float(facts["seconds"])
         run.bytes_up, run.bytes_down = int(facts["bytes_up"]), int(facts["bytes_down"])
+        run.noise = {n: (float(b), float(a)) for n, (b, a) in facts["noise"].items()}
         if run.client_level is not None:
             run.client_level = replace(run.client_level, clip_norm=float(facts["clip_norm"]))
         if not run.grid.holds_states and isinstance(run.strategy, Strategy) and run.strategy.keeps:

@@ -35,6 +35,7 @@ class Run:
     attempt: int = 0  # at the coming round
     journal: Journal = field(default_factory=Journal)
     strategy_start: Mapping[str, Any] = field(default_factory=dict)
+    noise: dict[str, tuple[float, float]] = field(default_factory=dict)  # NoiseView.total
     began: float = field(default_factory=time.perf_counter)
     seconds_before: float = 0.0
 

@@ -1,7 +1,14 @@
 """Aggregation rules, one a file, over `fedsvd.lowrank`."""
 
 from fedsvd.strategies.align import Align
-from fedsvd.strategies.base import PublicView, Strategy, Update, weighted_extra, weighted_mean
+from fedsvd.strategies.base import (
+    NoiseView,
+    PublicView,
+    Strategy,
+    Update,
+    weighted_extra,
+    weighted_mean,
+)
 from fedsvd.strategies.fedask import FedAsk
 from fedsvd.strategies.fedavg import FedAvg
 from fedsvd.strategies.fedex import FedEx
@@ -47,6 +54,7 @@ __all__ = [
     "HetLora",
     "LaLora",
     "LoraFair",
+    "NoiseView",
     "PublicView",
     "RoLora",
     "RsvdDpd",

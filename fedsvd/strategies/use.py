@@ -56,6 +56,7 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
         return
     trains = factors_of(settings)
     _check_turns(settings, strategy, trains)
+    _check_noise(settings, strategy, trains)
     if found.needs_equal_A and "A" in trains:
         raise wrong(
             "training.factors",
@@ -85,3 +86,27 @@ def _check_turns(
                 f"'auto' with {settings.strategy.target}, whose clients train {' and '.join(turn)} "
                 f"alone in round {number}",
             )  # fmt: skip
+
+
+def _check_noise(
+    settings: Settings, strategy: FlowerStrategy | None, trains: Sequence[str]
+) -> None:
+    """Raise InputError if a strategy must know the noise of what is released, and cannot."""
+    if not isinstance(strategy, Strategy) or not strategy.needs_noise:
+        return
+    name, training = settings.strategy.target, settings.training
+    if settings.privacy.unit == "example" and training.optimizer != "sgd":
+        raise wrong(
+            "training.optimizer", training.optimizer,
+            f"'sgd' with {name}, which must know the noise that a client's steps add up to",
+        )  # fmt: skip
+    if set(trains) != set(strategy.trains):
+        raise wrong(
+            "training.factors", training.factors,
+            f"'auto' with {name}, which adds up the moves of {' and '.join(strategy.trains)}",
+        )  # fmt: skip
+    if strategy.server is not None:
+        raise wrong(
+            "strategy.server", strategy.server.name,
+            f"null with {name}, whose state is no mean to follow while it shrinks singular values",
+        )  # fmt: skip

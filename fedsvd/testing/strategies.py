@@ -20,10 +20,11 @@ from fedsvd.engines.inline import InlineGrid
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
 from fedsvd.records import ARRAYS, METRICS, WEIGHT, fault, from_record, to_record
-from fedsvd.strategies.base import Strategy, Update
+from fedsvd.strategies.base import NoiseView, Strategy, Update
 from fedsvd.testing.cases import (
     RANK,
     ROUND,
+    SHAPES,
     WEIGHTS,
     QuadraticView,
     distance,
@@ -35,18 +36,20 @@ from fedsvd.testing.cases import (
 from fedsvd.testing.claims import measured
 
 TOLERANCE = 1e-6  # relative, on float64 states
+NOISE = NoiseView(0.1, {layer: (4.0, 4.0) for layer in SHAPES})  # large enough to drown something
 
 
 def check_strategy(cls: type[Strategy], **options: Any) -> None:
     """Raise AssertionError, with one sentence that says what is wrong, unless `cls` is sound.
 
-    `options` go to its constructor. Checked: it begins with the W + B A that it is given; neither the order of clients nor that of their replies
-    matters; weights, equal clients, unchanged clients, exactness and the mean as all that counts are
-    as declared, in a round in which much is due and in the next one; what a server optimiser can
-    follow does not change its basis; the arguments and the global random state are left alone; what
-    clients are not sent does not change; names, shapes, dtypes, ranks and the round hold, also for
-    clients of other ranks where they are declared; a client with NaN is refused; state goes through
-    records and checkpoints, and the next round needs nothing but it.
+    `options` go to its constructor. Checked: what it begins with has the W + B A that it was given;
+    neither the order of clients nor that of their replies matters; weights, equal clients, unchanged
+    clients, exactness and the mean as all that counts are as declared, in a round in which much is
+    due and in the next one, with noise of a known level; what a server optimiser can follow does not
+    change its basis; the arguments and the global random state are left alone; what clients are not
+    sent does not change; names, shapes, dtypes, ranks and the round hold, also for clients of other
+    ranks where they are declared; a client with NaN is refused; state goes through records and
+    checkpoints, and the next round needs nothing but it.
     """
     name = cls.__name__
     for check in (
@@ -58,7 +61,7 @@ def check_strategy(cls: type[Strategy], **options: Any) -> None:
 
 def _make(cls: type[Strategy], options: Mapping[str, Any]) -> Strategy:
     rule = cls(**options)
-    rule.public = QuadraticView()
+    rule.public, rule.noise = QuadraticView(), NOISE
     return rule
 
 
@@ -171,7 +174,8 @@ def _unchanged(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
         found = max(found, distance(new, state))
         for key, old in state.select(("A", "B")).items():
             moved = float((new.tensors()[key] - old).norm() / old.norm())
-            assert not rule.averages or moved < TOLERANCE, (
+            # What needs the noise is refused beside a server optimiser.
+            assert not rule.averages or rule.needs_noise or moved < TOLERANCE, (
                 f"{name} declares averages = True, but it gives {key} another basis, where a server "
                 "optimiser would take the difference for a step."
             )
