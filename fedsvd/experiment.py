@@ -22,8 +22,9 @@ from fedsvd.privacy.ledger import Ledger
 from fedsvd.recorders.recorder import Recorder
 from fedsvd.rounds.again import charge
 from fedsvd.rounds.attempt import one_round
+from fedsvd.rounds.averaging import include, model_state
 from fedsvd.rounds.describe import describe_end, describe_round, describe_start
-from fedsvd.rounds.evaluation import evaluate, is_due, summarise
+from fedsvd.rounds.evaluation import evaluated, is_due, summarise
 from fedsvd.rounds.participation import all_spent
 from fedsvd.rounds.public import WorkerView
 from fedsvd.rounds.run import Run
@@ -96,6 +97,7 @@ def train(
         while run.state.round < run.rounds and "ended" not in run.history[-1]:
             _stop_if_asked(run, recorder, checkpoints)
             metrics = one_round(run, run.state.round + 1)
+            include(run)
             if all_spent(run) and run.state.round < run.rounds:
                 metrics["ended"] = "no client may take part in another round"
             _enter(run, metrics, recorder, checkpoints)
@@ -108,7 +110,7 @@ def train(
         interrupt.training(False)
     charge(run, list(run.journal.open.values()))
     summary = summarise(run)
-    export(run.worker, run.state, folder, summary)
+    export(run.worker, model_state(run), folder, summary)
     recorder.finish(describe_end(run, summary))
     return summary
 
@@ -118,7 +120,7 @@ def _enter(
 ) -> None:
     """Evaluate the state if that is due, and enter the round into history, records, checkpoints."""
     if is_due(run, metrics):
-        metrics.update(evaluate(run, "validation"))
+        metrics.update(evaluated(run))
     metrics["seconds"] = run.seconds()
     run.history.append(metrics)
     recorder.round(describe_round(run))

@@ -55,6 +55,13 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
     if not issubclass(found, Strategy):
         return
     trains = factors_of(settings)
+    kept = set(found.keeps) & set(trains)
+    if settings.averaging.active and kept:
+        raise wrong(
+            "averaging.name", settings.averaging.name,
+            f"'none' with {settings.strategy.target}, whose clients keep {', '.join(sorted(kept))} "
+            "of their own: an average has other factors than those that belong to them",
+        )  # fmt: skip
     _check_turns(settings, strategy, trains)
     _check_noise(settings, strategy, trains)
     if found.needs_equal_A and "A" in trains:

@@ -22,6 +22,10 @@ VARIANTS = {
     "stock with momentum": [
         "strategy._target_=flwr.serverapp.strategy.FedAvgM", "+strategy.server_momentum=0.5",
     ],
+    "sides, shrunk, averaged": [
+        "strategy=fedsvd_alternate", "strategy.strength=0.5", "averaging=ema", "averaging.decay=0.7",
+    ],
+    "dense, averaged": ["strategy=flora", "averaging=tail", "averaging.start=0.2"],
     "dense": ["strategy=flora", "adapter.init=pissa"],
     "client": [*CLIENT, "privacy.clip_quantile=0.5"],
     "drawn by coins": [*CLIENT, "clients.participation=poisson"],
