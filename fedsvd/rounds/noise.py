@@ -91,6 +91,8 @@ def noted(run: Run, number: int, metrics: dict[str, Any]) -> None:
     if not isinstance(strategy, Strategy) or strategy.noise is None or not strategy.noise.total:
         return
     run.noise = dict(strategy.noise.total)
-    (trains,) = strategy.trains_in(number + 1)
-    found = ratios(run.state, trains, strategy.noise)
+    later = strategy.trains_in(number + 1)
+    if len(later) != 1:
+        return
+    found = ratios(run.state, later[0], strategy.noise)
     metrics["noise_ratios"] = {n: [round(x, 4) for x in values] for n, values in found.items()}

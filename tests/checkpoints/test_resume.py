@@ -23,7 +23,7 @@ VARIANTS = {
         "strategy._target_=flwr.serverapp.strategy.FedAvgM", "+strategy.server_momentum=0.5",
     ],
     "sides, shrunk, averaged": [
-        "strategy=fedsvd_alternate", "strategy.strength=0.5", "averaging=ema", "averaging.decay=0.7",
+        "strategy=fedsvd_alternate", "strategy.strength=0.5", "strategy.first=A", "averaging=ema",
     ],
     "dense, averaged": ["strategy=flora", "averaging=tail", "averaging.start=0.2"],
     "dense": ["strategy=flora", "adapter.init=pissa"],
