@@ -127,3 +127,12 @@ def test_ends_that_are_parts_of_the_rounds_keep_their_number(inputs, tmp_path):
     longer = run(tmp_path / "b", [*constant, "averaging=ema"], "resume=auto", "rounds=3")
     straight = run(tmp_path / "c", [*constant, "averaging=ema", "rounds=3"])
     assert longer["average_digest"] == straight["average_digest"]
+
+
+def test_the_report_draws_the_average_and_the_last_model():
+    from fedsvd.recorders.report import _accuracy
+
+    scored = [{"round": k, "accuracy": 0.5, "loss": 1.0, "raw_accuracy": 0.4} for k in range(3)]
+    assert "last model" in _accuracy(scored)["svg"]
+    plain = [{k: v for k, v in m.items() if k != "raw_accuracy"} for m in scored]
+    assert "last model" not in _accuracy(plain)["svg"]
