@@ -94,7 +94,7 @@ def test_help_names_groups_and_keys(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0
     assert "+experiment=NAME" in done.stdout
-    assert "fedsvd, fedsvd_dct, fedsvd_refresh, fedyogi, ffa" in done.stdout
+    assert "fedsvd, fedsvd_alternate, fedsvd_dct" in done.stdout
     assert "clip_norm" in done.stdout
 
 

@@ -27,6 +27,7 @@ def write_card(folder: Path, summary: Mapping[str, Any], library: str) -> None:
         f"- Task: {_line(summary['task'])}",
         f"- Head: {_line(summary['head'])} ({_line(summary['head_form'])})",
         f"- Strategy: {_line(summary['strategy'])}, {summary['rounds_completed']} rounds",
+        *([f"- Averaging: {_line(summary['averaging'])}"] if summary.get("average_digest") else []),
         f"- Privacy: {_privacy(summary)}",
         f"- Noise: {_line(summary['noise_source'])}",
     ]  # fmt: skip

@@ -29,6 +29,8 @@ def header(start: Start) -> list[str]:
         ("model", f"{chosen.name} from {model.origin}; {chosen.pooling} pooling, {_head(chosen)}"),
         ("adapter", _adapter(settings)),
         ("strategy", settings.strategy.target),
+        *([("averaging", settings.averaging.describe(start.rounds))]
+          if settings.averaging.active else []),
         ("trains", f"{model.trained:,} of {model.parameters:,} parameters"),
         ("privacy", _budget(plan)),
         *([("noise", noise_source(plan))] if plan.private else []),
@@ -167,6 +169,11 @@ def ending(told: Mapping[str, Any], folder: Path) -> list[str]:
     """Return what came of a run: a name and a value a line."""
     rows = [
         ("validation accuracy", f"{told['accuracy']:.4f}  (best {told['best_accuracy']:.4f})"),
+        *(
+            [("  of the last model", f"{told['raw_accuracy']:.4f}")]
+            if told.get("raw_accuracy") is not None
+            else []
+        ),
         ("test accuracy", _number(told["test_accuracy"], ".4f")),
         ("epsilon spent", _spent(told)),
         *_above(told),

@@ -47,6 +47,11 @@ def _accuracy(history: History) -> dict[str, str]:
     figure, (left, right) = canvas(2)
     left.plot(rounds, [m["accuracy"] for m in scored], color=BLUE, marker=".")
     label(left, "round", "validation accuracy")
+    raw = [(m["round"], m["raw_accuracy"]) for m in scored if "raw_accuracy" in m]
+    if raw:
+        left.lines[0].set_label("average")
+        left.plot(*zip(*raw, strict=True), color=GREY, lw=1, label="last model")
+        left.legend(frameon=False)
     right.plot(rounds, [m["loss"] for m in scored], color=BLUE, marker=".", label="validation")
     trained = [(m["round"], m["train_loss"]) for m in history if m.get("train_loss")]
     if trained:

@@ -5,6 +5,7 @@ from typing import Any
 
 from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.settings.attack import AttackSettings
+from fedsvd.settings.averaging import AveragingSettings
 from fedsvd.settings.checks import at_least
 from fedsvd.settings.clients import ClientSettings, TrainingSettings
 from fedsvd.settings.data import PUBLISHED_CLIENTS, DataSettings, PartitionSettings
@@ -41,6 +42,7 @@ class Settings:
     recorder: RecorderSettings
     faults: FaultSettings = field(default_factory=FaultSettings)
     attack: AttackSettings = field(default_factory=AttackSettings)
+    averaging: AveragingSettings = field(default_factory=AveragingSettings)
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
@@ -68,6 +70,11 @@ class Settings:
                 "clients.number", self.clients.number,
                 f"{PUBLISHED_CLIENTS} with partition=published, whose clients these are",
             )  # fmt: skip
+        averaging = self.averaging
+        if averaging.active and not averaging.held(self.rounds):
+            raise wrong(
+                "averaging.end", averaging.end, f"so that a round of {self.rounds} is averaged"
+            )
         self._check_privacy()
         if self.partition.name == "own":
             self._check_own()

@@ -1,7 +1,14 @@
 """Aggregation rules, one a file, over `fedsvd.lowrank`."""
 
 from fedsvd.strategies.align import Align
-from fedsvd.strategies.base import PublicView, Strategy, Update, weighted_extra, weighted_mean
+from fedsvd.strategies.base import (
+    NoiseView,
+    PublicView,
+    Strategy,
+    Update,
+    weighted_extra,
+    weighted_mean,
+)
 from fedsvd.strategies.bures import Bures
 from fedsvd.strategies.dp_fedadamw import DpFedAdamW
 from fedsvd.strategies.fed_plora import FedPLora
@@ -14,6 +21,7 @@ from fedsvd.strategies.fedrpca import FedRpca
 from fedsvd.strategies.fedsa import FedSa
 from fedsvd.strategies.fedsb import FedSb
 from fedsvd.strategies.fedsvd import FedSVD
+from fedsvd.strategies.fedsvd_alternate import FedSvdAlternate
 from fedsvd.strategies.fedsvd_dct import FedSvdDct
 from fedsvd.strategies.fedsvd_refresh import FedSvdRefresh
 from fedsvd.strategies.ffa import FFA
@@ -47,6 +55,7 @@ __all__ = [
     "FedSVD",
     "FedSa",
     "FedSb",
+    "FedSvdAlternate",
     "FedSvdDct",
     "FedSvdRefresh",
     "FlexLora",
@@ -58,6 +67,7 @@ __all__ = [
     "LaLora",
     "LoraA2",
     "LoraFair",
+    "NoiseView",
     "Prism",
     "PublicView",
     "RoLora",

@@ -1,5 +1,7 @@
 """Whether a strategy can be used under a run's settings, and why not."""
 
+from collections.abc import Sequence
+
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsvd.errors import InputError, wrong
@@ -7,6 +9,8 @@ from fedsvd.factors import factors_of, find_class
 from fedsvd.settings import Settings
 from fedsvd.strategies.base import Strategy
 from fedsvd.strategies.stock import check_stock, most_replies
+
+MOST_TURNS = 1000  # rounds in which turns are looked for
 
 
 def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> None:
@@ -62,6 +66,15 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
     if not issubclass(found, Strategy):
         return
     trains = factors_of(settings)
+    kept = set(found.keeps) & set(trains)
+    if settings.averaging.active and kept:
+        raise wrong(
+            "averaging.name", settings.averaging.name,
+            f"'none' with {settings.strategy.target}, whose clients keep {', '.join(sorted(kept))} "
+            "of their own: an average has other factors than those that belong to them",
+        )  # fmt: skip
+    _check_turns(settings, strategy, trains)
+    _check_noise(settings, strategy, trains)
     if found.needs_equal_A and "A" in trains:
         raise wrong(
             "training.factors",
@@ -113,3 +126,43 @@ def _check_steps(settings: Settings, strategy: Strategy) -> None:
             )  # fmt: skip
         if settings.training.optimizer == "sgd" and settings.training.momentum:
             raise wrong("training.momentum", settings.training.momentum, f"0 with {name}")
+
+
+def _check_turns(
+    settings: Settings, strategy: FlowerStrategy | None, trains: Sequence[str]
+) -> None:
+    """Raise InputError if a strategy lets factors take turns, and one of them would never train."""
+    if not isinstance(strategy, Strategy):
+        return
+    turns = {strategy.trains_in(n): n for n in range(min(settings.rounds, MOST_TURNS), 0, -1)}
+    for turn, number in turns.items():
+        if len(turns) > 1 and not set(turn) & set(trains):
+            raise wrong(
+                "training.factors", settings.training.factors,
+                f"'auto' with {settings.strategy.target}, whose clients train {' and '.join(turn)} "
+                f"alone in round {number}",
+            )  # fmt: skip
+
+
+def _check_noise(
+    settings: Settings, strategy: FlowerStrategy | None, trains: Sequence[str]
+) -> None:
+    """Raise InputError if a strategy must know the noise of what is released, and cannot."""
+    if not isinstance(strategy, Strategy) or not strategy.needs_noise:
+        return
+    name, training = settings.strategy.target, settings.training
+    if settings.privacy.unit == "example" and training.optimizer != "sgd":
+        raise wrong(
+            "training.optimizer", training.optimizer,
+            f"'sgd' with {name}, which must know the noise that a client's steps add up to",
+        )  # fmt: skip
+    if set(trains) != set(strategy.trains):
+        raise wrong(
+            "training.factors", training.factors,
+            f"'auto' with {name}, which adds up the moves of {' and '.join(strategy.trains)}",
+        )  # fmt: skip
+    if strategy.server is not None:
+        raise wrong(
+            "strategy.server", strategy.server.name,
+            f"null with {name}, whose state is no mean to follow while it shrinks singular values",
+        )  # fmt: skip

@@ -350,3 +350,18 @@ def test_a_client_of_fed_plora_starts_from_the_whole_global_model(monkeypatch):
     one_round(run, 2)
     assert seen == pytest.approx({0: whole, 3: whole}, rel=1e-5)
     assert run.state.base == {}
+
+
+def test_alternate_trains_one_side_a_round_against_an_orthonormal_other():
+    run = start("strategy=fedsvd_alternate", "privacy=dp_sgd", "rounds=3")
+    A, B, head = 12 * 8 * 384 * 4, 12 * 384 * 8 * 4, 2 * 384 * 4
+    for number, size in ((1, B), (2, A), (3, B)):
+        rests = [p.A.mT if number % 2 else p.B for p in run.state.factors.values()]
+        for Q in rests:
+            torch.testing.assert_close(Q.mT @ Q, torch.eye(8), atol=1e-5, rtol=0)
+        metrics = one_round(run, number)
+        assert metrics["failed"] == {}
+        assert 0 <= metrics["bytes_up"] - 3 * (size + head) < 3 * 25 * 160
+        # Hooks are of what trains now: everybody's examples have gradients.
+        assert all(r["grad_norm_quantiles"][1] > 0 for r in metrics["reports"].values())
+    assert changed(run.worker.initial, run.state) == {"A", "B", "extra"}
