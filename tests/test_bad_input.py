@@ -350,6 +350,22 @@ STRATEGIES = [
     ("fedsvd.strategies.FedSVD", {"peroid": 2}, "(did you mean 'period'?)"),
     ("fedsvd.strategies.FedAvg", {"server": {"nam": 1}}, "strategy.server.nam: 'nam'"),
     ("fedsvd.strategies.FedAvg", {"server": 3}, "strategy.server: 3"),
+    ("fedsvd.strategies.FedAvg", {"server": {"name": "mfca", "lr": 1}}, "(did you mean 'mfac'?)"),
+    (
+        "fedsvd.strategies.FedAvg",
+        {"server": {"name": "mfac", "lr": 1, "window": 0}},
+        "strategy.server.window: 0 is not allowed; it must be a whole number of at least 1",
+    ),
+    (
+        "fedsvd.strategies.FedAvg",
+        {"server": {"name": "mfac", "lr": 1, "window": 2.5}},
+        "strategy.server.window: 2.5",
+    ),
+    (
+        "fedsvd.strategies.FedAvg",
+        {"server": {"name": "mfac", "lr": 1, "damping": 0}},
+        "strategy.server.damping: 0 is not allowed; it must be a number above 0",
+    ),
     (f"{FLOWER}.Strategy", {}, "lacks the method"),
     (f"{FLOWER}.Result", {}, "is not a strategy"),
     (f"{FLOWER}.FedXgbBagging", {}, "aggregates trees of XGBoost"),

@@ -337,6 +337,69 @@ def test_server_optimisers_follow_their_recursions(name):
     assert all(key.endswith("l.B") for key in state.memory)
 
 
+def follow_mfac(server, rounds, moves):
+    """Apply `server` to random means; return what it makes of B and A, and of them by NumPy."""
+    rng = np.random.default_rng(0)
+    state = wrap(rng.normal(size=(R, D_IN)), rng.normal(size=(D_OUT, R)))
+    x = {n: t.numpy().copy() for n, t in state.tensors().items()}
+    rows, v, found = [], {n: 0 * x[n] for n in x}, []
+    for number in range(rounds):
+        trains = moves(number)
+        target = {n: rng.normal(size=x[n].shape) for n in trains}
+        state = server.step(state, state.update({n: torch.tensor(t) for n, t in target.items()}))
+        rows.append({n: target[n] - x[n] if n in trains else 0 * x[n] for n in x})
+        last = rows[-server.window :]
+        G = np.stack([np.concatenate([row[n].ravel() for n in trains]) for row in last])
+        F = server.damping * np.eye(G.shape[1]) + G.T @ G / server.window  # dense
+        step = np.split(np.linalg.inv(F) @ G[-1], np.cumsum([x[n].size for n in trains])[:-1])
+        for n, part in zip(trains, step, strict=True):
+            v[n] = server.beta1 * v[n] + (1 - server.beta1) * part.reshape(x[n].shape)
+            x[n] = x[n] + server.lr * v[n]
+        found.append(({n: t.numpy() for n, t in state.select(("A", "B")).items()}, dict(x)))
+    return state, found
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize(
+    "moves",
+    [lambda i: ["l.A", "l.B"], lambda i: [["l.B"], ["l.A", "l.B"], ["l.A"]][i % 3]],
+    ids=["both", "in turn"],
+)
+def test_mfac_steps_along_the_dense_inverse_of_the_empirical_fisher(moves, momentum):
+    server = ServerOptimizer("mfac", lr=0.01, beta1=momentum, window=4, damping=0.02)
+    state, found = follow_mfac(server, 7, moves)
+    for ours, theirs in found:
+        for name, value in theirs.items():
+            np.testing.assert_allclose(ours[name], value, rtol=1e-10, atol=1e-12)
+    kinds = {"g", "m"} if momentum else {"g"}
+    assert set(state.memory) == {f"{k}.l.{n}" for k in kinds for n in "AB"}
+    assert state.memory["g.l.A"].shape == (4, R, D_IN)
+
+
+def test_mfac_by_hand_and_with_almost_no_damping():
+    # One row g = (3, 4): F^-1 g = g / (damping + |g|^2).
+    old = wrap(np.zeros((1, 2)), np.zeros((1, 1)))
+    mean_state = old.update({"l.A": torch.tensor([[3.0, 4.0]]).double()})
+    server = ServerOptimizer("mfac", lr=1.0, beta1=0.0, window=1, damping=5.0)
+    np.testing.assert_allclose(server.step(old, mean_state).factors["l"].A, [[0.1, 4 / 30]])
+    # Of a window of 4 with 3 rows still 0, F = damping I + g g^T / 4; at 1e-14 no digit is lost.
+    server = ServerOptimizer("mfac", lr=1.0, beta1=0.0, window=4, damping=1e-14)
+    new = server.step(old, mean_state)
+    np.testing.assert_allclose(new.factors["l"].A, [[12 / 25, 16 / 25]], rtol=1e-12)
+    assert not new.factors["l"].B.any()
+    assert set(new.memory) == {"g.l.A"}
+
+
+def test_mfac_goes_on_from_its_memory_in_single_precision():
+    server = ServerOptimizer("mfac", lr=0.01, window=3, damping=1e-3)
+    state = wrap(np.ones((R, D_IN), np.float32), np.ones((D_OUT, R), np.float32))
+    for k in range(5):
+        state = server.step(state, state.update({"l.B": state.factors["l"].B * (0.9 + 0.05 * k)}))
+        state = AdapterState.from_tensors(state.tensors(), state.round + 1)
+    assert {t.dtype for t in state.tensors().values()} == {torch.float32}
+    assert state.memory["g.l.B"].shape == (3, D_OUT, R)
+
+
 def test_momentum_without_memory_at_rate_one_is_the_mean():
     *_, state, sent = case(shared_A=False)
     mean_state = S.FedAvg().aggregate(state, sent)

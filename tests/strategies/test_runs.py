@@ -82,11 +82,11 @@ def test_a_client_of_fedsa_starts_from_the_b_it_kept(monkeypatch):
     assert all(torch.equal(seen[2].tensors()[name], t) for name, t in own.items())
 
 
-@pytest.mark.parametrize("name", ["fedadam", "fedyogi", "fedavgm"])
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi", "fedavgm", "mfac"])
 def test_server_optimisers_keep_their_memory_in_the_state(name):
     run = start(f"strategy={name}", "strategy._target_=fedsvd.strategies.FFA", "privacy=none")
     one_round(run, 1)
-    expected = {"fedavgm": {"m"}}.get(name, {"m", "v"})
+    expected = {"fedavgm": {"m"}, "mfac": {"g"}}.get(name, {"m", "v"})
     assert {key[0] for key in run.state.memory} == expected
     assert {key[2:] for key in run.state.memory} == set(run.state.select(("B", "extra")))
     down = one_round(run, 2)["bytes_down"]
