@@ -18,6 +18,7 @@ from fedsvd.strategies.flexlora import FlexLora
 from fedsvd.strategies.flora import Flora
 from fedsvd.strategies.geometric_median import GeometricMedian
 from fedsvd.strategies.hetlora import HetLora
+from fedsvd.strategies.l21 import L21
 from fedsvd.strategies.la_lora import LaLora
 from fedsvd.strategies.lora_fair import LoraFair
 from fedsvd.strategies.rolora import RoLora
@@ -27,6 +28,7 @@ from fedsvd.strategies.server import ServerOptimizer
 
 __all__ = [
     "FFA",
+    "L21",
     "Align",
     "FedAsk",
     "FedAvg",

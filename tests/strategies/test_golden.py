@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment, minimize
 
 from fedsvd import strategies as S
 from fedsvd.errors import InputError
@@ -203,6 +203,57 @@ def test_geometric_median_minimises_the_sum_of_distances_of_products():
         for _ in range(300):
             assert cost(new_B + size * rng.normal(size=B.shape)) >= best - 1e-10
     assert cost(mean(Bs)) > best
+
+
+def test_l21_minimises_the_norm_of_every_row_of_the_product():
+    rng, p = np.random.default_rng(0), np.array([0.3, 0.2, 0.26, 0.24])
+    A, B = rng.normal(size=(R, D_IN)), rng.normal(size=(12, R))
+    A[1] *= 5  # so that norms of rows of B are not those of the product
+    Bs = [B + rng.normal(size=B.shape) for _ in p]
+    sent = [S.Update(k, float(w), wrap(A, b)) for (k, w), b in zip(enumerate(p), Bs, strict=True)]
+    new_A, new_B, _ = run(S.L21(tolerance=1e-9), wrap(A, B), sent)
+    assert (new_A == A).all()
+    at_a_client = 0
+    for i in range(len(B)):
+
+        def cost(x, i=i):
+            return sum(w * np.linalg.norm((x - b[i]) @ A) for w, b in zip(p, Bs, strict=True))
+
+        found = minimize(cost, p @ [b[i] for b in Bs], method="Nelder-Mead", tol=1e-10)
+        at = min(cost(b[i]) for b in Bs)  # where the cost has a kink
+        assert cost(new_B[i]) <= min(found.fun, at) * (1 + 2e-5)  # it creeps past a client
+        if at < found.fun * (1 + 1e-7):  # then exactly that client's row
+            at_a_client += 1
+            assert min(np.abs(new_B[i] - b[i]).max() for b in Bs) < 1e-12
+    assert 0 < at_a_client < 12
+
+
+def test_l21_of_four_corners_is_where_the_diagonals_cross():
+    corners = np.array([[0.0, 0.0], [4.0, 0.0], [3.0, 3.0], [0.0, 2.0]])
+    state = wrap(np.eye(2), np.zeros((2, 2)))  # the second row: a corner for each, moved by one
+    Bs = [np.stack([c, corners[(k + 1) % 4] + 10]) for k, c in enumerate(corners)]
+    sent = [S.Update(k, 0.25, wrap(np.eye(2), b)) for k, b in enumerate(Bs)]
+    _, new_B, _ = run(S.L21(tolerance=1e-9), state, sent)
+    cross = np.array([4 / 3, 4 / 3])  # y = x and x + 2 y = 4
+    np.testing.assert_allclose(new_B, [cross, cross + 10], atol=1e-6)
+
+
+def test_l21_leaves_a_client_out_of_the_rows_that_it_spoils_alone():
+    rng = np.random.default_rng(1)
+    A, B = rng.normal(size=(R, D_IN)), rng.normal(size=(D_OUT, R))
+    Bs = [B + 0.1 * rng.normal(size=B.shape) for _ in range(5)]
+    kept = run(S.L21(), wrap(A, B), [S.Update(k, 0.2, wrap(A, b)) for k, b in enumerate(Bs)])[1]
+    Bs[2] = Bs[2].copy()
+    Bs[2][0] += 1e6
+    sent = [S.Update(k, 0.2, wrap(A, b)) for k, b in enumerate(Bs)]
+    new = run(S.L21(), wrap(A, B), sent)[1]
+    np.testing.assert_allclose(new[1:], kept[1:], atol=1e-12)
+    assert np.abs(new[0] - B[0]).max() < 0.3
+    # One norm for the whole client leaves it out of all rows.
+    whole = run(S.GeometricMedian(), wrap(A, B), sent)[1]
+    others = [S.Update(u.client, 0.25, u.state) for u in sent if u.client != 2]
+    without = run(S.GeometricMedian(), wrap(A, B), others)[1]
+    assert np.abs(whole - without)[1:].max() < 1e-3
 
 
 @pytest.mark.parametrize("size", [1e2, 1e6, 1e10])

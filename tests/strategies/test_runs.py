@@ -152,7 +152,7 @@ def test_la_lora_trains_one_factor_a_step(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median"]
+    "name", ["median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "l21"]
 )
 def test_robust_rules_hold_against_a_client_that_sends_noise(name):
     settings = [
