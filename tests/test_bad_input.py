@@ -364,6 +364,10 @@ STRATEGIES = [
     ("fedsvd.strategies.FedSVD", {"peroid": 2}, "(did you mean 'period'?)"),
     ("fedsvd.strategies.FedAvg", {"server": {"nam": 1}}, "strategy.server.nam: 'nam'"),
     ("fedsvd.strategies.FedAvg", {"server": 3}, "strategy.server: 3"),
+    ("fedsvd.strategies.L21", {"tolerance": 0}, "strategy.tolerance: 0 is not allowed"),
+    ("fedsvd.strategies.RobustLowRank", {"over": 0}, "strategy.over: 0 is not allowed"),
+    ("fedsvd.strategies.RobustLowRank", {"init": 0}, "strategy.init: 0 is not allowed"),
+    ("fedsvd.strategies.RobustLowRank", {"decay": 1}, "strategy.decay: 1 is not allowed"),
     ("fedsvd.strategies.FedAvg", {"server": {"name": "mfca", "lr": 1}}, "(did you mean 'mfac'?)"),
     (
         "fedsvd.strategies.FedAvg",

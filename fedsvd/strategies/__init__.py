@@ -21,6 +21,7 @@ from fedsvd.strategies.hetlora import HetLora
 from fedsvd.strategies.l21 import L21
 from fedsvd.strategies.la_lora import LaLora
 from fedsvd.strategies.lora_fair import LoraFair
+from fedsvd.strategies.robust_lowrank import RobustLowRank
 from fedsvd.strategies.rolora import RoLora
 from fedsvd.strategies.rsvd_dpd import RsvdDpd
 from fedsvd.strategies.scaled import Scaled
@@ -49,6 +50,7 @@ __all__ = [
     "LoraFair",
     "PublicView",
     "RoLora",
+    "RobustLowRank",
     "RsvdDpd",
     "Scaled",
     "ServerOptimizer",

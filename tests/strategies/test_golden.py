@@ -10,6 +10,7 @@ from fedsvd import strategies as S
 from fedsvd.errors import InputError
 from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.lowrank.robust import geometric_median, rank_one, robust_pca
+from fedsvd.lowrank.subgradient import robust_fit
 from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.strategies.server import ServerOptimizer
 from tests.strategies.cases import D_IN, D_OUT, P, R, case, mean, product, run, updates, wrap
@@ -254,6 +255,86 @@ def test_l21_leaves_a_client_out_of_the_rows_that_it_spoils_alone():
     sent[2] = S.Update(2, 0.2, wrap(A, Bs[2]))
     assert np.abs(run(S.GeometricMedian(), wrap(A, B), sent)[1] - whole).max() < 1e-4
     assert np.abs(run(S.L21(), wrap(A, B), sent)[1] - new)[1:].max() > 0.01
+
+
+FIT = {"init": 0.01, "step": 0.5, "decay": 0.98, "steps": 300}
+
+
+def fitted(Xs, p, rank, **options):
+    pair = robust_fit(torch.tensor(np.stack(Xs)), torch.tensor(p), rank, **{**FIT, **options})
+    return pair.product().numpy()
+
+
+def test_robust_fit_takes_the_steps_of_its_formula():
+    rng, p = np.random.default_rng(0), np.array([0.2, 0.3, 0.5])
+    Xs = [rng.normal(size=(6, 9)) for _ in p]
+    U, s, Vh = np.linalg.svd(mean([np.sign(x) for x in Xs]))
+    size = sorted(np.linalg.norm(x) for x in Xs)
+    half = next(x for x in size if p[[np.linalg.norm(y) <= x for y in Xs]].sum() >= 0.5)
+    root = np.sqrt(0.01 * half * s[:4] / np.linalg.norm(s[:4]))
+    B, A = U[:, :4] * root, root[:, None] * Vh[:4]
+    np.testing.assert_allclose(np.linalg.norm(B @ A), 0.01 * half)
+    for t in range(25):
+        np.testing.assert_allclose(fitted(Xs, p, 4, steps=t), B @ A, atol=1e-10)
+        G = np.zeros((6, 9))
+        for w, x in zip(p, Xs, strict=True):
+            for i in range(6):
+                for j in range(9):
+                    G[i, j] += w * np.sign(B[i] @ A[:, j] - x[i, j])
+        eta = 0.5 * 0.98**t / np.sqrt(54)
+        B, A = B - eta * G @ A.T, A - eta * B.T @ G
+
+
+def test_robust_fit_of_full_rank_comes_near_the_entrywise_median():
+    """Without a limit on the rank that is the minimiser."""
+    rng = np.random.default_rng(0)
+    Xs = [rng.normal(size=(12, 5)) for _ in range(3)]
+    p = np.full(3, 1 / 3)
+
+    def cost(Z):
+        return np.abs(Z - Xs).sum() / 3
+
+    best = cost(np.median(Xs, axis=0))
+    found = cost(fitted(Xs, p, 5, decay=0.995, steps=1500))
+    assert best <= found < 1.02 * best
+    assert found < cost(np.mean(Xs, axis=0))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("rank", [2, 4])
+def test_robust_fit_recovers_a_low_rank_matrix_from_gross_errors(rank, scale):
+    rng = np.random.default_rng(0)
+    X = scale * rng.normal(size=(30, 2)) @ rng.normal(size=(2, 40))
+    Xs = []
+    for _ in range(4):  # a fifth of the entries of each client, so that many have half bad values
+        Xs.append(np.where(rng.random(X.shape) < 0.2, X + 100 * scale, X))
+    Xs.append(-50 * X)  # and a whole client
+    p = np.full(5, 0.2)
+
+    def off(Z):
+        return np.linalg.norm(Z - X) / np.linalg.norm(X)
+
+    assert off(fitted(Xs, p, rank)) < (0.02 if rank == 2 else 0.12)
+    assert off(np.median(Xs, axis=0)) > 5
+    assert off(sum(Xs) / 5) > 9
+
+
+def test_robust_lowrank_adds_the_fit_of_the_moves_and_cuts_to_the_rank():
+    A, B, As, Bs, state, sent = case(shared_A=False)
+    new_A, new_B, _ = run(S.RobustLowRank(over=2), state, sent)
+    moves = [b @ a - B @ A for a, b in zip(As, Bs, strict=True)]
+    U, s, Vh = np.linalg.svd(B @ A + fitted(moves, P, 2 * R))
+    np.testing.assert_allclose(new_B @ new_A, (U[:, :R] * s[:R]) @ Vh[:R], atol=1e-9)
+    np.testing.assert_allclose(new_A @ new_A.T, np.eye(R), atol=1e-12)
+
+
+def test_robust_lowrank_stays_where_half_of_the_weight_does_not_move():
+    *_, As, Bs, state, _ = case(shared_A=False)
+    head = torch.arange(3.0).double()
+    state = AdapterState(state.factors, {"head.bias": head}, 1)
+    far = AdapterState(wrap(As[0], Bs[0]).factors, {"head.bias": head + 9}, 1)
+    sent = [S.Update(0, 0.3, state), S.Update(1, 0.3, state), S.Update(2, 0.4, far)]
+    assert S.RobustLowRank().aggregate(state, sent).digest() == state.digest()
 
 
 @pytest.mark.parametrize("size", [1e2, 1e6, 1e10])
