@@ -18,7 +18,7 @@ BASELINE = ["partition=own", "privacy=dp_sgd"]
 OPEN: Mapping[str, frozenset[str]] = {
     "": frozenset({"seed", "rounds"}),
     "clients": frozenset(
-        {"number", "per_round", "participation", "max_rounds", "ranks", "weighting"}
+        {"number", "per_round", "participation", "max_rounds", "features", "ranks", "weighting"}
     ),
     "training": frozenset(
         {

@@ -31,10 +31,12 @@ from fedsvd.strategies.florist import Florist
 from fedsvd.strategies.geometric_median import GeometricMedian
 from fedsvd.strategies.hetlora import HetLora
 from fedsvd.strategies.ilora import ILora
+from fedsvd.strategies.l21 import L21
 from fedsvd.strategies.la_lora import LaLora
 from fedsvd.strategies.lora_a2 import LoraA2
 from fedsvd.strategies.lora_fair import LoraFair
 from fedsvd.strategies.prism import Prism
+from fedsvd.strategies.robust_lowrank import RobustLowRank
 from fedsvd.strategies.rolora import RoLora
 from fedsvd.strategies.rsvd_dpd import RsvdDpd
 from fedsvd.strategies.scaled import Scaled
@@ -42,6 +44,7 @@ from fedsvd.strategies.server import ServerOptimizer
 
 __all__ = [
     "FFA",
+    "L21",
     "Align",
     "Bures",
     "DpFedAdamW",
@@ -71,6 +74,7 @@ __all__ = [
     "Prism",
     "PublicView",
     "RoLora",
+    "RobustLowRank",
     "RsvdDpd",
     "Scaled",
     "ServerOptimizer",

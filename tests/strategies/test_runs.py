@@ -104,11 +104,11 @@ def test_a_client_of_fedsa_starts_from_the_b_it_kept(monkeypatch):
     assert all(torch.equal(seen[2].tensors()[name], t) for name, t in own.items())
 
 
-@pytest.mark.parametrize("name", ["fedadam", "fedyogi", "fedavgm"])
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi", "fedavgm", "mfac"])
 def test_server_optimisers_keep_their_memory_in_the_state(name):
     run = start(f"strategy={name}", "strategy._target_=fedsvd.strategies.FFA", "privacy=none")
     one_round(run, 1)
-    expected = {"fedavgm": {"m"}}.get(name, {"m", "v"})
+    expected = {"fedavgm": {"m"}, "mfac": {"g"}}.get(name, {"m", "v"})
     assert {key[0] for key in run.state.memory} == expected
     assert {key[2:] for key in run.state.memory} == set(run.state.select(("B", "extra")))
     down = one_round(run, 2)["bytes_down"]
@@ -273,7 +273,7 @@ def test_dp_fedadamws_moments_travel_and_stay_in_the_state():
 
 
 @pytest.mark.parametrize(
-    "name", ["median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median"]
+    "name", ["median", "trimmed_mean", "krum", "multi_krum", "bulyan", "geometric_median", "l21"]
 )
 def test_robust_rules_hold_against_a_client_that_sends_noise(name):
     settings = [
