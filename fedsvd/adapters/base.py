@@ -7,7 +7,7 @@ An `Initialiser` gives a layer LoRA factors: it writes one method, `factors(site
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Generator, Tensor, nn
 
@@ -33,7 +33,9 @@ class Site:
 
     name: its path in the backbone. weight: (d_out, d_in), also where the layer stores it transposed,
     on the layer's device. generator: a CPU generator of its own, the stream (seed, "adapter", name).
-    inputs: what it sees of public texts, for an adapter with `needs_inputs`.
+    inputs: what it sees of public texts, for an adapter with `needs_inputs`. gradient: dL/dW
+    (d_out, d_in), float64, for one with `needs_gradients`: the mean over public texts with labels, at
+    the pretrained weights and the head's start. common: what `Adapter.common` gave its group.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Site:
     generator: Generator
     dropout: float = 0.0
     inputs: Inputs | None = None
+    gradient: Tensor | None = None
+    common: Any = None
 
     @property
     def scale(self) -> float:
@@ -68,9 +72,22 @@ class Adapter:
     # Whether the model computes at first what the pretrained one does.
     preserves: bool = True
     # Whether it looks at activations of public texts.
-    needs_inputs: ClassVar[bool] = False
+    needs_inputs: bool = False
+    # Whether it looks at gradients of the loss on public texts with labels.
+    needs_gradients: bool = False
+    # How many adjacent layers of one kind and shape it looks at together, targeted or not.
+    group: int = 1
+    # Whether the layers of a group hold one A, so that it must not train layer by layer.
+    one_A: bool = False
     # How `adapter/` is written: as LoRA factors, as PEFT's DoRA, or as a merged model.
     export: ClassVar[str] = "lora"
+
+    def common(self, sites: Sequence[Site]) -> Any:
+        """Return what the layers of a group share; asked once a group, where `group` is above 1.
+
+        `sites` are all of its layers in the backbone's order. The result is their `Site.common`.
+        """
+        return None
 
 
 class Initialiser(Adapter, ABC):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertModel
 
 from fedsvd.adapters import calibration, lora
@@ -96,12 +97,24 @@ def small_classifier(
     def measure(names: Iterable[str]) -> Mapping[str, Inputs]:
         return calibration.measure(backbone, names, [small_batch(6, k)[0] for k in range(4)])
 
-    attached = lora.attach(backbone, settings, seed, tuple(trains), measure, adapter)
-    head = fixed_head("equiangular", 16, 3, seed, torch.device("cpu"))
-    return Classifier(
-        attached, head, pooling="mean", normalize=False, scale=3.0, precision="fp32",
-        head_trains=False,
-    )  # fmt: skip
+    def differentiate(names: Iterable[str]) -> Mapping[str, Tensor]:
+        bare = classified(lora.Attached(backbone, {}, AdapterState({})))
+        batches = (small_batch(6, k) for k in range(4))
+        losses = (cross_entropy(bare(inputs), y, reduction="none") for inputs, y in batches)
+        return calibration.mean_gradients(backbone, names, losses)
+
+    def classified(attached: lora.Attached) -> Classifier:
+        head = fixed_head("equiangular", 16, 3, seed, torch.device("cpu"))
+        return Classifier(
+            attached, head, pooling="mean", normalize=False, scale=3.0, precision="fp32",
+            head_trains=False,
+        )  # fmt: skip
+
+    return classified(
+        lora.attach(
+            backbone, settings, seed, tuple(trains), measure, adapter, differentiate=differentiate
+        )
+    )
 
 
 def moved(model: Classifier, seed: int = 7) -> Classifier:
@@ -175,7 +188,7 @@ def _frozen(name: str, adapter: Adapter) -> None:
     before = {n: t.detach().clone() for n, t in fixed.items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     model.set_dropout(True)
-    torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+    cross_entropy(model(inputs), labels).backward()
     optimizer.step()
     for key, value in fixed.items():
         assert torch.equal(value, before[key]), f"{name} changes {key} in a step; it is frozen."
@@ -187,7 +200,7 @@ def _gradients(name: str, adapter: Adapter) -> None:
 
     def losses(rows: slice) -> Tensor:
         some = {key: value[rows] for key, value in inputs.items()}
-        return torch.nn.functional.cross_entropy(model(some), labels[rows], reduction="none")
+        return cross_entropy(model(some), labels[rows], reduction="none")
 
     model.set_dropout(True)  # what a layer does in training only counts; there is no dropout here
     # Each example on its own: nothing of the others may be in its gradient.

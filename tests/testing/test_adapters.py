@@ -25,6 +25,7 @@ OURS = [
     ("Eora", {}),
     ("Eva", {"centre": True}),
     ("Eva", {}),
+    ("Gradient", {}),
     ("Hadamard", {}),
     ("Kronecker", {"algebra": "quaternion"}),
     ("Kronecker", {"terms": 2, "algebra": "complex"}),
@@ -32,6 +33,11 @@ OURS = [
     ("Lora", {"init": "gaussian"}),
     ("Lora", {"init": "orthonormal"}),
     ("Lora", {}),
+    ("LoraGA", {"form": "peft"}),
+    ("LoraGA", {}),
+    ("LoraSB", {"rate": 0.0}),
+    ("LoraSB", {"step": "sign", "rate": 1e-3}),
+    ("LoraSB", {}),
     ("LoraXS", {"start": "orthonormal"}),
     ("LoraXS", {"start": "vectors", "std": 0.0}),
     ("LoraXS", {}),
@@ -41,6 +47,9 @@ OURS = [
     ("Pissa", {}),
     ("SVFit", {}),
     ("Sorsa", {}),
+    ("Xkv", {"layers": 2, "source": "gradients"}),
+    ("Xkv", {"layers": 2, "source": "inputs"}),
+    ("Xkv", {}),
 ]
 BASES = {"Adapted", "Adapter", "Initialiser", "Inputs", "Parametrisation", "Site"}
 
