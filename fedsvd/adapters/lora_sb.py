@@ -35,7 +35,7 @@ class LoraSB(Parametrisation):
     tensors: ClassVar[tuple[str, ...]] = ("R",)
     needs_gradients = True
 
-    def __init__(self, step: str = "gradient", rate: float = 0.1, source: str = "public") -> None:
+    def __init__(self, step: str = "gradient", rate: float = 1e-3, source: str = "public") -> None:
         if step not in STEPS:
             raise one_of("adapter.step", step, STEPS)
         if not rate >= 0:
