@@ -23,8 +23,7 @@ from fedsvd.client.public import PublicTexts
 from fedsvd.client.worker import Worker, build_worker
 from fedsvd.composing import compose
 from fedsvd.config import from_config
-from fedsvd.settings import Settings
-from fedsvd.settings import AdapterSettings
+from fedsvd.settings import AdapterSettings, Settings
 
 HEADS = {"trained": "texts", "frozen_random": "random"}  # where the head starts
 STARTS: dict[str, tuple[str, dict[str, object], str]] = {
@@ -99,7 +98,9 @@ def main() -> None:
     for head, start in HEADS.items():
         worker = build_worker(settings_of(start, given.texts))
         looks = looks_of(worker, "public")
-        names = [n for n, _ in looks.model.backbone.named_modules() if n.endswith(("query", "value"))]
+        names = [
+            n for n, _ in looks.model.backbone.named_modules() if n.endswith(("query", "value"))
+        ]
         apart = replace(worker.task, public=worker.task.validation)
         held = replace(worker.settings, adapter=AdapterSettings("lora", calibration=given.unseen))
         unseen = replace(looks, task=apart, settings=held).gradients(names)

@@ -47,11 +47,11 @@ def gradient_triplets(site: Site, count: int) -> tuple[Tensor, Tensor, Tensor]:
             f"{gradient.shape[0]} x {gradient.shape[1]}; take a smaller rank"
         )
     U, S, Vh = leading(gradient, count)
-    held = int((S > ROUNDING * S[0]).sum())
+    held = int((ROUNDING * S[0] < S).sum())
     if not held:
         raise InputError(
             f"adapter: the gradient of {site.name} on public texts is zero; a head that starts at "
-            "zeros (model.head_init=zeros) lets none through"
+            "zeros lets none through: choose model.head_init=texts or random"
         )
     if held < count:
         raise InputError(

@@ -56,9 +56,7 @@ def find_layers(
     return ranks
 
 
-def groups_of(
-    backbone: nn.Module, names: Collection[str], size: int
-) -> dict[str, tuple[str, ...]]:
+def groups_of(backbone: nn.Module, names: Collection[str], size: int) -> dict[str, tuple[str, ...]]:
     """Return for each named layer the layers of its group, itself among them, in the backbone's order.
 
     A group are the linear layers of one shape whose paths differ in their first number alone, the

@@ -36,7 +36,9 @@ class PublicTexts:
         """
         public = self.task.public if len(self.task.public) else self.task.validation
         rows = public[: self.settings.adapter.calibration].tolist()
-        batches = (self.tokens.batch(g, self.device).inputs for g in self._groups(self.tokens, rows))
+        batches = (
+            self.tokens.batch(g, self.device).inputs for g in self._groups(self.tokens, rows)
+        )
         return calibration.measure(self.model.backbone, names, batches)
 
     def gradients(self, names: Iterable[str]) -> Mapping[str, Tensor]:

@@ -21,7 +21,7 @@ from fedsvd.client.use import Use
 from fedsvd.data.partition import partition
 from fedsvd.data.task import Holder, Task, load_task
 from fedsvd.data.tokens import Tokens, tokenise
-from fedsvd.errors import InputError, wrong
+from fedsvd.errors import wrong
 from fedsvd.factors import factors_of
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of

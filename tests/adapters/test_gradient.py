@@ -256,3 +256,24 @@ def test_xkv_holds_the_right_singular_vectors_of_the_stack(source):
     kept = [np.square(tall @ rows.T).sum() for rows in (first.A.double().numpy(), best, own)]
     assert kept[0] == pytest.approx(kept[1], rel=1e-5)
     assert kept[2] < kept[1]
+
+
+def test_gradients_are_taken_on_one_thread_whatever_the_process_has():
+    G = {f"encoder.layer.{k}.attention.self.query": drawn(16, 16, seed=k) for k in range(2)}
+
+    def differentiate(names):
+        assert torch.get_num_threads() == 1
+        return G
+
+    torch.set_num_threads(2)  # the fixture sets it back
+    found = attach(Gradient(), small_bert(), differentiate=differentiate)
+    assert torch.get_num_threads() == 2
+    for name, pair in found.items():
+        rows = np.linalg.svd(G[name].numpy())[2][: len(pair.A)]
+        close(np.abs(pair.A.numpy() @ rows.T), np.eye(len(rows)), 1e-6)
+
+
+@pytest.mark.parametrize("adapter", [Gradient(), Xkv(source="gradients"), Xkv(source="inputs")])
+def test_without_public_texts_nothing_can_start_from_them(adapter):
+    with pytest.raises(InputError, match="needs public texts"):
+        attach(adapter, small_bert())
