@@ -35,7 +35,7 @@ class Gradient(Initialiser):
 def gradient_triplets(site: Site, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return U (d_out, k), S (k,), Vh (k, d_in), float64, of the layer's mean gradient.
 
-    Raises InputError if the gradient is not finite or has not `count` singular values beyond rounding.
+    Raises InputError if the gradient is not finite or has fewer singular values beyond rounding.
     """
     gradient = site.gradient
     assert gradient is not None

@@ -15,7 +15,7 @@ class LoraGA(Initialiser):
     """A = c V_1..r^T and B = c U_r+1..2r of the mean gradient; the frozen weight keeps W - s B A.
 
     LoRA-GA (Wang et al., NeurIPS 2024, arXiv 2407.05000), theorem 3.1 and algorithm 1, with
-    c = d_out^1/4 / sqrt gamma, and the gradient of public texts with labels in place of training data.
+    c = d_out^1/4 / sqrt gamma, and the gradient of public texts with labels in place of training's.
     Published with s = alpha / sqrt r; here it is the run's s = alpha / r. `form` "peft" is what
     PEFT's `lora_ga` computes: A = V_1..r^T and B = c U_r+1..2r diag(S_r+1..2r), which follows the
     gradient's size.

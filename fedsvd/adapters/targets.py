@@ -57,7 +57,7 @@ def find_layers(
 
 
 def groups_of(backbone: nn.Module, names: Collection[str], size: int) -> dict[str, tuple[str, ...]]:
-    """Return for each named layer the layers of its group, itself among them, in the backbone's order.
+    """Return for each named layer those of its group, itself among them, in the backbone's order.
 
     A group are the linear layers of one shape whose paths differ in their first number alone, the
     block's, from a multiple of `size` on: blocks 0 to size - 1, size to 2 size - 1, and so on. They

@@ -23,8 +23,7 @@ class Xkv(Initialiser):
     trains nothing: caches (tokens, d) of a group are put side by side, and the r leading left
     singular vectors of that are the basis all its layers share. Here the matrices side by side are
     the transposed weights W_l^T (d_in, d_out), so A holds the r leading right singular vectors of
-    [W_1; ...; W_G], one below the other. `source` "inputs": of the layers' inputs on public texts, one
-    below the other; "gradients": of their mean gradients. Groups of 4 as published. Each row of A has
+    [W_1; ...; W_G], one below the other. `source` "inputs": of the layers' inputs on public texts; "gradients": of their mean gradients. Groups of 4 as published. Each row of A has
     its largest entry positive.
     """
 
@@ -39,7 +38,7 @@ class Xkv(Initialiser):
         self.needs_inputs, self.needs_gradients = source == "inputs", source == "gradients"
 
     def common(self, sites: Sequence[Site]) -> Tensor:
-        """Return the right singular vectors of the stack as rows (d, d_in), float64, d at most d_in."""
+        """Return the stack's right singular vectors as rows (d, d_in), float64, d at most d_in."""
         if self.source != "inputs":
             stack = [s.weight.double() if self.source == "weights" else s.gradient for s in sites]
             tall = torch.cat([t for t in stack if t is not None])

@@ -279,9 +279,7 @@ def _make_head(
     return text_head(torch.stack(prototypes).clone(), bias)
 
 
-def _unreached(
-    settings: Settings, bare: Classifier, tokens: Tokens, classes: int
-) -> list[str]:
+def _unreached(settings: Settings, bare: Classifier, tokens: Tokens, classes: int) -> list[str]:
     """Return which targeted layers get no gradient; none are targeted with adapter=none."""
     none = settings.adapter.name == "none"
     names = [] if none else find_layers(bare.backbone, settings.adapter)
