@@ -2,9 +2,9 @@
 
 On the default model and task, query and value: which share of the energy of the mean gradient on
 unseen texts (validation) lies in the rows of A, ||G A^T||^2 / ||G||^2, and between the fixed factors
-of an r x r matrix, ||B^T G A^T||^2 / ||G||^2, both summed over layers. A start looks at `--texts` public
-texts with labels, or at the texts of the labels. Baselines in the same run: random orthonormal rows,
-and singular vectors of the weight.
+of an r x r matrix, ||B^T G A^T||^2 / ||G||^2, both summed over layers. A start looks at `--texts`
+public texts with labels, or at the texts of the labels. Baselines in the same run: random orthonormal
+rows, and singular vectors of the weight.
 """
 
 import argparse

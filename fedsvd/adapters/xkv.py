@@ -23,8 +23,9 @@ class Xkv(Initialiser):
     trains nothing: caches (tokens, d) of a group are put side by side, and the r leading left
     singular vectors of that are the basis all its layers share. Here the matrices side by side are
     the transposed weights W_l^T (d_in, d_out), so A holds the r leading right singular vectors of
-    [W_1; ...; W_G], one below the other. `source` "inputs": of the layers' inputs on public texts; "gradients": of their mean gradients. Groups of 4 as published. Each row of A has
-    its largest entry positive.
+    [W_1; ...; W_G], one below the other. `source` "inputs": of the layers' inputs on public
+    texts; "gradients": of their mean gradients. Groups of 4 as published. Each row of A has its
+    largest entry positive.
     """
 
     one_A = True

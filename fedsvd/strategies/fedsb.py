@@ -14,8 +14,8 @@ class FedSb(Strategy):
     Fed-SB (Singhal et al., 2025, arXiv 2502.15436) is this rule with the adapter `lora_sb`: B, A and
     the first R are the singular triplets of a first step, here on public texts, where the official
     code takes it from training data without noise. With `lora_xs`, between the weight's own vectors
-    or random ones, it is averaged LoRA-XS. B R A is linear in R, so the mean of R is the exact mean of
-    the updates, from r^2 numbers a layer.
+    or random ones, it is averaged LoRA-XS. B R A is linear in R, so the mean of R is the exact mean
+    of the updates, from r^2 numbers a layer.
     """
 
     trains: ClassVar[tuple[str, ...]] = ()
