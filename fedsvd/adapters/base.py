@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Generator, Tensor, nn
 
@@ -36,6 +36,9 @@ class Site:
     on the layer's device. rank: the settings'; with `adapter.rank=null` the largest that the weight
     allows. generator: a CPU generator of its own, the stream (seed, "adapter", name). inputs: what it
     sees of public texts, for an adapter with `needs_inputs`. rslora: whether the scale is rsLoRA's.
+    gradient: dL/dW (d_out, d_in), float64, for one with `needs_gradients`: the mean over public texts
+    with labels, at the pretrained weights and the head's start. common: what `Adapter.common` gave
+    its group.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Site:
     dropout: float = 0.0
     inputs: Inputs | None = None
     rslora: bool = False
+    gradient: Tensor | None = None
+    common: Any = None
 
     @property
     def scale(self) -> float:
@@ -98,13 +103,26 @@ class Adapter:
     # Whether the model computes at first what the pretrained one does.
     preserves: bool = True
     # Whether it looks at activations of public texts.
-    needs_inputs: ClassVar[bool] = False
+    needs_inputs: bool = False
+    # Whether it looks at gradients of the loss on public texts with labels.
+    needs_gradients: bool = False
+    # How many adjacent layers of one kind and shape it looks at together, targeted or not.
+    group: int = 1
+    # Whether the layers of a group hold one A, so that it must not train layer by layer.
+    one_A: bool = False
     # How `adapter/` is written: as LoRA factors, as PEFT's DoRA, or as a merged model.
     export: ClassVar[str] = "lora"
     # What the start holds of the frozen weight's singular triplets, if that is its formula.
     spectrum: Spectrum | None = None
     # Whether it chooses the rank of a layer itself where `adapter.rank` is null.
     chooses_rank: ClassVar[bool] = False
+
+    def common(self, sites: Sequence[Site]) -> Any:
+        """Return what the layers of a group share; asked once a group, where `group` is above 1.
+
+        `sites` are all of its layers in the backbone's order. The result is their `Site.common`.
+        """
+        return None
 
 
 class Initialiser(Adapter, ABC):

@@ -1,5 +1,6 @@
 """Which linear layers of a backbone an adapter is put on, and with which rank."""
 
+import re
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
@@ -17,6 +18,7 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
     "gpt2": {"query": "c_attn", "key": "c_attn", "value": "c_attn"},
 }
 ALL = "all"
+BLOCK = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole part of a path
 
 
 def find_layers(
@@ -57,6 +59,26 @@ def find_layers(
         if rank > min(sizes):
             raise wrong("adapter.rank", rank, f"at most {min(sizes)} ({name})")
     return ranks
+
+
+def groups_of(backbone: nn.Module, names: Collection[str], size: int) -> dict[str, tuple[str, ...]]:
+    """Return for each named layer those of its group, itself among them, in the backbone's order.
+
+    A group are the linear layers of one shape whose paths differ in their first number alone, the
+    block's, from a multiple of `size` on: blocks 0 to size - 1, size to 2 size - 1, and so on. They
+    belong to it whether they are named or not, so that a layer's group does not depend on the others.
+    """
+    if size == 1:
+        return {name: (name,) for name in names}
+    groups: dict[object, list[str]] = {}
+    keys = {}
+    for name, module in backbone.named_modules():
+        if isinstance(module, LINEAR):
+            block = BLOCK.search(name)
+            place = (name,) if block is None else (BLOCK.sub("*", name, 1), int(block[0]) // size)
+            keys[name] = (*place, weight_of(module).shape)
+            groups.setdefault(keys[name], []).append(name)
+    return {name: tuple(groups[keys[name]]) for name in names}
 
 
 def _matching(

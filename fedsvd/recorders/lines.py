@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from fedsvd.adapters.build import lacks_public
+from fedsvd.adapters.build import stand_in
 from fedsvd.privacy.plan import PrivacyPlan, noise_source, warnings_of
 from fedsvd.rounds.record import Start
 from fedsvd.settings import ModelSettings, Settings
@@ -39,10 +39,15 @@ def header(start: Start) -> list[str]:
                     f"{' (auto)' if settings.training.precision == 'auto' else ''}"),
     ]  # fmt: skip
     facts += [("WARNING", told) for told in warnings_of(plan)]
-    if lacks_public(settings):
+    stand = stand_in(settings)
+    if stand == "validation":
         seen = min(settings.adapter.calibration, task.validation)
         told = "texts of validation, which stand for public ones (data.public=0)"
         facts.append(("starts from", f"{seen} {told}: its accuracy is not of unseen texts"))
+    if stand == "training":
+        seen = min(settings.adapter.calibration, task.train)
+        told = "texts of training with their labels, which stand for public ones (data.public=0)"
+        facts.append(("starts from", f"{seen} {told}"))
     return columns([(name, plain(fact)) for name, fact in facts], left=(0, 1))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from fedsvd.adapters.adapted import Adapted, merged_weight, set_weight, weight_of
 from fedsvd.adapters.base import Adapter
@@ -113,7 +114,7 @@ def _frozen(name: str, adapter: Adapter) -> None:
     before = {n: t.detach().clone() for n, t in fixed.items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     model.set_dropout(True)
-    torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+    cross_entropy(model(inputs), labels).backward()
     optimizer.step()
     for key, value in fixed.items():
         assert torch.equal(value, before[key]), f"{name} changes {key} in a step; it is frozen."
@@ -125,7 +126,7 @@ def _gradients(name: str, adapter: Adapter) -> None:
 
     def losses(rows: slice) -> Tensor:
         some = {key: value[rows] for key, value in inputs.items()}
-        return torch.nn.functional.cross_entropy(model(some), labels[rows], reduction="none")
+        return cross_entropy(model(some), labels[rows], reduction="none")
 
     model.set_dropout(True)  # what a layer does in training only counts; there is no dropout here
     # Each example on its own: nothing of the others may be in its gradient.

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertModel
 
 from fedsvd.adapters import calibration, lora
 from fedsvd.adapters.base import Adapter, Inputs
+from fedsvd.lowrank import AdapterState
 from fedsvd.models.classifier import Classifier
 from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.settings import AdapterSettings
@@ -54,12 +56,24 @@ def small_classifier(
     def measure(names: Iterable[str]) -> Mapping[str, Inputs]:
         return calibration.measure(backbone, names, [small_batch(6, k)[0] for k in range(4)])
 
-    attached = lora.attach(backbone, settings, seed, tuple(trains), measure, adapter)
-    head = fixed_head("equiangular", 16, 3, seed, torch.device("cpu"))
-    return Classifier(
-        attached, head, pooling="mean", normalize=False, scale=3.0, precision="fp32",
-        head_trains=False,
-    )  # fmt: skip
+    def differentiate(names: Iterable[str]) -> Mapping[str, Tensor]:
+        bare = classified(lora.Attached(backbone, {}, AdapterState({})))
+        batches = (small_batch(6, k) for k in range(4))
+        losses = (cross_entropy(bare(inputs), y, reduction="none") for inputs, y in batches)
+        return calibration.mean_gradients(backbone, names, losses)
+
+    def classified(attached: lora.Attached) -> Classifier:
+        head = fixed_head("equiangular", 16, 3, seed, torch.device("cpu"))
+        return Classifier(
+            attached, head, pooling="mean", normalize=False, scale=3.0, precision="fp32",
+            head_trains=False,
+        )  # fmt: skip
+
+    return classified(
+        lora.attach(
+            backbone, settings, seed, tuple(trains), measure, adapter, differentiate=differentiate
+        )
+    )
 
 
 def moved(model: Classifier, seed: int = 7) -> Classifier:

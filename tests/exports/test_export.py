@@ -40,6 +40,8 @@ VARIANTS = {
     "dora": (["adapter=dora"], "fedsvd", "adapter"),
     "dora_flora": (["adapter=dora", "adapter.magnitude=renormalised"], "flora", "adapter"),
     "lora_xs": (["adapter=lora_xs"], "fedavg", "adapter"),
+    "lora_ga": (["adapter=lora_ga", "adapter.rank=4"], "fedsvd", "adapter"),
+    "lora_sb": (["adapter=lora_sb", "adapter.step=sign"], "fedsb", "adapter"),
     "svfit": (["adapter=svfit"], "fedavg", "adapter"),
     "sorsa": (["adapter=sorsa"], "fedavg", "adapter"),
     "effort": (["adapter=effort"], "fedavg", "adapter"),

@@ -29,6 +29,7 @@ OURS = [
     ("Eora", {}),
     ("Eva", {"centre": True}),
     ("Eva", {}),
+    ("Gradient", {}),
     ("Hadamard", {}),
     ("Imbalanced", {"a": 0.5, "b": 2.0}),
     ("Imbalanced", {}),
@@ -38,6 +39,11 @@ OURS = [
     ("Lora", {"init": "gaussian"}),
     ("Lora", {"init": "orthonormal"}),
     ("Lora", {}),
+    ("LoraGA", {"form": "peft"}),
+    ("LoraGA", {}),
+    ("LoraSB", {"rate": 0.0}),
+    ("LoraSB", {"step": "sign", "rate": 1e-3}),
+    ("LoraSB", {}),
     ("LoraXS", {"start": "orthonormal"}),
     ("LoraXS", {"start": "vectors", "std": 0.0}),
     ("LoraXS", {}),
@@ -48,6 +54,9 @@ OURS = [
     ("SVFit", {"energy": None}),
     ("SVFit", {}),
     ("Sorsa", {}),
+    ("Xkv", {"layers": 2, "source": "gradients"}),
+    ("Xkv", {"layers": 2, "source": "inputs"}),
+    ("Xkv", {}),
 ]
 BASES = {"Adapted", "Adapter", "Initialiser", "Inputs", "Parametrisation", "Site", "Spectrum"}
 
