@@ -421,7 +421,7 @@ MODELS = [
     (["data.public_size=null"], "data.public_size: needed under privacy"),
     (["privacy.delta=0.5"], "privacy.delta: 0.5 is not allowed; it must be below 1/n"),
     (["clients.number=50", "partition.min_examples=9"], "is left with"),
-    (["model.head_init=texts"], "data.label_texts: a head that starts from texts needs"),
+    (["model.head_init=texts"], "data.label_texts: what starts from texts needs"),
     (["device=cuda:0"], "device: 'cuda:0' is not allowed"),
     (["model=custom", "model.name=NAN"], "numbers in encoder.layer.0.output.dense.bias that are"),
 ]

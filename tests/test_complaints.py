@@ -11,8 +11,8 @@ from fedsvd.composing import config_folder, explain
 from fedsvd.settings import Settings
 
 TOLD = [
-    ("data=nope", "data: 'nope' is not allowed; choose from folder, mnli, qnli, qqp, "
-     "rotten_tomatoes, sst2"),
+    ("data=nope", "data: 'nope' is not allowed; choose from folder, mnli, multiemo, "
+     "newsgroups, qnli, qqp, rotten_tomatoes, snli, squad_pairs, sst2, vader, vitaminc"),
     ("privacy=dp-sgd", "privacy: 'dp-sgd' is not allowed (did you mean 'dp_sgd'?); choose from "
      "client_level, dp_sgd, none"),
     ("hydra/launcher=rai", "hydra/launcher: 'rai' is not allowed (did you mean 'ray'?); choose from "
@@ -28,7 +28,7 @@ TOLD = [
      "partition=dirichlet"),
     ("strategy.server.lr=2", "use strategy=fedadam or strategy=fedavgm or strategy=fedyogi or "
      "strategy=mfac, or +strategy.server.lr=VALUE if the class takes it"),
-    ("strategy.mine=2", "an option that its class takes needs a plus sign: +strategy.mine=VALUE"),
+    ("strategy.weird=2", "an option that its class takes needs a plus sign: +strategy.weird=VALUE"),
     ("strategy.peroid=2", "strategy.peroid: there is no such key (did you mean strategy.period?)"),
     ("lr=1", "lr: there is no such key (did you mean training.lr?)"),
     ("epsilon=1", "epsilon: there is no such key (did you mean privacy.epsilon?)"),

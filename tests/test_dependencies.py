@@ -68,7 +68,11 @@ def undeclared(modules: dict[str, str], known: set[str]) -> dict[str, str]:
 def test_what_is_imported_is_declared():
     modules = imported((ROOT / "fedsvd", ROOT / "hydra_plugins"))
     assert len(modules) > 15
-    assert undeclared(modules, declared()) == {}
+    lacking = undeclared(modules, declared())
+    # What prepares data of other formats asks for its own extra.
+    left = {m: place for m, place in lacking.items() if "/fedsvd/tasks/" not in place}
+    assert left == {}
+    assert undeclared(lacking, declared("tasks")) == {}
 
 
 def test_what_is_declared_is_imported():
