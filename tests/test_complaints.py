@@ -28,7 +28,7 @@ TOLD = [
      "partition=dirichlet"),
     ("strategy.server.lr=2", "use strategy=fedadam or strategy=fedavgm or strategy=fedyogi or "
      "strategy=mfac, or +strategy.server.lr=VALUE if the class takes it"),
-    ("strategy.weird=2", "an option that its class takes needs a plus sign: +strategy.weird=VALUE"),
+    ("strategy.xyz=2", "an option that its class takes needs a plus sign: +strategy.xyz=VALUE"),
     ("strategy.peroid=2", "strategy.peroid: there is no such key (did you mean strategy.period?)"),
     ("lr=1", "lr: there is no such key (did you mean training.lr?)"),
     ("epsilon=1", "epsilon: there is no such key (did you mean privacy.epsilon?)"),

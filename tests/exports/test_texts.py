@@ -22,7 +22,8 @@ from tests.models.saved import change_weights, save_model, save_words
 from tests.tiny import WORDS
 
 SUMMARY = {
-    "model": "model", "head": "trained", "head_form": "linear", "task": "mine", "adapter": "lora", "strategy": "fedsvd",
+    "model": "model", "head": "trained", "head_form": "linear",
+    "task": "mine", "adapter": "lora", "strategy": "fedsvd",
     "rounds_completed": 0, "epsilon_max": None, "noise_source": "none",
 }  # fmt: skip
 
