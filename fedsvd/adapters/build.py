@@ -57,4 +57,4 @@ def lacks_public(settings: Settings) -> bool:
     return build_adapter(settings.adapter).needs_inputs
 
 
-KEYS = ("rank", "alpha", "targets", "ranks", "dropout", "calibration")
+KEYS = ("rank", "alpha", "targets", "layers", "ranks", "dropout", "calibration")

@@ -10,6 +10,7 @@ from fedsvd.adapters.build import lacks_public
 from fedsvd.privacy.plan import PrivacyPlan, noise_source
 from fedsvd.rounds.record import Start
 from fedsvd.settings import Settings
+from fedsvd.settings.model import UPPER_THIRD
 from fedsvd.terminal import Output, columns, plain
 
 GRADIENTS = {
@@ -34,7 +35,8 @@ def header(start: Start) -> list[str]:
         *([("noise", noise_source(plan))] if plan.private else []),
         *([("gradients", GRADIENTS[plan.gradients])] if plan.gradients else []),
         ("runs on", f"{model.device}, {model.precision}"
-                    f"{' (auto)' if settings.training.precision == 'auto' else ''}"),
+                    f"{' (auto)' if settings.training.precision == 'auto' else ''}"
+                    f"{'; ' if model.blocks else ''}{model.blocks}"),
     ]  # fmt: skip
     if lacks_public(settings):
         seen = min(settings.adapter.calibration, task.validation)
@@ -105,9 +107,11 @@ def _adapter(settings: Settings) -> str:
     adapter = settings.adapter
     if adapter.name == "none":
         return "none (head only)"
+    blocks = {None: "", UPPER_THIRD: ", upper third"}
     return (
         f"{adapter.label}, rank {adapter.rank}, alpha {adapter.alpha:g} "
         f"on {', '.join(adapter.targets)}"
+        f"{blocks.get(adapter.layers, f', last {adapter.layers} blocks')}"
     )
 
 
