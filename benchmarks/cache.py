@@ -1,8 +1,8 @@
 """python -m benchmarks.cache [--repeats N]: adapters on the upper third, and what enters them kept.
 
 A local step of a client and an evaluation on the default task and model, query and value adapted:
-all blocks; the upper third with every block run every time; the upper third from what is kept. Time of
-the processor and of the clock, interleaved, medians. Then what it costs to fill, alone and together.
+all blocks; the upper third with every block run every time; the upper third from what is kept. Time
+of the processor and of the clock, interleaved, medians. Then what it costs to fill.
 """
 
 import argparse
@@ -54,15 +54,13 @@ def interleaved(
 
 
 def show(title: str, found: Mapping[str, tuple[float, float]]) -> None:
-    print(f"\n{title}\n{'':26}{'processor':>12}{'clock':>12}{"share of the last":>32}")
+    print(f"\n{title}\n{'':26}{'processor':>12}{'clock':>12}{'share of the last':>32}")
     for name, (used, passed) in found.items():
         ratio = f"{found[KEPT][0] / used:.2f} / {found[KEPT][1] / passed:.2f}"
         print(f"{name:26}{1000 * used:>9.0f} ms{1000 * passed:>9.0f} ms{ratio:>32}")
     used, passed = (a / b for a, b in zip(found[WHOLE], found[KEPT], strict=True))
     print(f"kept over run whole: {used:.2f} processor, {passed:.2f} clock (goal {GOAL})")
-    used, passed = (
-        a / b for a, b in zip(found["all blocks adapted"], found[KEPT], strict=True)
-    )
+    used, passed = (a / b for a, b in zip(found["all blocks adapted"], found[KEPT], strict=True))
     print(f"kept over all blocks adapted: {used:.2f} processor, {passed:.2f} clock")
 
 
@@ -92,11 +90,11 @@ def main() -> None:
     workers = {name: worker_of(*given) for name, given in VARIANTS.items()}
     print(machine())
     print(workers[KEPT].blocks)
-    rows = workers[KEPT].task.validation
-    steps = {
-        name: lambda w=w: train_locally(w, w.initial, 0, 1) for name, w in workers.items()
-    }
-    show("A local step of about 128 examples", interleaved(steps, repeats))
+    rows, parts = workers[KEPT].task.validation, workers[KEPT].parts
+    most = max(range(len(parts)), key=lambda k: len(parts[k]))
+    steps = {name: lambda w=w: train_locally(w, w.initial, most, 1) for name, w in workers.items()}
+    drawn = steps[KEPT]().steps[0].examples
+    show(f"A local step of {drawn} examples", interleaved(steps, repeats))
     looks = {name: lambda w=w: w.evaluate(w.initial, rows) for name, w in workers.items()}
     show(f"Evaluation of {len(rows)} examples", interleaved(looks, max(2, repeats // 3)))
     filling(workers[KEPT], rows[:200].tolist())
