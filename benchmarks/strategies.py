@@ -23,7 +23,7 @@ from fedsvd.strategies import PublicView, Strategy, Update
 
 D, RANK = 1024, 8
 DENSE = {"dense mean": False, "dense mean and SVD": True}
-SKIPPED = ("PublicView", "ServerOptimizer", "Strategy", "Update")
+SKIPPED = ("NoiseView", "PublicView", "ServerOptimizer", "Strategy", "Update")
 OPTIONS: dict[str, dict[str, Any]] = {
     "FedSvdRefresh fold": {"tail": "fold"},
     "FedSvdDct fold": {"tail": "fold"},

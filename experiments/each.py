@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 # Read when a process starts, so this one is started anew with them. glibc then keeps freed memory:
@@ -33,24 +34,53 @@ def main() -> int:
     import fedsvd.experiment  # noqa: F401
     from experiments.table import add
 
-    running: dict[int, tuple[list[str], Path]] = {}
     failed = 0
-    while waiting or running:
-        while waiting and len(running) < int(os.environ.get("JOBS", "2")):
-            line = waiting.pop(0)
-            run = folder / line[0] / line[1] / f"s{line[2]}"
-            child = os.fork()
-            if child == 0:
-                os._exit(one([*line[3:], *common, f"seed={line[2]}"], run))
-            running[child] = line, run
-        child, status = os.wait()
-        line, run = running.pop(child)
+
+    def jobs() -> Iterator[tuple[list[str], Path]]:
+        for line in waiting:
+            yield (
+                [*line[3:], *common, f"seed={line[2]}"],
+                folder / line[0] / line[1] / f"s{line[2]}",
+            )
+
+    def done(at: int, run: Path, status: int) -> None:
+        nonlocal failed
+        line = waiting[at]
         if status == 0:
             add(results, run, line[0], line[1], int(line[2]))
         else:
             failed += 1
             print(f"failed: {run}.log", flush=True)
+
+    forked(jobs(), done)
     return 1 if failed else 0
+
+
+def forked(jobs: Iterable[tuple[list[str], Path]], done: Callable[[int, Path, int], None]) -> None:
+    """Make runs of (overrides, folder), JOBS at a time; `done` gets (number, folder, status)."""
+    running: dict[int, tuple[int, Path]] = {}
+    most = int(os.environ.get("JOBS", "2"))
+    for number, (arguments, run) in enumerate(jobs):
+        if len(running) >= most:
+            _wait(running, done)
+        child = os.fork()
+        if child == 0:
+            os._exit(one(arguments, run))
+        running[child] = number, run
+    while running:
+        _wait(running, done)
+
+
+def _wait(running: dict[int, tuple[int, Path]], done: Callable[[int, Path, int], None]) -> None:
+    child, status = os.wait()
+    done(*running.pop(child), status)
+
+
+def restarted(module: str) -> None:
+    """Start this process anew as `module` unless it has the environment that runs need."""
+    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
+        os.environ.update(ENVIRONMENT)
+        os.execv(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]])
 
 
 def held(results: Path) -> set[tuple[str, str, int]]:
@@ -77,7 +107,5 @@ def one(arguments: list[str], run: Path) -> int:
 
 
 if __name__ == "__main__":
-    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
-        os.environ.update(ENVIRONMENT)
-        os.execv(sys.executable, [sys.executable, "-m", "experiments.each", *sys.argv[1:]])
+    restarted("experiments.each")
     sys.exit(main())

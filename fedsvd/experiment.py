@@ -22,8 +22,9 @@ from fedsvd.privacy.ledger import Ledger
 from fedsvd.recorders.recorder import Recorder
 from fedsvd.rounds.again import charge
 from fedsvd.rounds.attempt import one_round
+from fedsvd.rounds.averaging import include, model_state
 from fedsvd.rounds.describe import describe_end, describe_round, describe_start
-from fedsvd.rounds.evaluation import evaluate, is_due, summarise
+from fedsvd.rounds.evaluation import evaluated, is_due, summarise
 from fedsvd.rounds.participation import all_spent
 from fedsvd.rounds.public import WorkerView
 from fedsvd.rounds.run import Run
@@ -46,9 +47,11 @@ def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = 
             "gradient: what the model puts out does not depend on it"
         )
     grid = grid or make_grid(settings, worker)
+    start = worker.initial
     if isinstance(strategy, Strategy):
         strategy.device, strategy.public = worker.device, WorkerView(worker)
-    run = Run(settings, worker, strategy, grid, Ledger(worker.plan), worker.initial)
+        start = strategy.begin(start)
+    run = Run(settings, worker, strategy, grid, Ledger(worker.plan), start)
     run.rounds_taken, run.rounds = [0] * settings.clients.number, settings.rounds
     run.strategy_start = dict(vars(strategy))
     if worker.plan.unit == "client":
@@ -96,6 +99,7 @@ def train(
         while run.state.round < run.rounds and "ended" not in run.history[-1]:
             _stop_if_asked(run, recorder, checkpoints)
             metrics = one_round(run, run.state.round + 1)
+            include(run)
             if all_spent(run) and run.state.round < run.rounds:
                 metrics["ended"] = "no client may take part in another round"
             _enter(run, metrics, recorder, checkpoints)
@@ -108,7 +112,7 @@ def train(
         interrupt.training(False)
     charge(run, list(run.journal.open.values()))
     summary = summarise(run)
-    export(run.worker, run.state, folder, summary)
+    export(run.worker, model_state(run), folder, summary)
     recorder.finish(describe_end(run, summary))
     return summary
 
@@ -118,7 +122,7 @@ def _enter(
 ) -> None:
     """Evaluate the state if that is due, and enter the round into history, records, checkpoints."""
     if is_due(run, metrics):
-        metrics.update(evaluate(run, "validation"))
+        metrics.update(evaluated(run))
     metrics["seconds"] = run.seconds()
     run.history.append(metrics)
     recorder.round(describe_round(run))

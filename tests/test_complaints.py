@@ -26,8 +26,8 @@ TOLD = [
     ("engine.workers=2", "engine.workers: the chosen engine has no such key; use engine=ray"),
     ("partition=iid partition.alpha=1", "partition.alpha: the chosen partition has no such key; use "
      "partition=dirichlet"),
-    ("strategy.server.lr=2", "use strategy=fedadam or strategy=fedavgm or strategy=fedyogi, or "
-     "+strategy.server.lr=VALUE if the class takes it"),
+    ("strategy.server.lr=2", "use strategy=fedadam or strategy=fedavgm or strategy=fedyogi or "
+     "strategy=mfac, or +strategy.server.lr=VALUE if the class takes it"),
     ("strategy.mine=2", "an option that its class takes needs a plus sign: +strategy.mine=VALUE"),
     ("strategy.peroid=2", "strategy.peroid: there is no such key (did you mean strategy.period?)"),
     ("lr=1", "lr: there is no such key (did you mean training.lr?)"),

@@ -1,11 +1,16 @@
 """The command line: what is wrong is told in one line, with status 2, before any work."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from fedsvd.composing import config_folder
+from fedsvd.privacy.plan import weighting
 from fedsvd.run import main
 from tests.conftest import SMALL
 
@@ -89,22 +94,56 @@ def test_help_names_groups_and_keys(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0
     assert "+experiment=NAME" in done.stdout
-    assert "fedsvd, fedsvd_dct, fedsvd_refresh, fedyogi, ffa" in done.stdout
+    assert "fedsvd, fedsvd_alternate, fedsvd_dct" in done.stdout
     assert "clip_norm" in done.stdout
 
 
-@pytest.mark.parametrize("task", ["sst2", "mnli", "qqp", "qnli"])
+PAPER = ["mnli", "offline_rotten_tomatoes", "qnli", "qqp", "snli", "sst2"]
+
+
+@pytest.mark.parametrize("task", PAPER)
 def test_paper_presets_hold_the_published_setting(settings, task):
     s = settings(f"+experiment=paper/{task}")
-    assert (s.model.name, s.model.head, s.model.pooling) == (
-        "FacebookAI/roberta-large", "frozen_random", "cls",
+    offline = task.startswith("offline")
+    name = "sentence-transformers/all-MiniLM-L6-v2" if offline else "FacebookAI/roberta-large"
+    assert s.model.name == name
+    assert (s.model.head, s.model.head_form, s.model.pooling) == (
+        "frozen_random", "two_layer", "cls",
     )  # fmt: skip
+    assert (s.model.normalize, s.model.logit_scale, s.model.head_bias) == (False, 1.0, True)
+    assert (s.model.dropout, s.model.max_length) == (0.1, 128)
     assert (s.adapter.rank, s.adapter.alpha, s.adapter.dropout) == (8, 8.0, 0.05)
-    assert (s.clients.number, s.clients.per_round, s.partition.alpha) == (6, 3, 0.5)
+    assert (s.adapter.init, s.adapter.targets) == ("kaiming", ("query", "value"))
+    assert (s.clients.number, s.clients.per_round, s.partition.name) == (6, 3, "published")
+    assert s.clients.participation == "uniform"
+    assert weighting(s) == "examples"
+    assert (s.training.momentum, s.training.weight_decay) == (0.0, 0.0)
+    assert (s.training.clip_norm, s.training.precision) == (1.0, "fp32")
+    assert (s.privacy.epsilon, s.privacy.accounting) == (6.0, "paper")
     assert (s.rounds, s.training.local_steps, s.training.batch_size) == (100, 10, 128)
     assert (s.training.lr, s.training.schedule, s.training.optimizer) == (0.5, "constant", "sgd")
     assert (s.privacy.clip_norm, s.privacy.delta, s.privacy.accountant) == (2.0, 1e-5, "prv")
-    assert s.data.name == task
+    assert s.data.name == task.removeprefix("offline_")
+
+
+def test_each_choice_of_the_paper_is_one_override_away(settings):
+    """The commands of docs/paper.md compose, and each changes what the page says."""
+    page = (Path(__file__).parent.parent / "docs" / "paper.md").read_text(encoding="utf-8")
+    given = re.findall(r"^\| [^|]+ \|[^|]+\| `([^`]+)` \|", page, re.M)
+    assert len(given) > 12
+    whole = settings("+experiment=paper/offline_rotten_tomatoes")
+    for one in given:
+        found = settings("+experiment=paper/offline_rotten_tomatoes", *shlex.split(one))
+        assert found != whole, one
+    for task in PAPER:
+        told = (config_folder() / "experiment" / "paper" / f"{task}.yaml").read_text()
+        assert f"+experiment=paper/{task}\n" in told
+        assert "Different from" in told
+
+
+def test_the_paper_without_privacy(settings):
+    s = settings("+experiment=paper/sst2", "privacy=none")
+    assert (s.privacy.unit, weighting(s), s.training.clip_norm) == ("none", "examples", 1.0)
 
 
 @pytest.mark.parametrize(

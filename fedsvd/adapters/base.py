@@ -4,10 +4,11 @@ An `Initialiser` gives a layer LoRA factors: it writes one method, `factors(site
 `Parametrisation` puts a module of its own in the layer's place.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Generator, Tensor, nn
 
@@ -32,8 +33,12 @@ class Site:
     """One frozen linear layer that is to be adapted.
 
     name: its path in the backbone. weight: (d_out, d_in), also where the layer stores it transposed,
-    on the layer's device. generator: a CPU generator of its own, the stream (seed, "adapter", name).
-    inputs: what it sees of public texts, for an adapter with `needs_inputs`.
+    on the layer's device. rank: the settings'; with `adapter.rank=null` the largest that the weight
+    allows. generator: a CPU generator of its own, the stream (seed, "adapter", name). inputs: what it
+    sees of public texts, for an adapter with `needs_inputs`. rslora: whether the scale is rsLoRA's.
+    gradient: dL/dW (d_out, d_in), float64, for one with `needs_gradients`: the mean over public texts
+    with labels, at the pretrained weights and the head's start. common: what `Adapter.common` gave
+    its group.
     """
 
     name: str
@@ -43,11 +48,41 @@ class Site:
     generator: Generator
     dropout: float = 0.0
     inputs: Inputs | None = None
+    rslora: bool = False
+    gradient: Tensor | None = None
+    common: Any = None
 
     @property
     def scale(self) -> float:
-        """The scale s = alpha / r of the update."""
-        return self.alpha / self.rank
+        """The scale s of the update: alpha / r, or alpha / sqrt r with `rslora`.
+
+        The second is rsLoRA's (Kalajdzievski, 2023, arXiv 2312.03732), PEFT's `use_rslora`.
+        """
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """How a start holds singular triplets U, S, V of the frozen weight W.
+
+    `part`: the "leading" or the "last" r of them. `trains` says what moves, and with it the first
+    step of plain gradient descent on a loss of gradient G in the weight, to first order in its rate,
+    over that rate:
+
+    - "factors": B A with A = S^a V^T and B = U S^b, S divided by s where `divided`: both train, and
+      the weight moves by -s^2 (G A^T A + B B^T G);
+    - "core": B R A with the same A and B: -s^2 B B^T G A^T A;
+    - "values": U diag(sigma) V^T, sigma trains: -U diag(U^T G V) V^T;
+    - "triplets": U diag(S) V^T, all three train: -(G V S^2 V^T + U diag(U^T G V) V^T + U S^2 U^T G).
+
+    `fedsvd.testing.check_adapter` measures that step.
+    """
+
+    part: str
+    trains: str
+    a: float = 0.0
+    b: float = 0.0
+    divided: bool = False
 
 
 class Adapter:
@@ -68,9 +103,26 @@ class Adapter:
     # Whether the model computes at first what the pretrained one does.
     preserves: bool = True
     # Whether it looks at activations of public texts.
-    needs_inputs: ClassVar[bool] = False
+    needs_inputs: bool = False
+    # Whether it looks at gradients of the loss on public texts with labels.
+    needs_gradients: bool = False
+    # How many adjacent layers of one kind and shape it looks at together, targeted or not.
+    group: int = 1
+    # Whether the layers of a group hold one A, so that it must not train layer by layer.
+    one_A: bool = False
     # How `adapter/` is written: as LoRA factors, as PEFT's DoRA, or as a merged model.
     export: ClassVar[str] = "lora"
+    # What the start holds of the frozen weight's singular triplets, if that is its formula.
+    spectrum: Spectrum | None = None
+    # Whether it chooses the rank of a layer itself where `adapter.rank` is null.
+    chooses_rank: ClassVar[bool] = False
+
+    def common(self, sites: Sequence[Site]) -> Any:
+        """Return what the layers of a group share; asked once a group, where `group` is above 1.
+
+        `sites` are all of its layers in the backbone's order. The result is their `Site.common`.
+        """
+        return None
 
 
 class Initialiser(Adapter, ABC):
@@ -90,6 +142,11 @@ class Initialiser(Adapter, ABC):
 class Parametrisation(Adapter, ABC):
     """An adapter whose layers are modules of their own."""
 
+    # Whether the penalty's gradient moves the weights by itself, times lr_t / lr_0, whatever the size
+    # of the learning rate lr_0; otherwise the penalty is a part of the loss and its gradient is
+    # multiplied by lr_t as that of the data is.
+    decoupled: ClassVar[bool] = False
+
     @abstractmethod
     def adapt(self, base: nn.Module, site: Site) -> Adapted:
         """Return the module that takes the place of `base`, which it holds and may change."""
@@ -97,6 +154,6 @@ class Parametrisation(Adapter, ABC):
     def penalty(self, layers: Sequence[Adapted]) -> Tensor | None:
         """Return a differentiable scalar that depends on parameters alone, or None.
 
-        Its gradient is added to the step after clipping and noise: it looks at no example.
+        It looks at no example: its gradient acts after clipping and noise, as `decoupled` says.
         """
         return None

@@ -21,7 +21,7 @@ def class_of(settings: AdapterSettings) -> type[Adapter]:
 
 
 def build_adapter(settings: AdapterSettings) -> Adapter:
-    """Return the configured adapter; InputError for an option that it does not take."""
+    """Return the configured adapter; InputError for an option that it does not take, or no rank."""
     found = class_of(settings)
     parameters = inspect.signature(found).parameters
     options = dict(settings.options)
@@ -32,29 +32,56 @@ def build_adapter(settings: AdapterSettings) -> Adapter:
         if name not in parameters and not takes_any:
             raise one_of(f"adapter.{name}", name, (*parameters, *KEYS))
     try:
-        return found(**options)
+        adapter = found(**options)
     except (TypeError, ValueError) as error:
         raise InputError(f"adapter: {found.__name__} refused {options}: {error}") from error
+    if settings.rank is None and not adapter.chooses_rank:
+        raise wrong("adapter.rank", None, f"a whole number of at least 1 with {settings.label}")
+    return adapter
 
 
 def check_inputs(settings: Settings) -> None:
-    """Raise InputError if, under privacy, an adapter with `needs_inputs` has no public texts.
+    """Raise InputError if an adapter that looks at texts has none that it may look at.
 
-    What it starts from is a function of the texts that it sees, and no noise is added to that.
+    Under privacy they must be public: what it starts from is a function of the texts that it sees,
+    and no noise is added to that. With `partition=own` no two processes have the same rows.
     """
-    if settings.privacy.unit != "none" and lacks_public(settings):
+    if settings.adapter.name == "none":
+        return
+    adapter, label = build_adapter(settings.adapter), settings.adapter.label
+    own, private = settings.partition.name == "own", settings.privacy.unit != "none"
+    if own and (adapter.needs_inputs or adapter.needs_gradients):
+        raise InputError(
+            f"adapter: {label} starts from public texts, and with partition=own no client has the "
+            "server's; adapters that look at none can be used"
+        )
+    stand = stand_in(settings)
+    if private and stand == "validation":
         raise wrong(
             "data.public", 0,
-            f"at least 1 with adapter {settings.adapter.label} under privacy, which looks at so many "
-            "texts that no client then holds",
+            f"at least 1 with adapter {label} under privacy, which looks at so many texts that no "
+            "client then holds",
+        )  # fmt: skip
+    if private and stand == "training":
+        raise wrong(
+            "data.public", 0,
+            f"at least 1, or data.label_texts given, with adapter {label} under privacy, which looks "
+            "at the gradient of texts with labels that no client holds",
         )  # fmt: skip
 
 
-def lacks_public(settings: Settings) -> bool:
-    """Return whether the adapter looks at texts and none are public: validation's stand for them."""
+def stand_in(settings: Settings) -> str | None:
+    """Return which part stands for public texts that an adapter looks at, None if none has to.
+
+    "validation" for what layers see of texts. "training", with labels, for gradients, for which the
+    texts of the labels serve too: validation labels are for nothing but validation.
+    """
     if settings.adapter.name == "none" or settings.data.public:
-        return False
-    return build_adapter(settings.adapter).needs_inputs
+        return None
+    adapter = build_adapter(settings.adapter)
+    if adapter.needs_inputs:
+        return "validation"
+    return "training" if adapter.needs_gradients and settings.data.label_texts is None else None
 
 
-KEYS = ("rank", "alpha", "targets", "layers", "ranks", "dropout", "calibration")
+KEYS = ("rank", "alpha", "targets", "layers", "ranks", "dropout", "calibration", "rslora")

@@ -1,4 +1,4 @@
-"""Effort: the last singular triplets train, held apart from the frozen leading subspace."""
+"""Effort: the last singular triplet trains, held apart from the frozen leading subspace."""
 
 from collections.abc import Sequence
 from typing import ClassVar, final
@@ -7,28 +7,38 @@ import torch
 from torch import Tensor, nn
 
 from fedsvd.adapters.adapted import Adapted, weight_of
-from fedsvd.adapters.base import Parametrisation, Site
+from fedsvd.adapters.base import Parametrisation, Site, Spectrum
 from fedsvd.adapters.sorsa import Triplets, gram_error
 from fedsvd.adapters.triplets import last
 from fedsvd.errors import wrong
+
+ROUNDING = 32  # a norm below this many units of the last place of 1 counts as 0
 
 
 @final
 class Effort(Parametrisation):
     """The leading n - r singular triplets are frozen; the last r train, as ".U", ".S", ".Vh".
 
-    Effort (Yan et al., ICML 2025, arXiv 2411.15633), with its two losses, means over layers:
-    `orthogonality` times ||U*^T U* - I||_F^2 + ||V*^T V* - I||_F^2 of U* = [U_lead, U], V* = [V_lead,
-    V], and `energy` times | ||W||_F^2 - ||W_0||_F^2 |. They look at no data and are added after
-    clipping and noise, scaled as the learning rate. alpha is not used.
+    Effort (Yan et al., ICML 2025, arXiv 2411.15633) trains one of n = min(d_out, d_in), so
+    `adapter.rank` is 1 in its configuration. Its two losses, means over layers, with U* = [U_lead, U]
+    and V* = [V_lead, V]: `orthogonality` (1) times (||U*^T U* - I||_F + ||V*^T V* - I||_F) / 2, the
+    norms unsquared, and `energy` (1) times | ||W||_F^2 - ||W_0||_F^2 |. Weights and halves are the
+    released code's, where both losses are commented out and the cross-entropy alone is left: here
+    that is `orthogonality` = `energy` = 0. That code forms U* U*^T, which is I for the square weights
+    that it adapts; U*^T U* says the same for any shape. As parts of the loss they are multiplied by
+    the learning rate; they look at no data and are added after clipping and noise. alpha is not used.
+
+    The slope of an unsquared norm is 1 however near to 0 it is, so with plain SGD the triplet hops
+    about by up to the rate over the number of layers. Below rounding the slope counts as 0.
 
     The frozen weight is W_lead, so [U_lead, U] is orthonormal iff U is and U_lead^T U = 0; U_lead
     itself is kept only on a side whose full space it is not the complement in.
     """
 
     tensors: ClassVar[tuple[str, ...]] = ("U", "S", "Vh")
+    spectrum = Spectrum("last", "triplets")
 
-    def __init__(self, orthogonality: float = 1e-3, energy: float = 1e-3) -> None:
+    def __init__(self, orthogonality: float = 1.0, energy: float = 1.0) -> None:
         for key, value in (("orthogonality", orthogonality), ("energy", energy)):
             if value < 0:
                 raise wrong(f"adapter.{key}", value, "at least 0")
@@ -41,10 +51,7 @@ class Effort(Parametrisation):
         U, S, Vh = last(site.weight, site.rank)
         layer = Triplets(base, site, U, S, Vh)
         if basis is not None:
-            # B0 = U S as it is kept, to length 1 again; a singular value of 0 has left nothing in it.
-            size = layer.B0.norm(dim=0)
-            start = torch.where(size > 0, layer.B0 / size, U.to(layer.B0))
-            layer.register_buffer("start_U", start.contiguous(), persistent=False)
+            layer.register_buffer("start_U", U.to(layer.B0).contiguous(), persistent=False)
             layer.register_buffer("basis", basis.to(site.weight).contiguous(), persistent=False)
         return layer
 
@@ -59,10 +66,9 @@ class Effort(Parametrisation):
             value = U.new_zeros(())
             if self.orthogonality:
                 start_U = dict(layer.named_buffers())["start_U"]
-                value = value + self.orthogonality * (
-                    _apart(U.mT, start_U.mT, _basis(layer, len(U)))
-                    + _apart(Vh, layer.A0, _basis(layer, Vh.shape[1]))
-                )
+                apart = _apart(U.mT, start_U.mT, _basis(layer, len(U)))
+                apart = apart + _apart(Vh, layer.A0, _basis(layer, Vh.shape[1]))
+                value = value + self.orthogonality * apart / 2
             if self.energy:
                 value = value + self.energy * (_energy(layer, U, S, Vh) - self._start(layer)).abs()
             total.append(value)
@@ -91,14 +97,19 @@ def _basis(layer: Triplets, size: int) -> Tensor | None:
 
 
 def _apart(rows: Tensor, start: Tensor, basis: Tensor | None) -> Tensor:
-    """Return ||X X^T - I||_F^2 of X = [lead; rows]: the rows' own part, and twice lead rows^T.
+    """Return ||X X^T - I||_F of X = [lead; rows]: the rows' own part, and twice lead rows^T.
 
-    The leading vectors are what is orthogonal to `start` among the basis, so the squared norm on them
-    is that on the basis less that on `start`.
+    The leading vectors are what is orthogonal to `start` among the basis: what a row has on them is
+    what it has on the basis without what it has on `start`.
     """
-    whole = rows if basis is None else rows @ basis.mT
-    cross = whole.square().sum() - (rows @ start.mT).square().sum()
-    return gram_error(rows).square().sum() + 2 * cross
+    if basis is not None:
+        rows_on, start_on = rows @ basis.mT, start @ basis.mT
+    else:
+        rows_on, start_on = rows, start
+    cross = rows_on - (rows_on @ start_on.mT) @ start_on
+    square = gram_error(rows).square().sum() + 2 * cross.square().sum()
+    least = (ROUNDING * torch.finfo(square.dtype).eps) ** 2
+    return torch.where(square > least, square, square.new_ones(())).sqrt() * (square > least)
 
 
 def _energy(layer: Triplets, U: Tensor, S: Tensor, Vh: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Eora(Initialiser):
 
     absorbs = True
     preserves = False
-    needs_inputs: ClassVar[bool] = True
+    needs_inputs = True
     export: ClassVar[str] = "merged"
 
     def __init__(self, compression: str = "int8", sparsity: float = 0.5) -> None:

@@ -1,6 +1,6 @@
 """EVA: A spans what a layer's input varies in most, on public texts."""
 
-from typing import ClassVar, final
+from typing import final
 
 import torch
 
@@ -17,7 +17,7 @@ class Eva(Initialiser):
     as PEFT's incremental PCA computes them. Their signs are fixed by their largest entry.
     """
 
-    needs_inputs: ClassVar[bool] = True
+    needs_inputs = True
 
     def __init__(self, centre: bool = False) -> None:
         self.centre = centre

@@ -6,7 +6,7 @@ both have.
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from fedsvd.adapters.base import Adapter, Initialiser, Inputs, Parametrisation, 
 from fedsvd.adapters.build import build_adapter
 from fedsvd.adapters.dora import MagnitudeAndDirection
 from fedsvd.adapters.linear import FactorLinear
-from fedsvd.adapters.targets import find_layers
+from fedsvd.adapters.targets import find_layers, groups_of
 from fedsvd.errors import InputError
 from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.randomness import Purpose, torch_stream
@@ -29,19 +29,23 @@ ORIGINAL = "fedsvd_original_weight"  # buffer of a layer whose frozen weight a m
 
 # Given the names of layers, what they see of public texts.
 Measure = Callable[[Iterable[str]], Mapping[str, Inputs]]
+# Given the names of layers, dL/dW (d_out, d_in) of public texts with labels.
+Differentiate = Callable[[Iterable[str]], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Attached:
     """A backbone with its adapted layers in a fixed order, and the first state.
 
-    `penalty` is the adapter's regulariser, a differentiable scalar of parameters alone, or None.
+    `penalty` is the adapter's regulariser, a differentiable scalar of parameters alone, or None;
+    `decoupled` says how its gradient acts (`Parametrisation.decoupled`).
     """
 
     model: nn.Module
     layers: dict[str, nn.Module]
     initial: AdapterState
     penalty: Callable[[], Tensor] | None = None
+    decoupled: bool = False
 
 
 def attach(
@@ -52,13 +56,15 @@ def attach(
     measure: Measure | None = None,
     adapter: Adapter | None = None,
     unreached: Collection[str] = (),
+    differentiate: Differentiate | None = None,
 ) -> Attached:
     """Adapt every targeted linear layer of `backbone` and set which of A, B train.
 
     The backbone is on its device already. Every layer's factors come from their own stream (seed,
     "adapter", layer name), so they do not depend on which other layers are targeted; they are made
-    on one thread, so that processes with other numbers of threads get the same bits. `measure` is
-    asked by adapters that look at public texts; `adapter` is used in place of the configured one.
+    on one thread, so that processes with other numbers of threads get the same bits. `measure` and
+    `differentiate` are asked by adapters that look at public texts; `adapter` is used in place of the
+    configured one.
     Layers that are `unreached` get none.
     Raises InputError if nothing matches, the rank exceeds a layer's sizes, or the adapter refuses a
     layer.
@@ -68,21 +74,10 @@ def attach(
     adapter = build_adapter(settings) if adapter is None else adapter
     ranks = find_layers(backbone, settings, unreached)
     with one_thread():
-        inputs: Mapping[str, Inputs] = {}
-        if adapter.needs_inputs:
-            if measure is None:
-                raise InputError(f"adapter: {type(adapter).__name__} needs public texts to look at")
-            inputs = measure(ranks)
-        named = dict(backbone.named_modules())
-        sites = {
-            name: Site(
-                name, weight_of(named[name]), rank, settings.alpha,
-                torch_stream(seed, Purpose.ADAPTER, name), settings.dropout, inputs.get(name),
-            )
-            for name, rank in ranks.items()
-        }  # fmt: skip
-        penalty = None
+        sites = _sites(backbone, settings, seed, adapter, ranks, measure, differentiate)
+        penalty, decoupled = None, False
         if isinstance(adapter, Parametrisation):
+            decoupled = adapter.decoupled
             layers = _replace(backbone, adapter, sites)
             model, own = backbone.eval(), [m for m in layers.values() if isinstance(m, Adapted)]
             with torch.no_grad():
@@ -97,7 +92,44 @@ def attach(
             )
     initial = AdapterState(read_state(layers), extra_of(layers))
     set_trainable(layers, trains)
-    return Attached(model, layers, initial, penalty)
+    return Attached(model, layers, initial, penalty, decoupled)
+
+
+def _sites(
+    backbone: nn.Module, settings: AdapterSettings, seed: int, adapter: Adapter,
+    ranks: Mapping[str, int], measure: Measure | None, differentiate: Differentiate | None,
+) -> dict[str, Site]:  # fmt: skip
+    """Return the targeted layers with all that the adapter needs to know of each."""
+    groups = groups_of(backbone, ranks, adapter.group)
+    looked = list(dict.fromkeys(name for group in groups.values() for name in group))
+    inputs: Mapping[str, Inputs] = {}
+    gradients: Mapping[str, Tensor] = {}
+    if adapter.needs_inputs:
+        if measure is None:
+            raise InputError(f"adapter: {type(adapter).__name__} needs public texts to look at")
+        inputs = measure(looked)
+    if adapter.needs_gradients:
+        if differentiate is None:
+            raise InputError(
+                f"adapter: {type(adapter).__name__} needs public texts with labels to look at"
+            )
+        gradients = differentiate(looked)
+    named = dict(backbone.named_modules())
+    usual = max(ranks.values()) if settings.rank is None else settings.rank  # of those beside them
+    sites = {
+        name: Site(
+            name, weight_of(named[name]), ranks.get(name, usual), settings.alpha,
+            torch_stream(seed, Purpose.ADAPTER, name), settings.dropout, inputs.get(name),
+            settings.rslora, gradients.get(name),
+        )
+        for name in looked
+    }  # fmt: skip
+    common: dict[tuple[str, ...], Any] = {}
+    if adapter.group > 1:
+        for group in groups.values():
+            if group not in common:
+                common[group] = adapter.common([sites[name] for name in group])
+    return {name: replace(sites[name], common=common.get(groups[name])) for name in ranks}
 
 
 def _replace(
@@ -157,7 +189,7 @@ def _check(name: str, site: Site, pair: LowRank) -> None:
 
 
 def peft_config(settings: AdapterSettings, ranks: Mapping[str, int]) -> Any:
-    """Return PEFT's configuration for layers of these ranks, each with the scale alpha / rank."""
+    """Return PEFT's configuration for layers of these ranks, each with the settings' scale."""
     from peft import LoraConfig
 
     most = max(ranks.values())
@@ -167,6 +199,7 @@ def peft_config(settings: AdapterSettings, ranks: Mapping[str, int]) -> Any:
         lora_dropout=settings.dropout,
         target_modules=list(ranks),
         rank_pattern={n: r for n, r in ranks.items() if r != most},
+        use_rslora=settings.rslora,
         init_lora_weights=False,
         bias="none",
     )
@@ -207,7 +240,7 @@ def named_parameters(layers: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]
 def write_state(layers: dict[str, nn.Module], state: AdapterState) -> None:
     """Copy a state into the model, in place; raises KeyError for a missing layer.
 
-    The model takes the state's ranks, its scale alpha / r stays that of the settings' rank.
+    The model takes the state's ranks, its scale stays that of the settings' rank.
 
     A layer with a dense update W gets the frozen weight W0 + s W. Its W0 is kept aside, on the device
     and only for such layers, from the first time on, and comes back with a state that has no W.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsvd.adapters.adapted import Adapted
-from fedsvd.adapters.base import Parametrisation, Site
+from fedsvd.adapters.base import Parametrisation, Site, Spectrum
 from fedsvd.adapters.linear import FactorLinear
 from fedsvd.adapters.triplets import leading
 from fedsvd.errors import one_of, wrong
@@ -19,12 +19,12 @@ STARTS = ("svd", "vectors", "orthonormal")
 class LoraXS(Parametrisation):
     """W + s B R A with fixed A (r, d_in) and B (d_out, r); R (r, r) trains, as "<layer>.R".
 
-    LoRA-XS (Bałazy et al., 2024, arXiv 2405.17604). `start` says where A and B come from:
-    "svd" as published, B = U_r S_r and A = V_r^T of the frozen weight; "vectors" without the singular
-    values, B = U_r, so that both are orthonormal; "orthonormal" random, from the layer's stream. R
-    starts at N(0, std^2), std 1e-5 as published, so that the first function is the pretrained one to
-    about that; exactly with `std` 0. With A and B fixed and equal everywhere, the mean of
-    R is the exact mean of the updates.
+    LoRA-XS (Bałazy et al., 2024, arXiv 2405.17604). `start` says where A and B come from: "svd" as
+    published, A = S_r V_r^T and B = U_r of the frozen weight (the released code decomposes the
+    transpose and gives A the singular values); "vectors" without the singular values, so that both
+    are orthonormal; "orthonormal" random, from the layer's stream. R starts at N(0, std^2), std 1e-5
+    as published, so that the first function is the pretrained one to about that; exactly with `std`
+    0. With A and B fixed and equal everywhere, the mean of R is the exact mean of the updates.
     """
 
     tensors: ClassVar[tuple[str, ...]] = ("R",)
@@ -36,6 +36,8 @@ class LoraXS(Parametrisation):
             raise wrong("adapter.std", std, "at least 0")
         self.start, self.std = start, std
         self.preserves = std == 0
+        if start != "orthonormal":
+            self.spectrum = Spectrum("leading", "core", a=1.0 if start == "svd" else 0.0)
 
     def adapt(self, base: nn.Module, site: Site) -> "SmallCore":
         """Return the layer with its fixed factors and R."""
@@ -46,7 +48,7 @@ class LoraXS(Parametrisation):
         else:
             B, S, A = leading(W, r)
             if self.start == "svd":
-                B = B * S
+                A = S[:, None] * A
         R = self.std * torch.randn(r, r, generator=site.generator)
         return SmallCore(base, site, LowRank(A.to(W), B.to(W)), R.to(W))
 

@@ -2,7 +2,7 @@
 
 from typing import final
 
-from fedsvd.adapters.base import Initialiser, Site
+from fedsvd.adapters.base import Initialiser, Site, Spectrum
 from fedsvd.adapters.triplets import last
 from fedsvd.lowrank import LowRank
 
@@ -16,6 +16,7 @@ class Milora(Initialiser):
     """
 
     absorbs = True
+    spectrum = Spectrum("last", "factors", a=0.5, b=0.5, divided=True)
 
     def factors(self, site: Site) -> LowRank:
         """Return the pair of the r last triplets."""

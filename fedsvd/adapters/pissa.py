@@ -2,7 +2,7 @@
 
 from typing import final
 
-from fedsvd.adapters.base import Initialiser, Site
+from fedsvd.adapters.base import Initialiser, Site, Spectrum
 from fedsvd.adapters.triplets import leading
 from fedsvd.errors import wrong
 from fedsvd.lowrank import LowRank
@@ -18,6 +18,7 @@ class Pissa(Initialiser):
     """
 
     absorbs = True
+    spectrum = Spectrum("leading", "factors", a=0.5, b=0.5, divided=True)
 
     def __init__(self, niter: int | None = None) -> None:
         if niter is not None and niter < 0:

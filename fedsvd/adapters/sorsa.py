@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsvd.adapters.adapted import Adapted, set_weight
-from fedsvd.adapters.base import Parametrisation, Site
+from fedsvd.adapters.base import Parametrisation, Site, Spectrum
 from fedsvd.adapters.linear import FactorLinear
 from fedsvd.adapters.scale import FactorScale
 from fedsvd.adapters.triplets import leading
@@ -19,12 +19,19 @@ from fedsvd.lowrank import LowRank, difference
 class Sorsa(Parametrisation):
     """W = U_r diag(S_r) V_r^T + frozen residual; U, S and V train, as "<layer>.U", ".S", ".Vh".
 
-    SORSA (Cao, 2024, arXiv 2409.00055), with the regulariser gamma times the mean over all
-    U and V of the model of ||U^T U - I||_F, unsquared. It looks at no data: its gradient, times the
-    learning rate's share lr_t / lr_0, is added after clipping and noise. alpha is not used.
+    SORSA (Cao, 2024, arXiv 2409.00055), with the regulariser L_reg, the mean over all U and V of the
+    model of ||U^T U - I||_F, unsquared. In a step the weights move by -gamma (lr_t / lr_0) grad L_reg
+    beside the optimiser's own move: gamma is a rate by itself, so its strength does not depend on the
+    learning rate's size. L_reg looks at no data and acts after clipping and noise. alpha is not used.
+
+    The released code adds (gamma / lr_0) grad L_reg to the gradient after clipping. With plain SGD
+    that is the same move. Its AdamW then divides it by the root of the second moment; here AdamW
+    does not see it, as the paper's formula has it, and momentum does not repeat it.
     """
 
     tensors: ClassVar[tuple[str, ...]] = ("U", "S", "Vh")
+    decoupled: ClassVar[bool] = True
+    spectrum = Spectrum("leading", "triplets")
 
     def __init__(self, gamma: float = 4e-4) -> None:
         if gamma < 0:

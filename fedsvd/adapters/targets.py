@@ -1,6 +1,7 @@
 """Which linear layers of a backbone an adapter is put on, and with which rank."""
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
@@ -20,6 +21,7 @@ FAMILIES: Mapping[str, Mapping[str, str]] = {
     "gpt2": {"query": "c_attn", "key": "c_attn", "value": "c_attn"},
 }
 ALL = "all"
+BLOCK = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole part of a path
 
 
 def find_layers(
@@ -30,9 +32,10 @@ def find_layers(
     An entry of `adapter.targets` is the last part (or parts) of a layer's path, a pattern with *, ?
     or [] for the whole path, or "all". "query", "key" and "value" also mean what DistilBERT, Llama
     and GPT-2 call them. `adapter.ranks` maps such names or patterns to ranks; the last that fits a
-    layer counts. Layers that are `unreached`, as no gradient gets there, are left out, and so are
-    those outside the blocks of `adapter.layers`. Raises InputError if an entry fits no linear layer
-    or only unreached ones, there are no such blocks, or a rank exceeds its sizes.
+    layer counts; where `adapter.rank` is null, a layer without such a name gets the smaller of its
+    sizes. Layers that are `unreached`, as no gradient gets there, are left out, and so are those
+    outside the blocks of `adapter.layers`. Raises InputError if an entry fits no linear layer or only
+    unreached ones, there are no such blocks, or a rank exceeds its sizes.
     """
     linear = {n: m for n, m in backbone.named_modules() if isinstance(m, LINEAR)}
     family = FAMILIES.get(str(getattr(getattr(backbone, "config", None), "model_type", "")), {})
@@ -47,7 +50,11 @@ def find_layers(
             )
     if settings.layers is not None:
         chosen = _in_upper(backbone, chosen, settings.layers)
-    ranks = {name: settings.rank for name in linear if name in chosen}
+    ranks = {
+        name: min(weight_of(module).shape) if settings.rank is None else settings.rank
+        for name, module in linear.items()
+        if name in chosen
+    }
     for pattern, rank in (settings.ranks or {}).items():
         fitting = [n for n in _matching("adapter.ranks", pattern, linear, family) if n in ranks]
         if not fitting:
@@ -58,6 +65,26 @@ def find_layers(
         if rank > min(sizes):
             raise wrong("adapter.rank", rank, f"at most {min(sizes)} ({name})")
     return ranks
+
+
+def groups_of(backbone: nn.Module, names: Collection[str], size: int) -> dict[str, tuple[str, ...]]:
+    """Return for each named layer those of its group, itself among them, in the backbone's order.
+
+    A group are the linear layers of one shape whose paths differ in their first number alone, the
+    block's, from a multiple of `size` on: blocks 0 to size - 1, size to 2 size - 1, and so on. They
+    belong to it whether they are named or not, so that a layer's group does not depend on the others.
+    """
+    if size == 1:
+        return {name: (name,) for name in names}
+    groups: dict[object, list[str]] = {}
+    keys = {}
+    for name, module in backbone.named_modules():
+        if isinstance(module, LINEAR):
+            block = BLOCK.search(name)
+            place = (name,) if block is None else (BLOCK.sub("*", name, 1), int(block[0]) // size)
+            keys[name] = (*place, weight_of(module).shape)
+            groups.setdefault(keys[name], []).append(name)
+    return {name: tuple(groups[keys[name]]) for name in names}
 
 
 def _in_upper(backbone: nn.Module, chosen: Collection[str], layers: str) -> set[str]:

@@ -18,6 +18,7 @@ from fedsvd.client.worker import get_worker
 from fedsvd.composing import config_folder
 from fedsvd.errors import wrong
 from fedsvd.settings import Settings
+from fedsvd.strategies.base import Strategy
 from fedsvd.strategies.build import build_strategy
 from fedsvd.strategies.pairs import check_pair
 from fedsvd.strategies.use import check_use
@@ -84,6 +85,12 @@ def check_audited(settings: Settings, options: Options) -> None:
     strategy = build_strategy(settings.strategy)
     check_use(settings, strategy)
     check_pair(settings, strategy, config_folder())
+    ours = isinstance(strategy, Strategy) and strategy.local.steps != "plain"
+    if ours and options.part != "mechanism":
+        raise wrong(
+            "--part", options.part,
+            f"'mechanism' with {settings.strategy.target}: the pipeline's part undoes plain steps",
+        )  # fmt: skip
 
 
 def audit(given: Settings, options: Options, tell: Callable[[str], None] = lambda _: None) -> Audit:

@@ -189,7 +189,8 @@ class WatchedApp(ClientApp):
 def planted(watch: Watch) -> Iterator[None]:
     """Give the worker's clients their canaries, and take them away in the end."""
     worker = watch.worker
-    before = (worker.parts, worker.tokens, worker.model.penalty)
+    model = worker.model
+    before = (worker.parts, worker.tokens, model.penalty, model.on_manifold)
     real = worker.losses
 
     def losses(rows: Sequence[int], *args: Any, **how: Any) -> Tensor:
@@ -204,10 +205,11 @@ def planted(watch: Watch) -> Iterator[None]:
         for k, part in enumerate(worker.parts)
     ]
     worker.tokens = WatchedTokens(worker.tokens, watch)
-    worker.model.penalty = None  # a function of the parameters alone, added after the noise
+    # What the noised gradient alone decides is left out, so that a release is a sum with its noise.
+    model.penalty, model.on_manifold = None, False
     worker.losses = losses  # type: ignore[method-assign]
     try:
         yield
     finally:
         del worker.losses
-        worker.parts, worker.tokens, worker.model.penalty = before
+        worker.parts, worker.tokens, model.penalty, model.on_manifold = before

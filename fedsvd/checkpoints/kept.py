@@ -12,7 +12,12 @@ from torch import Tensor
 from fedsvd.errors import InputError
 from fedsvd.records import from_record, to_record
 
-OWN = ("_state", "device", "server")  # of our strategies: of one round, or made by the settings
+OWN = (
+    "_state",
+    "device",
+    "noise",
+    "server",
+)  # of our strategies: of one round, or made by the settings
 
 
 def pack_clients(states: Mapping[int, RecordDict]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -14,6 +14,7 @@ from fedsvd.checkpoints.identity import flat, refuse_changes, surroundings
 from fedsvd.checkpoints.kept import pack_clients, pack_strategy, unpack_clients, unpack_strategy
 from fedsvd.errors import InputError, wrong
 from fedsvd.lowrank import AdapterState
+from fedsvd.rounds.averaging import packed, unpacked
 from fedsvd.rounds.journal import NAME, Journal
 from fedsvd.rounds.participation import all_spent
 from fedsvd.rounds.run import Run
@@ -70,6 +71,7 @@ def save(run: Run, path: Path, more: Mapping[str, Any]) -> None:
     """Write the checkpoint of where a run stands; `more` are the recorder's own facts."""
     clients, told_clients = pack_clients(run.grid.states())
     strategy, told_strategy = pack_strategy(run.strategy, run.strategy_start)
+    average, told_average = packed(run.average)
     facts = {
         "round": run.state.round,
         "attempt": run.attempt,
@@ -82,6 +84,8 @@ def save(run: Run, path: Path, more: Mapping[str, Any]) -> None:
         "bytes_down": run.bytes_down,
         "seconds": run.seconds(),
         "clip_norm": None if run.client_level is None else run.client_level.clip_norm,
+        "noise": run.noise,
+        "average": told_average,
         "events": run.ledger.events_as_dict(),
         "clients": told_clients,
         "strategy": told_strategy,
@@ -89,7 +93,7 @@ def save(run: Run, path: Path, more: Mapping[str, Any]) -> None:
         "surroundings": surroundings(run.worker),
         **more,
     }
-    write_checkpoint(path, run.state, {**clients, **strategy}, facts)
+    write_checkpoint(path, run.state, {**clients, **strategy, **average}, facts)
 
 
 def plan_rounds(settings: Settings, saved: Saved) -> tuple[Settings, int]:
@@ -114,6 +118,12 @@ def plan_rounds(settings: Settings, saved: Saved) -> tuple[Settings, int]:
         raise InputError(
             f"rounds: {asked} is not allowed, it was {planned}: under training.schedule=linear the "
             "rate of every past round depends on it"
+        )
+    averaging = settings.averaging
+    if averaging.active and (averaging.start, averaging.end) != (0, 1):
+        raise InputError(
+            f"rounds: {asked} is not allowed, it was {planned}: which rounds are averaged follows "
+            "from it, as averaging.start and averaging.end are parts of it"
         )
     if settings.privacy.unit == "none":
         return settings, asked
@@ -178,6 +188,8 @@ def restore(run: Run, saved: Saved, folder: Path) -> None:
             raise ValueError("rounds_taken of another number of clients")
         run.attempt, run.seconds_before = int(facts["attempt"]), float(facts["seconds"])
         run.bytes_up, run.bytes_down = int(facts["bytes_up"]), int(facts["bytes_down"])
+        run.noise = {n: (float(b), float(a)) for n, (b, a) in facts["noise"].items()}
+        run.average = unpacked(content.tensors, facts["average"], run.worker.device)
         if run.client_level is not None:
             run.client_level = replace(run.client_level, clip_norm=float(facts["clip_norm"]))
         if not run.grid.holds_states and isinstance(run.strategy, Strategy) and run.strategy.keeps:

@@ -1,6 +1,7 @@
 """The Flower ClientApp: one training message in, one reply out."""
 
 import math
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -10,6 +11,7 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from fedsvd.client.attack import poison
+from fedsvd.client.components import fold
 from fedsvd.client.failure import failure
 from fedsvd.client.faults import injected
 from fedsvd.client.rule import rule_in
@@ -79,14 +81,19 @@ def make_client_app(settings: Settings) -> ClientApp:
         received = from_record(arrays_of(message), worker.device)
         received.update(personal(context, worker.device))
         start = worker.initial.update(received)
+        rule = rule_in(config)
         rank = rank_in_round(config, settings.clients.ranks, client)
-        if rank is not None:
+        if rank is not None and rule.budget:
+            rule = replace(rule, budget=rank)
+        elif rank is not None and rule.folds:
+            start = fold(replace(start, round=round), rule.folds, client, rank)
+        elif rank is not None:
             start = truncate(start, rank)
         metrics = MetricRecord({WEIGHT: _weight(worker, client)})
         if config.get(SENDS_LOSS):
             metrics[LOSS] = _loss(worker, client, start)
         attempt = int(config.get(ATTEMPT, 0))  # type: ignore[arg-type]
-        result = train_locally(worker, start, client, round, steps, rule_in(config), attempt)
+        result = train_locally(worker, start, client, round, steps, rule, attempt)
         trained = {name: result.state.tensors()[name] for name in worker.model.trainable()}
         own = {name: t for name, t in trained.items() if kind_of(name) in keeps}
         sent = {name: t for name, t in trained.items() if name not in own}
@@ -95,6 +102,7 @@ def make_client_app(settings: Settings) -> ClientApp:
                 settings.seed, Purpose.ATTACK, round, client, *attempt_key(attempt)
             )
             sent = poison(sent, start.tensors(), settings.attack, generator)
+        sent.update(result.beside)
         if own:
             context.state.array_records[PERSONAL] = to_record(own)
         content = RecordDict(

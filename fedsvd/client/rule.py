@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from fedsvd.client.filters import binomial, projected, smooth
 from fedsvd.lowrank.pair import kind_of
 
 PREFIX = "local-"
+STEPS = ("plain", "tangent", "block_adamw")
 PROXIMAL = "proximal-mu"  # Flower's name in the message of FedProx
 
 
@@ -21,21 +22,48 @@ class LocalRule:
     """How clients train; the default is plain steps on everything that trains.
 
     alternates: the odd steps of a round train B, the even ones A (and the head in all).
-    smoothing: standard deviation, in entries, of a Gaussian filter along the model's axis of the
-    gradients of A and B; 0 filters nothing. penalty and tail: lambda and gamma of
-    lambda sum ||B[:, t:]||_F ||A[t:]||_F over the layers with t = floor(gamma r), added to the loss.
-    proximal_mu: mu of mu / 2 ||w - w_t||^2, added to the loss, over all that trains; w_t is what the
-    client starts the round from (FedProx; Li et al., MLSys 2020, arXiv 1812.06127, equation 2).
-    None looks at data: under privacy all of it acts after the noise.
+    binomial: the gradients of A and B pass the filter [1, 4, 6, 4, 1] / 16 along the model's axis.
+    smoothing: standard deviation, in entries, of a Gaussian filter in its place; 0 filters nothing.
+    projected: they become those of the weight projected on what the other factor spans.
+    rate_A, rate_B: the rates of A and B, as multiples of the run's. penalty and tail: lambda and
+    gamma of lambda sum ||B[:, t:]||_F ||A[t:]||_F over the layers with t = floor(gamma r), added to
+    the loss. proximal_mu: mu of mu / 2 ||w - w_t||^2, added to the loss, over all that trains; w_t is
+    what the client starts the round from (FedProx; Li et al., MLSys 2020, arXiv 1812.06127,
+    equation 2). None looks at data: under privacy all of it acts after the noise.
+
+    steps: "plain", those of training.optimizer; "tangent", PRISM's (fedsvd.client.tangent), for which
+    each example's gradient is projected before it is clipped; "block_adamw", DP-FedAdamW's
+    (fedsvd.client.block_adamw). beta1, beta2: decay of their moments; floor: of their denominators,
+    in units of the noise; gamma and tau: DP-FedAdamW's pull and its denominator's constant.
+
+    budget and probe: the first `probe` of the steps find the budget * N rank components, of all N
+    layers, that matter most, and only those move in the steps that follow; of a client with a rank of
+    its own, that rank is its budget. 0 selects nothing. See `fedsvd.client.components.Selection`.
+    folds: the key of a stream, above 0, from which the components are drawn that a client with a rank
+    of its own trains; the others are folded into its frozen weights. 0: it takes the first ones, and
+    what the others hold is missing. They act after the noise, or look at no data.
     """
 
     alternates: bool = False
+    binomial: bool = False
     smoothing: float = 0.0
+    projected: bool = False
+    rate_A: float = 1.0
+    rate_B: float = 1.0
     penalty: float = 0.0
     tail: float = 1.0
     proximal_mu: float = 0.0
+    steps: str = "plain"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    floor: float = 1.0
+    gamma: float = 0.0
+    tau: float = 1e-8
+    budget: int = 0
+    probe: float = 0.0
+    folds: int = 0
 
-    def to_config(self) -> dict[str, bool | float]:
+    def to_config(self) -> dict[str, bool | float | str]:
         """Return the entries of a round's message that tell the clients."""
         return {PREFIX + name: value for name, value in asdict(self).items()}
 
@@ -64,16 +92,28 @@ def apply_rule(
     rule: LocalRule,
     named: Mapping[str, torch.nn.Parameter],
     start: Mapping[str, Tensor] = MappingProxyType({}),
+    others: Mapping[str, Tensor] = MappingProxyType({}),
+    scales: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
     """Filter and add to the gradients of what trains, in place, by name as in a state.
 
     `start` is what the round started from, by the same names; only `proximal_mu` looks at it.
+    `others` are all factors, also those that do not train now, and `scales` the layers' alpha / r;
+    only `projected` looks at these. The filter works along the model's axis and the projection along
+    the rank's, so that their order does not matter.
     """
-    if rule.smoothing > 0:
-        for name, p in named.items():
-            if p.grad is not None and kind_of(name) in ("A", "B"):
-                along = 1 if kind_of(name) == "A" else 0
-                p.grad = smooth(p.grad, rule.smoothing, along)
+    for name, p in named.items():
+        kind = kind_of(name)
+        if p.grad is None or kind not in ("A", "B"):
+            continue
+        along = 1 if kind == "A" else 0
+        if rule.binomial:
+            p.grad = binomial(p.grad, along)
+        elif rule.smoothing > 0:
+            p.grad = smooth(p.grad, rule.smoothing, along)
+        if rule.projected:
+            other = others[f"{name[:-1]}{'B' if kind == 'A' else 'A'}"]
+            p.grad = projected(p.grad, other, kind, scales[name[:-2]])
     if rule.penalty > 0:
         for name, A in named.items():
             B = named.get(f"{name[:-1]}B")
@@ -92,17 +132,3 @@ def apply_rule(
 def tail_start(gamma: float, rank: int) -> int:
     """Return floor(gamma r), at least 1: where the tail of the rank components begins."""
     return max(1, math.floor(gamma * rank))
-
-
-def smooth(x: Tensor, std: float, dim: int) -> Tensor:
-    """Return a matrix convolved along `dim` with a Gaussian of `std` entries, cut at 3 std.
-
-    The kernel sums to 1 and the ends are repeated, so that a constant stays what it is.
-    """
-    radius = max(1, math.ceil(3 * std))
-    at = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
-    kernel = torch.exp(-0.5 * (at / std) ** 2)
-    rows = x if dim == 1 else x.mT
-    padded = F.pad(rows.unsqueeze(1), (radius, radius), mode="replicate")
-    smoothed = F.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1)).squeeze(1)
-    return smoothed if dim == 1 else smoothed.mT.contiguous()

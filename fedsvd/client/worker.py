@@ -1,6 +1,6 @@
 """What a process keeps to serve clients: built once, used for every client and round."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsvd.adapters import calibration, lora
-from fedsvd.adapters.base import Inputs
+from fedsvd.adapters import lora
 from fedsvd.adapters.build import check_inputs
 from fedsvd.adapters.targets import find_layers
 from fedsvd.client import dropout
@@ -17,6 +16,7 @@ from fedsvd.client.attack import flip
 from fedsvd.client.gradients import settle
 from fedsvd.client.kept import Kept, keep
 from fedsvd.client.probe import SHORT, some_tokens, unreached
+from fedsvd.client.public import PublicTexts, label_tokens
 from fedsvd.client.texts import only_usable
 from fedsvd.client.use import Use
 from fedsvd.data.natural import natural
@@ -31,7 +31,7 @@ from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
 from fedsvd.models.classifier import Classifier
 from fedsvd.models.digest import weights_digest
 from fedsvd.models.fixed_heads import fixed_head
-from fedsvd.models.heads import random_head, text_head, zero_head
+from fedsvd.models.heads import random_head, text_head, two_layer_head, zero_head
 from fedsvd.models.usable import fit_tokenizer
 from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import PrivacyPlan, make_plan
@@ -163,6 +163,15 @@ def get_worker(settings: Settings) -> Worker:
     return _built[key]
 
 
+def read_ahead(settings: Settings) -> None:
+    """Read and tokenise a run's data, so that this process and all forked from it have them at hand.
+
+    Raises InputError.
+    """
+    task, _ = deal(settings)
+    tokenise(load_tokenizer(settings.model), task.texts, task.labels, settings.model.max_length)
+
+
 def build_worker(settings: Settings) -> Worker:
     """Build a worker: data first, then everything that can be refused, then the model.
 
@@ -189,22 +198,15 @@ def build_worker(settings: Settings) -> Worker:
     weights, backbone = weights_digest(backbone), backbone.to(device)
     head = _make_head(settings, backbone, tokenizer, task, device, precision)
 
-    def measure(names: Iterable[str]) -> Mapping[str, Inputs]:
-        # Without privacy and where none are set aside, the validation part stands for public texts;
-        # no label is looked at.
-        public = task.public if len(task.public) else task.validation
-        rows = public[: settings.adapter.calibration].tolist()
-        groups = tokens.microbatches(rows, settings.training.microbatch_tokens)
-        return calibration.measure(
-            backbone, names, (tokens.batch(g, device).inputs for g in groups)
-        )
-
+    bare = _classifier(settings, lora.Attached(backbone, {}, AdapterState({})), head, "fp32")
+    public = PublicTexts(settings, task, tokens, tokenizer, bare, device)
+    left_out = _unreached(settings, bare, tokens, task.classes)
     # A client with data of its own has no public texts, and must not look at its private ones.
-    looks = None if own else measure
-    left_out = _unreached(settings, backbone, head, tokens, task.classes)
+    looks = (None, None) if own else (public.inputs, public.gradients)
     attached = lora.attach(
-        backbone, settings.adapter, settings.seed, trains, looks, unreached=left_out
-    )
+        backbone, settings.adapter, settings.seed, trains, looks[0], unreached=left_out,
+        differentiate=looks[1],
+    )  # fmt: skip
     model = _classifier(settings, attached, head, precision)
     _check_trainable(model, trains)
     by_hooks = plan.per_example and settings.privacy.gradients != "loop"
@@ -249,7 +251,7 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
             dealt, _ = natural(owners, number, given, data.client)
             return task, [task.train[positions] for positions in dealt]
         texts, labels = [task.texts[i] for i in task.train], task.labels[task.train]
-        dealt = partition(texts, labels, number, given, settings.seed)
+        dealt = partition(texts, labels, number, given, settings.seed, task.classes)
         return task, [task.train[positions] for positions in dealt]
     holder: Holder = "server" if given.holder is None else "client"
     task = load_task(settings.data, settings.seed, holder, private)
@@ -313,41 +315,34 @@ def _make_head(
             model.head, features, task.classes, settings.seed, device,
             model.head_cosine, model.head_dim,
         )  # fmt: skip
+    if model.head_form == "two_layer":
+        return two_layer_head(
+            features, task.classes, bias, settings.seed, device,
+            dropout=model.dropout, zeros=model.head_start == "zeros",
+        )  # fmt: skip
     if model.head_start == "zeros":
         return zero_head(features, task.classes, bias, device)
     if model.head_start == "random":
         return random_head(features, task.classes, bias, settings.seed, device)
-    label_texts = settings.data.label_texts
-    if label_texts is None or len(label_texts) != task.classes:
-        raise InputError(
-            f"data.label_texts: a head that starts from texts needs a list of texts for each of the "
-            f"{task.classes} labels ({', '.join(task.label_names)})"
-        )
+    tokens = label_tokens(settings, task, tokenizer)
     bare = _classifier(
         settings, lora.Attached(backbone, {}, AdapterState({})),
         zero_head(features, task.classes, False, device), precision,
     )  # fmt: skip
     prototypes = []
     with torch.inference_mode(), one_thread():  # a frozen head never travels
-        for texts in label_texts:
-            tokens = tokenise(tokenizer, [(t,) for t in texts], [0] * len(texts), model.max_length)
-            if tokens.empty:
-                raise InputError(f"data.label_texts: {texts[tokens.empty[0]]!r} gives no tokens")
-            batch = tokens.batch(range(len(texts)), device)
+        for label in range(task.classes):
+            batch = tokens.batch((tokens.labels == label).nonzero().flatten().tolist(), device)
             prototypes.append(bare.features(batch.inputs).mean(dim=0))
     return text_head(torch.stack(prototypes).clone(), bias)
 
 
-def _unreached(
-    settings: Settings, backbone: torch.nn.Module, head: torch.nn.Module, tokens: Tokens,
-    classes: int,
-) -> list[str]:  # fmt: skip
+def _unreached(settings: Settings, bare: Classifier, tokens: Tokens, classes: int) -> list[str]:
     """Return which targeted layers get no gradient; none are targeted with adapter=none."""
     none = settings.adapter.name == "none"
-    names = [] if none else find_layers(backbone, settings.adapter)
-    bare = _classifier(settings, lora.Attached(backbone, {}, AdapterState({})), head, "fp32")
+    names = [] if none else find_layers(bare.backbone, settings.adapter)
     name = settings.model.name
-    asked = some_tokens(name, backbone, tokens, min(SHORT, settings.model.max_length), classes)
+    asked = some_tokens(name, bare.backbone, tokens, min(SHORT, settings.model.max_length), classes)
     return unreached(bare, names, asked, settings.model.name)
 
 
@@ -359,10 +354,10 @@ def _classifier(
         attached,
         head,
         pooling=model.pooling,
-        normalize=model.normalize,
+        normalize=model.unit_features,
         scale=model.logit_scale,
         precision=precision,
-        head_trains=model.head == "trained",
+        head_trains=model.head_trains,
     )
 
 

@@ -107,8 +107,14 @@ def _kept(
         for key, column in wanted:
             if column not in row:
                 raise InputError(f"{source.place}: {source.unit} {number}: no {column!r} ({key})")
-        if all(_is(row[c], str(v), source.classes.get(c)) for c, v in filters.items()):
+        if all(_among(row[c], v, source.classes.get(c)) for c, v in filters.items()):
             yield number, row
+
+
+def _among(value: Any, told: Any, classes: Sequence[str] | None) -> bool:
+    """Return whether a value is the one, or one of those, that `data.filter` says."""
+    several = told if isinstance(told, (list, tuple)) else [told]
+    return any(_is(value, str(one), classes) for one in several)
 
 
 def _is(value: Any, told: str, classes: Sequence[str] | None) -> bool:

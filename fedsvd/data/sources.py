@@ -1,7 +1,7 @@
 """Reading labelled texts from packages, files, folders and the Hugging Face hub."""
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -9,7 +9,9 @@ from typing import Any, final
 from fedsvd.data.columnar import is_saved, load_saved, read_dataset
 from fedsvd.data.formats import open_source
 from fedsvd.data.hub import hub_files, may_be_id, not_found
+from fedsvd.data.kept import Kept, signature
 from fedsvd.data.parts import parts_of_folder, parts_of_splits, readable
+from fedsvd.data.prepared import hint
 from fedsvd.data.rows import Table, read_table
 from fedsvd.errors import InputError
 from fedsvd.settings import DataSettings
@@ -29,11 +31,30 @@ class Tables:
     notes: tuple[str, ...] = ()
 
 
+_kept: Kept[Tables] = Kept()
+
+
 def read_tables(settings: DataSettings) -> Tables:
     """Return the tables of a task: `data.path` wins, then the installed package, then the hub.
 
-    Raises InputError.
+    Files that a process has read before, with the same settings, are not read again unless their size
+    or time of change is another one. Raises InputError.
     """
+    return _kept.get(_key(settings), lambda: _read(settings))
+
+
+def _key(settings: DataSettings) -> Hashable | None:
+    """Return what the tables of local files follow from; None for those of the hub."""
+    place = None
+    if settings.path is not None:
+        place = Path(settings.path).expanduser()
+    elif settings.package is not None and settings.file is not None:
+        place = package_file(settings.package, settings.file)
+    found = signature(place) if place is not None and place.exists() else None
+    return None if not found else (repr(settings), found)
+
+
+def _read(settings: DataSettings) -> Tables:
     if settings.path is not None:
         path = Path(settings.path).expanduser()
         if path.is_dir():
@@ -41,7 +62,7 @@ def read_tables(settings: DataSettings) -> Tables:
         if path.exists():
             return _whole(path, settings, str(path))
         if not may_be_id(settings.path):
-            raise InputError(f"data.path: {settings.path!r} does not exist")
+            raise InputError(f"data.path: {settings.path!r} does not exist{hint(settings.path)}")
         return _read_hub(settings.path, settings)
     if settings.package is not None and settings.file is not None:
         packaged = package_file(settings.package, settings.file)

@@ -27,7 +27,9 @@ def split(
     shares = {"validation": settings.validation} if "validation" not in parts else {}
     if "all" in parts:
         shares = {"validation": settings.validation, "test": settings.test}
-    drawn = coins([texts[i] for i in pool], seed, Purpose.SPLIT)
+    drawn = np.ones(len(pool))
+    if shares:  # otherwise the source says it all
+        drawn = coins([texts[i] for i in pool], seed, Purpose.SPLIT)
     found: dict[str, np.ndarray] = {}
     start, remains = 0.0, 1 - sum(shares.values())
     for part, share in shares.items():
@@ -51,6 +53,8 @@ def _limited(
     size: float | None,
 ) -> np.ndarray:  # fmt: skip
     """Return about `data.limit` of the rows, of which there are publicly `size`."""
+    if settings.limit is None:
+        return rows
     values = coins([texts[i] for i in rows], seed, Purpose.SPLIT, "limit")
     return rows[taken(values, settings.limit, size)]
 

@@ -1,14 +1,21 @@
 """Tokenised texts and padded batches under a token budget."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from fedsvd.data.kept import Kept, digest_of
 from fedsvd.errors import InputError, wrong
+
+WORTH = 1000  # texts from which on tokens are kept
 
 
 @dataclass(frozen=True)
@@ -74,14 +81,32 @@ class Tokens:
             yield group
 
 
+_kept: Kept[Tokens] = Kept()
+
+
 def tokenise(
     tokenizer: Any, texts: Sequence[tuple[str, ...]], labels: Any, max_length: int
 ) -> Tokens:
     """Tokenise `texts` (tuples of one or two strings), truncating to `max_length` tokens.
 
-    Texts of which nothing is left are `Tokens.empty`. Raises InputError if the tokeniser cannot take
-    the texts, or adds as many tokens as there is room for.
+    Texts of which nothing is left are `Tokens.empty`. Texts that a process has tokenised before, with
+    an equal tokeniser, are not tokenised again. Raises InputError if the tokeniser cannot take the
+    texts, or adds as many tokens as there is room for.
     """
+    key = None
+    if len(texts) >= WORTH and getattr(tokenizer, "backend_tokenizer", None) is not None:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        for left in ("truncation", "padding"):  # by its last call; ours says its own
+            rules.pop(left, None)
+        told = f"{type(tokenizer).__name__} {tokenizer.init_kwargs} {json.dumps(rules)}"
+        key = (hashlib.blake2b(told.encode()).digest(), max_length, digest_of(texts))
+    found = _kept.get(key, lambda: _tokenise(tokenizer, texts, labels, max_length))
+    return replace(found, labels=torch.as_tensor(labels, dtype=torch.int64))
+
+
+def _tokenise(
+    tokenizer: Any, texts: Sequence[tuple[str, ...]], labels: Any, max_length: int
+) -> Tokens:
     columns = list(zip(*texts, strict=True))
     if not columns:
         none = torch.zeros(0, dtype=torch.int64)
@@ -104,14 +129,20 @@ def tokenise(
     names = [n for n in ("input_ids", "token_type_ids") if n in encoded]
     if len(columns) == 1 and "token_type_ids" in names:
         names.remove("token_type_ids")  # all zero for single texts, which is the default
-    kept = {n: [torch.tensor(ids, dtype=torch.int64) for ids in encoded[n]] for n in names}
+    lengths = [len(ids) for ids in encoded["input_ids"]]
     return Tokens(
-        kept,
+        {name: _views(encoded[name], lengths) for name in names},
         torch.as_tensor(labels, dtype=torch.int64),
-        torch.tensor([len(ids) for ids in encoded["input_ids"]], dtype=torch.int64),
+        torch.tensor(lengths, dtype=torch.int64),
         _pad_id(tokenizer),
         added,
     )
+
+
+def _views(rows: Sequence[Sequence[int]], lengths: list[int]) -> list[Tensor]:
+    """Return a tensor for each row, all parts of one."""
+    flat = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=sum(lengths))
+    return list(torch.from_numpy(flat).split(lengths))
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -25,7 +25,9 @@ def write_card(folder: Path, summary: Mapping[str, Any], library: str) -> None:
         "",
         f"- Base model: {model}",
         f"- Task: {_line(summary['task'])}",
+        f"- Head: {_line(summary['head'])} ({_line(summary['head_form'])})",
         f"- Strategy: {_line(summary['strategy'])}, {summary['rounds_completed']} rounds",
+        *([f"- Averaging: {_line(summary['averaging'])}"] if summary.get("average_digest") else []),
         f"- Privacy: {_privacy(summary)}",
         f"- Noise: {_line(summary['noise_source'])}",
     ]  # fmt: skip
@@ -35,9 +37,11 @@ def write_card(folder: Path, summary: Mapping[str, Any], library: str) -> None:
 def _privacy(summary: Mapping[str, Any]) -> str:
     if summary["epsilon_max"] is None:
         return "none"
+    above = summary.get("epsilon_above_target")
+    more = f", ABOVE its target {summary['epsilon_target']:g}" if above else ""
     return (
         f"epsilon {summary['epsilon_max']:.4f} at delta {summary['delta']:g}, "
-        f"unit: one {summary['unit']} (the largest of any client)"
+        f"unit: one {summary['unit']} (the largest of any client){more}"
     )
 
 

@@ -1,6 +1,7 @@
 """What a run gives away: an adapter that PEFT loads, and the classifier around it."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def export_adapter(worker: Worker, state: AdapterState, folder: Path) -> str:
     `adapter/` is for `peft.PeftModel.from_pretrained` on the plain pretrained backbone: as LoRA
     factors with s B A = the layer's weight now less the pretrained one, or as PEFT's DoRA. Where an
     initialiser moved part of the weight into the factors (PiSSA), that is s (B A - B0 A0), a pair of
-    twice the rank with alpha doubled, so that the scale s = alpha / r is the same; where the strategy
+    twice the rank with an alpha that leaves the scale s as it is; where the strategy
     changed the weight (a state with W), s (W + B A) as factors of the rank it has. `merged/` is for
     `AutoModel.from_pretrained`: the backbone with its weights changed, where no factors say it.
     """
@@ -90,7 +91,8 @@ def _peft_config(worker: Worker, factors: Mapping[str, LowRank], use_dora: bool)
     layers: dict[str, Any] = worker.model.layers
     ranks = {n: p.rank for n, p in factors.items()}
     scales = {n: layers[n].scaling[NAME] for n in ranks}
-    alphas = {n: scales[n] * r for n, r in ranks.items()}
+    rslora = worker.settings.adapter.rslora
+    alphas = {n: scales[n] * (math.sqrt(r) if rslora else r) for n, r in ranks.items()}
     first = next(iter(factors))
     bases = [m.get_base_layer() for m in layers.values()]
     config = LoraConfig(
@@ -101,6 +103,7 @@ def _peft_config(worker: Worker, factors: Mapping[str, LowRank], use_dora: bool)
         target_modules=list(factors),
         base_model_name_or_path=written_name(worker.settings.model),
         inference_mode=True,
+        use_rslora=rslora,
         use_dora=use_dora,
         fan_in_fan_out=all(isinstance(base, Conv1D) for base in bases),
     )
@@ -158,7 +161,7 @@ def export_classifier(worker: Worker, state: AdapterState, folder: Path, backbon
         "folder": model.folder,
         "revision": model.revision,
         "pooling": model.pooling,
-        "normalize": model.normalize,
+        "normalize": model.unit_features,
         "scale": model.logit_scale,
         "max_length": model.max_length,
         "labels": list(worker.task.label_names),

@@ -18,6 +18,7 @@ from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
 from fedsvd.models.classifier import pool
 from fedsvd.models.digest import vocabulary_digest, weights_digest
 from fedsvd.models.fixed_heads import projections
+from fedsvd.models.heads import scores
 from fedsvd.models.usable import fit_tokenizer, taken
 from fedsvd.settings import ModelSettings
 
@@ -54,12 +55,13 @@ class LoadedClassifier:
             features = pool(hidden, batch.inputs["attention_mask"], self.model.pooling)
             if self.model.normalize:
                 features = nn.functional.normalize(features, dim=1)
-            weight = self.head["weight"]
-            if weight.ndim == 3:
+            # Runs of earlier versions call the subspaces of a Grassmann head its weight.
+            weight = self.head.get("subspaces", self.head.get("weight"))
+            if weight is not None and weight.ndim == 3:
                 score = projections(features, weight)
             else:
-                score = nn.functional.linear(features, weight, self.head.get("bias"))
-            out[torch.tensor(group)] = self.model.scale * score
+                score = scores(self.head, features)
+            out[torch.tensor(group)] = self.model.logit_scale * score
         return out
 
     def _check(self, table: Tokens) -> None:

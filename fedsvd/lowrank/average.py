@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from fedsvd.lowrank.grassmann import SUBSPACES, mean_subspaces
 from fedsvd.lowrank.pair import AdapterState
 
 
@@ -15,7 +16,8 @@ def average(
 
     Each factor is averaged by itself: A = sum p_k A_k and B = sum p_k B_k, p_k = w_k / sum w. Sums
     run in the order of `states` in float64 and come back in each tensor's own dtype; the product
-    of the averages is the average of the products only if all A (or all B) are equal.
+    of the averages is the average of the products only if all A (or all B) are equal. Bases of a
+    head's subspaces are no numbers to average: their mean is that of the projectors.
 
     Raises ValueError if there are no states, lengths differ, or the weights do not sum to a
     positive finite number.
@@ -34,7 +36,7 @@ def average(
         like = {
             n: t
             for n, t in named[0].items()
-            if t.dtype == dtype and not _untouched(n, start, named)
+            if t.dtype == dtype and n != SUBSPACES and not _untouched(n, start, named)
         }
         if not like:
             continue
@@ -45,6 +47,9 @@ def average(
             mean.add_(torch.cat([tensors[n].reshape(-1) for n in like]), alpha=weight / total)
         split = mean.to(dtype).split([len(p) for p in parts])
         means.update({n: p.view(like[n].shape) for n, p in zip(like, split, strict=True)})
+    if SUBSPACES in named[0] and not _untouched(SUBSPACES, start, named):
+        bases = [tensors[SUBSPACES] for tensors in named]
+        means[SUBSPACES] = mean_subspaces(bases, weights, start[SUBSPACES])
     return base.update(means)
 
 

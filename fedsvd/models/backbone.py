@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fedsvd.data.hub import hub_files, not_found
+from fedsvd.data.prepared import hint
 from fedsvd.data.sources import package_file
 from fedsvd.errors import InputError
 from fedsvd.models.reported import pooler, refuse_reported
@@ -45,7 +46,9 @@ def locate(settings: ModelSettings) -> Source:
     if path.is_file():
         raise InputError(f"model.name: {settings.name!r} is a file; give the folder that holds it")
     if path.is_absolute() or settings.name.count("/") > 1 or settings.name.startswith("."):
-        raise InputError(f"model.name: folder {settings.name!r} does not exist")
+        raise InputError(
+            f"model.name: folder {settings.name!r} does not exist{hint(settings.name)}"
+        )
     if settings.package is not None:
         packaged = package_file(settings.package, settings.folder or "")
         if packaged is not None:

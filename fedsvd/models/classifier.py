@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedsvd.adapters import lora
 from fedsvd.lowrank import AdapterState
+from fedsvd.models.fixed_heads import GrassmannHead
 from fedsvd.models.lower import Lower
 
 
@@ -37,6 +38,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = attached.model
         self.head = head.requires_grad_(head_trains).train(head_trains)
+        self.on_manifold = head_trains and isinstance(head, GrassmannHead)
         self.layers = attached.layers
         self.pooling, self.normalize, self.scale = pooling, normalize, scale
         self.precision = precision
@@ -44,7 +46,7 @@ class Classifier(nn.Module):
         extra = {f"head.{n}": p.detach().clone() for n, p in head.named_parameters()}
         own = attached.initial.extra
         self.initial = replace(attached.initial, extra={**own, **(extra if head_trains else {})})
-        self.penalty = attached.penalty
+        self.penalty, self.decoupled = attached.penalty, attached.decoupled
         self.lower: Lower | None = None
         self._valid: Tensor | None = None  # (n, t, 1) of the batch under way: which are tokens
         for layer in self.layers.values():
@@ -111,9 +113,15 @@ class Classifier(nn.Module):
         named.update({f"head.{n}": p for n, p in self.head.named_parameters()})
         return {name: p for name, p in named.items() if p.requires_grad}
 
+    def subspaces(self) -> list[nn.Parameter]:
+        """Return the bases of subspaces that train on their manifold: those of a Grassmann head."""
+        head = self.head
+        return [head.subspaces] if isinstance(head, GrassmannHead) and self.on_manifold else []
+
     def set_dropout(self, active: bool) -> None:
-        """Switch the backbone's and the adapter's dropout on for training, off for evaluation."""
+        """Switch the dropout of backbone, adapter and head on for training, off for evaluation."""
         self.backbone.train(active)
+        self.head.train(active)
         for module in self.modules():
             # Opacus's hooks look at the mode of what trains, whatever the dropout does.
             if any(p.requires_grad for p in module.parameters(recurse=False)):
@@ -126,6 +134,8 @@ class Classifier(nn.Module):
         for name, parameter in self.head.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(state.extra[f"head.{name}"])
+        if isinstance(self.head, GrassmannHead):
+            self.head.settle()
 
     def read(self, state: AdapterState) -> AdapterState:
         """Return `state` with the model's current values of what trains."""

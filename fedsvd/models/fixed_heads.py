@@ -1,33 +1,37 @@
-"""Heads whose class directions are fixed by geometry: nothing of them is learned or travels."""
+"""Heads whose classes are placed by geometry: fixed vectors, and subspaces, fixed or trained."""
 
 import math
 from typing import final
 
 import torch
+from opacus.grad_sample import register_grad_sampler
 from torch import Generator, Tensor, nn
 
-from fedsvd.adapters.linear import FactorLinear
+from fedsvd.adapters.linear import FactorLinear, let_gradient_hooks_fire
 from fedsvd.errors import InputError, wrong
+from fedsvd.lowrank.grassmann import orthonormalised
 from fedsvd.models.heads import set_head
 from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.threads import one_thread
 
 STEPS, RATE = 2000, 0.3  # of the search for equiangular vectors
+LOOSE = 1e-5  # from orthonormal rows, in an entry of their products
 
 
 def fixed_head(
     kind: str, features: int, classes: int, seed: int, device: torch.device,
     cosine: float = 0.2, dim: int = 8,
 ) -> nn.Module:  # fmt: skip
-    """Return the frozen head "etf", "equiangular" or "grassmann", from the stream (seed, "head").
+    """Return the head "etf", "equiangular", "grassmann" or "grassmann_fixed" as it starts.
 
-    `cosine` bounds the equiangular head's cosines, `dim` is that of the Grassmann head's subspaces.
-    It never travels, so it is made on one thread: the same bits whatever the process has. Raises
-    InputError if the vectors do not fit in `features` dimensions.
+    From the stream (seed, "head"). `cosine` bounds the equiangular head's cosines, `dim` is that of
+    the Grassmann heads' subspaces. The start never travels, so it is made on one thread: the same
+    bits whatever the process has. Raises InputError if the vectors do not fit in `features`
+    dimensions.
     """
     generator = torch_stream(seed, Purpose.HEAD)
     with one_thread():
-        if kind == "grassmann":
+        if kind in ("grassmann", "grassmann_fixed"):
             return GrassmannHead(subspaces(features, classes, dim, generator).float()).to(device)
         if kind == "etf":
             weight = simplex_etf(features, classes, generator)
@@ -97,18 +101,52 @@ class GrassmannHead(nn.Module):
     """A logit is the length of the normalised feature's projection on the class's subspace.
 
     ||S_i^T x / ||x|| || with a point S_i of the Grassmannian for each class (Wang et al., ICCV 2023,
-    arXiv 2308.01547). Here the subspaces are fixed. weight: (K, dim, d), orthonormal rows.
+    arXiv 2308.01547; 25 times that are its logits, and 8 the dimension). subspaces: (K, dim, d),
+    orthonormal rows. They train by Riemannian steps (`fedsvd.client.riemannian`), or stay.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, subspaces: Tensor) -> None:
         super().__init__()
-        self.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+        self.subspaces = nn.Parameter(subspaces.contiguous(), requires_grad=False)
+        self.register_forward_pre_hook(_if_it_trains)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the lengths (n, K) of the projections of x (n, d)."""
-        return projections(x, self.weight)
+        return projections(x, self.subspaces)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Make the rows orthonormal again, if a server has not left them so.
+
+        Strategies that do not average (a median, server optimisers of others) treat a basis as
+        numbers. What is orthonormal to rounding keeps its bits.
+        """
+        S = self.subspaces
+        eye = torch.eye(S.shape[1], dtype=S.dtype, device=S.device)
+        if bool(S.isfinite().all()) and float((S @ S.mT - eye).abs().max()) > LOOSE:
+            S.copy_(orthonormalised(S))
 
 
-def projections(x: Tensor, weight: Tensor) -> Tensor:
+def _if_it_trains(head: GrassmannHead, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return let_gradient_hooks_fire(head, inputs) if head.subspaces.requires_grad else inputs
+
+
+def projections(x: Tensor, subspaces: Tensor) -> Tensor:
     """Return ||S_i^T x / ||x|| || (n, K) for x (n, d) and bases (K, dim, d)."""
-    return torch.einsum("kid,nd->nki", weight, nn.functional.normalize(x, dim=1)).norm(dim=2)
+    return torch.einsum("kid,nd->nki", subspaces, nn.functional.normalize(x, dim=1)).norm(dim=2)
+
+
+@register_grad_sampler(GrassmannHead)
+def subspaces_grad_sample(
+    head: GrassmannHead, activations: list[Tensor], backprops: Tensor
+) -> dict[Tensor, Tensor]:
+    """Return the gradient of every example, (n, K, dim, d).
+
+    g_k (S_k x / ||S_k x||) x^T for the normalised feature x and the slope g_k of the k-th length.
+    """
+    S = head.subspaces
+    x = nn.functional.normalize(activations[0].to(S.dtype), dim=1)
+    low = torch.einsum("kid,nd->nki", S, x)
+    length = low.norm(dim=2, keepdim=True)
+    along = torch.where(length > 0, low / length, 0) * backprops.to(S.dtype).unsqueeze(-1)
+    return {S: torch.einsum("nki,nd->nkid", along, x)}

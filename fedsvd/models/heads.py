@@ -1,12 +1,64 @@
-"""Classification heads: how the layer from features to logits starts, and whether it trains."""
+"""Classification heads of one or two layers from features to logits, and how they start."""
 
 import math
+from collections.abc import Mapping
+from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedsvd.adapters.linear import FactorLinear
 from fedsvd.randomness import Purpose, torch_stream
+
+STD = 0.02  # of a two-layer head's random weights, Transformers' initializer_range
+
+
+@final
+class TwoLayerHead(nn.Module):
+    """logits = out_proj(drop(tanh(dense(drop(x))))), dense d x d: RoBERTa's head in Transformers.
+
+    What `RobertaClassificationHead` computes of the first token's features. It drops in training
+    mode, also where its weights are frozen.
+    """
+
+    def __init__(
+        self, features: int, classes: int, bias: bool, dropout: float, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.dense = FactorLinear(features, features, bias=bias, device=device)
+        self.dropout = nn.Dropout(dropout)
+        self.out_proj = FactorLinear(features, classes, bias=bias, device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (n, K) of features (n, d)."""
+        hidden = torch.tanh(self.dense(self.dropout(x)))
+        logits: Tensor = self.out_proj(self.dropout(hidden))
+        return logits
+
+
+def two_layer_head(
+    features: int, classes: int, bias: bool, seed: int, device: torch.device, *,
+    dropout: float = 0.0, zeros: bool = False,
+) -> TwoLayerHead:  # fmt: skip
+    """Return a two-layer head with weights from N(0, 0.02^2), the stream (seed, "head"), bias 0.
+
+    With `zeros` those of `out_proj` are zero, so that every class starts equally likely.
+    """
+    head = TwoLayerHead(features, classes, bias, dropout, device)
+    generator = torch_stream(seed, Purpose.HEAD)
+    set_head(head.dense, torch.empty(features, features).normal_(0, STD, generator=generator))
+    drawn = torch.empty(classes, features).normal_(0, STD, generator=generator)
+    set_head(head.out_proj, torch.zeros_like(drawn) if zeros else drawn)
+    return head
+
+
+def scores(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Return what a head of one or two layers with these parameters makes of features (n, d)."""
+    last = "out_proj." if "dense.weight" in weights else ""
+    if last:
+        x = nn.functional.linear(x, weights["dense.weight"], weights.get("dense.bias"))
+        x = torch.tanh(x)
+    return nn.functional.linear(x, weights[f"{last}weight"], weights.get(f"{last}bias"))
 
 
 def random_head(

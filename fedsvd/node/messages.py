@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedsvd.client.rule import rule_in
+from fedsvd.client.rule import STEPS, rule_in
 from fedsvd.errors import InputError, wrong
 from fedsvd.records import (
     ARRAYS,
@@ -34,6 +34,8 @@ from fedsvd.settings import Settings
 
 MOST_ATTEMPTS = 1000
 MOST_SMOOTHING = 1000.0  # entries
+BELOW_ONE = 1 - 1e-9  # of what 1 less it is divided by
+MOST_WHOLE = 2**62  # of a whole number in a rule
 MOST_VALUE = 1e6  # of a number in a state
 
 
@@ -49,7 +51,7 @@ def check_training(message: Message, settings: Settings) -> tuple[int, int]:
     ranks, ranked = config.get(RANKS, []), config.get(RANKED, [])
     if not isinstance(ranks, list) or not isinstance(ranked, list) or len(ranks) != len(ranked):
         raise wrong(RANKS, ranks, "a list, one for each entry of another")
-    if not all(isinstance(r, int) and 1 <= r <= settings.adapter.rank for r in ranks):
+    if not all(isinstance(r, int) and 1 <= r <= (settings.adapter.rank or 0) for r in ranks):
         raise wrong(RANKS, ranks, f"1 to adapter.rank = {settings.adapter.rank}")
     _check_rule(config)
     _check_arrays(message)
@@ -71,11 +73,20 @@ def _whole(config: Mapping[str, Any], key: str, least: int, most: int) -> int:
 
 def _check_rule(config: Mapping[str, Any]) -> None:
     rule = rule_in(config)
-    if not isinstance(rule.alternates, bool):
-        raise wrong("local-alternates", rule.alternates, "true or false")
-    most = {"smoothing": MOST_SMOOTHING, "tail": 1.0}
+    if rule.steps not in STEPS:
+        raise wrong("local-steps", rule.steps, f"one of {', '.join(STEPS)}")
+    for name in ("budget", "folds"):
+        _whole({f"local-{name}": asdict(rule)[name]}, f"local-{name}", 0, MOST_WHOLE)
+    most = {
+        "smoothing": MOST_SMOOTHING, "tail": 1.0, "probe": 1.0, "beta1": BELOW_ONE,
+        "beta2": BELOW_ONE,
+    }  # fmt: skip
     for name, value in asdict(rule).items():
-        if name == "alternates":
+        if name == "steps":
+            continue
+        if name in ("alternates", "binomial", "projected"):
+            if not isinstance(value, bool):
+                raise wrong(f"local-{name}", value, "true or false")
             continue
         number, limit = isinstance(value, (int, float)), most.get(name, math.inf)
         if not number or not math.isfinite(value) or not 0 <= value <= limit:

@@ -18,7 +18,7 @@ BASELINE = ["partition=own", "privacy=dp_sgd"]
 OPEN: Mapping[str, frozenset[str]] = {
     "": frozenset({"seed", "rounds"}),
     "clients": frozenset(
-        {"number", "per_round", "participation", "max_rounds", "ranks", "weighting"}
+        {"number", "per_round", "participation", "max_rounds", "features", "ranks", "weighting"}
     ),
     "training": frozenset(
         {
@@ -28,14 +28,15 @@ OPEN: Mapping[str, frozenset[str]] = {
     ),
     "model": frozenset(
         {
-            "name", "package", "folder", "revision", "pooling", "normalize", "head", "head_init",
-            "head_bias", "scale", "temperature", "head_cosine", "head_dim", "max_length", "dropout",
+            "name", "package", "folder", "revision", "pooling", "normalize", "head", "head_form",
+            "head_init", "head_bias", "scale", "temperature", "head_cosine", "head_dim",
+            "max_length", "dropout",
         }
     ),
     "adapter": frozenset(
         {
             "_target_", "name", "rank", "alpha", "init", "targets", "layers", "ranks",
-            "dropout", "calibration",
+            "dropout", "calibration", "rslora",
         }
     ),
     "strategy": frozenset({"_target_"}),
@@ -49,7 +50,7 @@ OPEN: Mapping[str, frozenset[str]] = {
     "data": frozenset({"labels", "label_texts", "public_size"}),
 }  # fmt: skip
 # What concerns the server alone; a node does not look at it and uses its own.
-OWN_BUSINESS = frozenset({"device", "engine", "recorder", "faults"})
+OWN_BUSINESS = frozenset({"averaging", "device", "engine", "recorder", "faults"})
 # Groups whose further keys are options of the class that `_target_` names.
 WITH_OPTIONS = frozenset({"adapter", "strategy"})
 
@@ -109,7 +110,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise wrong("overrides", one.input_line, "about the run's own keys: no hydra.*, no @")
         if one.is_sweep_override():
             raise wrong("overrides", one.input_line, "one value a key")
-        top = "." not in one.key_or_group and one.key_or_group not in OWN_BUSINESS
+        top = "." not in one.key_or_group and one.key_or_group != "device"
         if top and one.value_type is not None:
             _check_choice(one.key_or_group, one.value())
 

@@ -135,7 +135,7 @@ def check(policy: Policy, settings: Settings, holder: int) -> None:
         raise wrong("partition", settings.partition.name, "'own', held by this node")
     if settings.adapter.name != "none":
         build_adapter(settings.adapter)  # one of ours; it refuses options that it does not take
-    trains = {*factors_of(settings)} | ({"head"} if settings.model.head == "trained" else set())
+    trains = {*factors_of(settings)} | ({"head"} if settings.model.head_trains else set())
     if not trains <= set(policy.trains):
         raise wrong("training.factors", sorted(trains), f"among {list(policy.trains)} (trains)")
 
@@ -178,7 +178,8 @@ def check_noise(policy: Policy, noise_multiplier: float, sample_rate: float) -> 
 
 def _check_limits(policy: Policy, settings: Settings) -> None:
     most = policy.limits
-    ranks = [settings.adapter.rank, *(settings.adapter.ranks or {}).values()]
+    # Without a rank it is the adapter that chooses it, of a form whose size is the layer's.
+    ranks = [settings.adapter.rank or 1, *(settings.adapter.ranks or {}).values()]
     asked = {
         "rounds": (settings.rounds, most.rounds),
         "training.local_steps": (settings.training.local_steps, most.local_steps),

@@ -8,7 +8,9 @@ in. Whatever is asked, the answer takes seconds and less than 1 GB. For Gaussian
 sampling (client-level privacy where it is known who takes part) give --sample-rate 1 and the number
 of rounds as --steps. With --mean-of M the last column is the epsilon against someone who sees only
 the published model, if M equal clients of a round are averaged, each after --local-steps steps, and
-the server and the other clients are honest (docs/published_model.md).
+the server and the other clients are honest (docs/published_model.md). With --made-for RATE STEPS the
+noise is the least for STEPS steps at RATE, as a published recipe assumes, and epsilon is what --steps
+at --sample-rate spend with it (docs/paper.md).
 """
 
 import argparse
@@ -68,7 +70,8 @@ def _row(given: argparse.Namespace, rate: float, name: str) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the row says what the warnings say
         if sigma is None:
-            sigma = noise_multiplier(given.epsilon, given.delta, rate, given.steps, name)
+            made_for, steps = given.made_for or (rate, given.steps)
+            sigma = noise_multiplier(given.epsilon, given.delta, made_for, int(steps), name)
         spent = cost([(sigma, rate, given.steps)], given.delta, name)
         published = ""
         if given.mean_of is not None:
@@ -97,6 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=int, required=True, help="most steps of one client (rounds x local steps)")
     add("--delta", type=float, default=1e-5, help="default: 1e-5")
     add("--epsilon", type=float, help="target: the least noise multiplier is found")
+    told = "with --epsilon: what the noise is for, if not for --sample-rate and --steps"
+    add("--made-for", type=float, nargs=2, metavar=("RATE", "STEPS"), help=told)
     add("--noise-multiplier", type=float, help="given: its epsilon is found")
     add("--mean-of", type=int, help="clients of a round whose states are averaged")
     add("--local-steps", type=int, default=1, help="of each client in a round; default: 1")
@@ -112,6 +117,12 @@ def _check(given: argparse.Namespace) -> None:
         raise InputError("--examples, --batch-size: both are needed for a rate")
     if (given.epsilon is None) == (given.noise_multiplier is None):
         raise InputError("--epsilon, --noise-multiplier: give one of the two")
+    if given.made_for is not None:
+        rate, steps = given.made_for
+        if given.epsilon is None or not 0 < rate <= 1 or not 1 <= steps < 1e9 or steps % 1:
+            raise wrong(
+                "--made-for", given.made_for, "a rate in (0, 1] and a whole number, with --epsilon"
+            )
     if given.sample_rate is not None and not 0 < given.sample_rate <= 1:
         raise wrong("--sample-rate", given.sample_rate, "above 0 and at most 1")
     if not 0 < given.delta < 1:

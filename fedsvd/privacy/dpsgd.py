@@ -50,7 +50,9 @@ class ClippingOptimizer(DPOptimizer):
     `generator` may be None: the noise is then the operating system's. `norms` (n,) are those of the
     last micro-batch's per-example gradients before clipping. `gradients` says where those come from
     in a `dp_step`: "hooks" or "loop". `alone`, if there is one, gives the micro-batch's per-example
-    gradients from each example alone.
+    gradients from each example alone. `coordinates`, if there is one, maps lists of per-example
+    gradients (n, *shape) to such of what is clipped, noised and left in `grad` in their place; it may
+    depend on the parameters and on nothing else, and on each example alone.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class ClippingOptimizer(DPOptimizer):
         self.clipping, self.gradients = clipping, gradients
         self.norms = torch.zeros(0)
         self.alone: Callable[[], list[Tensor]] | None = None
+        self.coordinates: Callable[[list[Tensor]], list[Tensor]] | None = None
 
     def clip_and_accumulate(self) -> None:
         """Add the micro-batch's sum of clipped gradients to every parameter's `summed_grad`.
@@ -67,11 +70,15 @@ class ClippingOptimizer(DPOptimizer):
         Where a gradient of a padded batch is not finite, one example or its padding may have spoilt
         the others': all are then taken from each example alone.
         """
-        sums, self.norms = clipped_sums(self.grad_samples, self.max_grad_norm, self.clipping)
+        sums, self.norms = self._clipped(self.grad_samples)
         if self.alone is not None and not bool(self.norms.isfinite().all()):
-            sums, self.norms = clipped_sums(self.alone(), self.max_grad_norm, self.clipping)
+            sums, self.norms = self._clipped(self.alone())
         for p, value in zip(self.params, sums, strict=True):
             p.summed_grad = value if p.summed_grad is None else p.summed_grad + value
+
+    def _clipped(self, gradients: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        given = gradients if self.coordinates is None else self.coordinates(gradients)
+        return clipped_sums(given, self.max_grad_norm, self.clipping)
 
     def add_noise(self) -> None:
         """Put the noised sum into every parameter's `grad`."""

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fedsvd.privacy.accounting import CLOSED_FORM, Cost, Event, cost
-from fedsvd.privacy.plan import PrivacyPlan
+from fedsvd.privacy.plan import PrivacyPlan, warnings_of
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,10 @@ class Ledger:
     def would_exceed(self, client: int) -> bool:
         """Return whether another round would take the client above its target.
 
-        Without a target (the noise was given instead) the limit is what the plan stated.
+        Without a target (the noise was given instead) the limit is what the plan stated. Published
+        recipes (`privacy.accounting`) hold nobody back.
         """
-        if not self.plan.private:
+        if not self.plan.private or not self.plan.enforced:
             return False
         planned = self.plan.clients[client]
         further = self.plan.steps_per_round + self.reserved.get(client, 0)
@@ -109,9 +110,17 @@ class Ledger:
         known = [e for e in spent if e is not None]
         return max(known) if known else None
 
+    def above_target(self) -> dict[int, float]:
+        """Return what the clients have spent that are above the target, as recipes let them be."""
+        target = self.plan.epsilon
+        if target is None or self.plan.enforced:
+            return {}
+        spent = {c.client: self.epsilon(c.client) or 0.0 for c in self.plan.clients}
+        return {k: e for k, e in spent.items() if e > target}
+
     def as_dict(self) -> dict[str, Any]:
         """Return plan, events and epsilon of every client as JSON-ready values."""
-        clients, notes = [], []
+        clients, notes = [], warnings_of(self.plan)
         for planned in self.plan.clients:
             spent = self.cost(planned.client)
             clients.append(
@@ -127,9 +136,16 @@ class Ledger:
         largest = self.epsilon_max()
         if largest is not None and not math.isfinite(largest):
             notes.append("an infinite epsilon: no accountant could bound it")
+        above = self.above_target()
+        for client, found in above.items():
+            notes.append(
+                f"client {client}: has spent epsilon {found:.4f}, above the target "
+                f"{self.plan.epsilon:g}: privacy.accounting={self.plan.accounting} is no bound"
+            )
         return {
             **self.plan.as_dict(),
             "epsilon_max": largest,
+            "above_target": {str(k): e for k, e in above.items()},
             "notes": notes,
             "clients": clients,
         }

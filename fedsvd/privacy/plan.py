@@ -9,6 +9,7 @@ from fedsvd.errors import InputError, wrong
 from fedsvd.privacy.accounting import Cost, cost
 from fedsvd.privacy.bounds import rounds_bound
 from fedsvd.privacy.calibration import noise_multipliers
+from fedsvd.privacy.recipes import calibrated_for
 from fedsvd.settings import Settings
 
 
@@ -31,6 +32,10 @@ class ClientPlan:
     noise_multiplier: float  # 0 without privacy
     epsilon_bound: float | None  # what steps_bound steps cost; None without privacy
     accountant: str | None  # that gave epsilon_bound, see accounting.Cost
+    calibrated_rate: (
+        float  # the noise was made for so many steps at this rate: the two above, unless
+    )
+    calibrated_steps: int  # privacy.accounting is a published recipe's, see recipes.py
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class PrivacyPlan:
     secure_noise: bool
     steps_per_round: int
     clients: tuple[ClientPlan, ...]
+    accounting: str = "ours"  # or a published recipe's, which lets clients exceed the target
     gradients: str | None = None  # of examples: "hooks" or "loop"; None until the model is there
 
     @property
@@ -60,6 +66,11 @@ class PrivacyPlan:
     def per_example(self) -> bool:
         """Whether clients run DP-SGD: gradients clipped per example and noised."""
         return self.unit == "example"
+
+    @property
+    def enforced(self) -> bool:
+        """Whether a client that would exceed its budget sits out."""
+        return self.accounting == "ours"
 
     @property
     def hides_clients(self) -> bool:
@@ -85,6 +96,30 @@ def noise_source(plan: PrivacyPlan) -> str:
     return "from the run's seed: repeatable, do not publish this model"
 
 
+def warnings_of(plan: PrivacyPlan) -> list[str]:
+    """Return what a plan by a published recipe does not keep, a line each; none for one of ours."""
+    if not plan.private or plan.enforced:
+        return []
+    assert plan.delta is not None
+    found = []
+    most = max(plan.clients, key=lambda c: c.epsilon_bound or 0.0)
+    if plan.epsilon is not None and (most.epsilon_bound or 0.0) > plan.epsilon:
+        found.append(
+            f"privacy.accounting={plan.accounting} makes noise for {most.calibrated_steps} steps at "
+            f"rate {most.calibrated_rate:.4g}; client {most.client} may take {most.steps_bound} at "
+            f"rate {most.accounted_rate:.4g} and spend epsilon {most.epsilon_bound:.4g}, above the "
+            f"target {plan.epsilon:g}; nobody sits out"
+        )
+    large = [c.client for c in plan.clients if plan.delta * c.examples >= 1]
+    if large:
+        told = ", ".join(map(str, large))
+        found.append(
+            f"delta {plan.delta:g} is not below 1/n of client {told}: it allows to publish one of "
+            "their examples in the clear"
+        )
+    return found
+
+
 MECHANISMS = {"example": "dp_sgd", "client": "client_gaussian", "none": "none"}
 
 
@@ -95,26 +130,32 @@ def make_plan(settings: Settings, sizes: Sequence[int]) -> PrivacyPlan:
     `privacy.public_counts`, otherwise with the public `data.public_size` / `clients.number` for
     all, so that nothing the server sees depends on n_k. The bound on a client's steps is the bound
     on its rounds times the steps it takes in one. Raises InputError if delta is not below 1 / n_k
-    for every client, a count is needed and not public, or a budget cannot be met.
+    for every client, a count is needed and not public, or a budget cannot be met. With
+    `privacy.accounting` of a published recipe the noise is for what that assumes: see `warnings_of`.
     """
     privacy, clients = settings.privacy, settings.clients
-    _check_delta(settings, sizes)
+    ours = privacy.accounting == "ours" or privacy.unit == "none"
+    if ours:
+        _check_delta(settings, sizes)
     counts = _counts(settings, sizes)
     rates = [min(1.0, settings.training.batch_size / n) for n in counts]
     trusted = privacy.unit == "client" and privacy.threat_model == "trusted_server"
     # A trusted server hides who took part, so every round counts for everybody, at the rate of
     # being drawn; otherwise only the rounds that a client takes part in do, at rate 1.
-    most = settings.rounds if trusted else rounds_bound(clients, settings.rounds)
+    most = settings.rounds if trusted else rounds_bound(clients, settings.rounds, limited=ours)
     per_round = settings.training.local_steps if privacy.unit != "client" else 1
     if privacy.unit == "client":
         accounted = [clients.per_round / clients.number if trusted else 1.0] * len(sizes)
     else:
         accounted = rates
-    noise, costs = _noise(settings, accounted, most * per_round)
+    assumed, steps = calibrated_for(settings, accounted, most * per_round)
+    noise = _noise(settings, assumed, steps)
+    costs = _costs(settings, noise, accounted, most * per_round)
     planned = tuple(
         ClientPlan(
             k, n, rates[k], rates[k] * counts[k], most, accounted[k], most * per_round,
             noise[k], costs[k].epsilon if costs else None, costs[k].accountant if costs else None,
+            assumed[k], steps,
         )
         for k, n in enumerate(sizes)
     )  # fmt: skip
@@ -132,23 +173,30 @@ def make_plan(settings: Settings, sizes: Sequence[int]) -> PrivacyPlan:
         secure_noise=privacy.secure_noise and private,
         steps_per_round=per_round,
         clients=planned,
+        accounting=privacy.accounting if private else "ours",
     )
 
 
-def _noise(
-    settings: Settings, rates: Sequence[float], steps: int
-) -> tuple[list[float], list[Cost]]:
-    """Return noise multipliers and what they cost, a client each; ([0, ...], []) without privacy."""
+def _noise(settings: Settings, rates: Sequence[float], steps: int) -> list[float]:
+    """Return a noise multiplier for each client; zeros without privacy."""
     privacy = settings.privacy
     if privacy.unit == "none":
-        return [0.0] * len(rates), []
+        return [0.0] * len(rates)
     if privacy.noise_multiplier is not None:
-        noise = [privacy.noise_multiplier] * len(rates)
-    else:
-        assert privacy.epsilon is not None
-        noise = noise_multipliers(privacy.epsilon, privacy.delta, rates, steps, privacy.accountant)
+        return [privacy.noise_multiplier] * len(rates)
+    assert privacy.epsilon is not None
+    return noise_multipliers(privacy.epsilon, privacy.delta, rates, steps, privacy.accountant)
+
+
+def _costs(
+    settings: Settings, noise: Sequence[float], rates: Sequence[float], steps: int
+) -> list[Cost]:
+    """Return what the bound on steps costs, a client each; none without privacy."""
+    privacy = settings.privacy
+    if privacy.unit == "none":
+        return []
     events = zip(noise, rates, strict=True)
-    return noise, [cost([(s, q, steps)], privacy.delta, privacy.accountant) for s, q in events]
+    return [cost([(s, q, steps)], privacy.delta, privacy.accountant) for s, q in events]
 
 
 def _check_delta(settings: Settings, sizes: Sequence[int]) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from fedsvd.adapters.build import lacks_public
-from fedsvd.privacy.plan import PrivacyPlan, noise_source
+from fedsvd.adapters.build import stand_in
+from fedsvd.privacy.plan import PrivacyPlan, noise_source, warnings_of
 from fedsvd.rounds.record import Start
-from fedsvd.settings import Settings
+from fedsvd.settings import ModelSettings, Settings
 from fedsvd.settings.model import UPPER_THIRD
 from fedsvd.terminal import Output, columns, plain
 
@@ -27,9 +27,11 @@ def header(start: Start) -> list[str]:
     facts = [
         ("task", f"{task.name} from {task.source}: {task.train} train, {task.validation} validation, "
                  f"{task.test} test ({task.duplicates} duplicates dropped)"),
-        ("model", f"{chosen.name} from {model.origin}; {chosen.pooling} pooling, head {chosen.head}"),
+        ("model", f"{chosen.name} from {model.origin}; {chosen.pooling} pooling, {_head(chosen)}"),
         ("adapter", _adapter(settings)),
         ("strategy", settings.strategy.target),
+        *([("averaging", settings.averaging.describe(start.rounds))]
+          if settings.averaging.active else []),
         ("trains", f"{model.trained:,} of {model.parameters:,} parameters"),
         ("privacy", _budget(plan)),
         *([("noise", noise_source(plan))] if plan.private else []),
@@ -38,10 +40,16 @@ def header(start: Start) -> list[str]:
                     f"{' (auto)' if settings.training.precision == 'auto' else ''}"
                     f"{'; ' if model.blocks else ''}{model.blocks}"),
     ]  # fmt: skip
-    if lacks_public(settings):
+    facts += [("WARNING", told) for told in warnings_of(plan)]
+    stand = stand_in(settings)
+    if stand == "validation":
         seen = min(settings.adapter.calibration, task.validation)
         told = "texts of validation, which stand for public ones (data.public=0)"
         facts.append(("starts from", f"{seen} {told}: its accuracy is not of unseen texts"))
+    if stand == "training":
+        seen = min(settings.adapter.calibration, task.train)
+        told = "texts of training with their labels, which stand for public ones (data.public=0)"
+        facts.append(("starts from", f"{seen} {told}"))
     return columns([(name, plain(fact)) for name, fact in facts], left=(0, 1))
 
 
@@ -103,13 +111,19 @@ def _many(plan: PrivacyPlan) -> list[str]:
     return lines
 
 
+def _head(model: ModelSettings) -> str:
+    return f"head {model.head}" + (" of two layers" if model.head_form == "two_layer" else "")
+
+
 def _adapter(settings: Settings) -> str:
     adapter = settings.adapter
     if adapter.name == "none":
         return "none (head only)"
+    rank = "of its own choice" if adapter.rank is None else adapter.rank
+    scale = " (scale alpha / sqrt rank)" if adapter.rslora else ""
     blocks = {None: "", UPPER_THIRD: ", upper third"}
     return (
-        f"{adapter.label}, rank {adapter.rank}, alpha {adapter.alpha:g} "
+        f"{adapter.label}, rank {rank}, alpha {adapter.alpha:g}{scale} "
         f"on {', '.join(adapter.targets)}"
         f"{blocks.get(adapter.layers, f', last {adapter.layers} blocks')}"
     )
@@ -124,6 +138,8 @@ def _budget(plan: PrivacyPlan) -> str:
         budget = f"noise multiplier {plan.clients[0].noise_multiplier:g}, costs epsilon {most:.4g}"
     else:
         budget = f"epsilon {plan.epsilon:g}"
+    if not plan.enforced:
+        budget += f" as published (privacy.accounting={plan.accounting})"
     threats, clipping = str(plan.threat_model), str(plan.clipping)
     return (
         f"{what[plan.mechanism]}, unit: one {plan.unit}; {budget} at delta {plan.delta:g} "
@@ -162,8 +178,14 @@ def ending(told: Mapping[str, Any], folder: Path) -> list[str]:
     """Return what came of a run: a name and a value a line."""
     rows = [
         ("validation accuracy", f"{told['accuracy']:.4f}  (best {told['best_accuracy']:.4f})"),
+        *(
+            [("  of the last model", f"{told['raw_accuracy']:.4f}")]
+            if told.get("raw_accuracy") is not None
+            else []
+        ),
         ("test accuracy", _number(told["test_accuracy"], ".4f")),
         ("epsilon spent", _spent(told)),
+        *_above(told),
         *_published(told),
         ("sent up / down", f"{_size(told['bytes_up'])} / {_size(told['bytes_down'])}"),
         ("time", clock(told["seconds"])),
@@ -183,6 +205,18 @@ def _spent(summary: Mapping[str, Any]) -> str:
     target = f" of {summary['epsilon_target']:g}" if summary["epsilon_target"] is not None else ""
     spent = f"{summary['epsilon_max']:.4f}{target}"
     return f"{spent} at delta {summary['delta']:g} (largest of any client)"
+
+
+def _above(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the line that says who has spent more than the target; none where nobody has."""
+    above = summary.get("epsilon_above_target") or {}
+    if not above:
+        return []
+    order = sorted(above, key=lambda k: -above[k])
+    each = ", ".join(f"client {k} {above[k]:.4f}" for k in order[:FEW])
+    more = f" and {len(order) - FEW} more" if len(order) > FEW else ""
+    told = f"THE TARGET {summary['epsilon_target']:g} IS EXCEEDED: {each}{more}"
+    return [("WARNING", f"{told} (privacy.accounting={summary['accounting']})")]
 
 
 def _published(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

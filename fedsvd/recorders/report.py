@@ -6,7 +6,7 @@ from typing import Any
 
 from fedsvd.files import write_text
 from fedsvd.pages import BLUE, GREY, INK, ORANGE, canvas, label, page, svg
-from fedsvd.privacy.plan import PrivacyPlan, noise_source
+from fedsvd.privacy.plan import PrivacyPlan, noise_source, warnings_of
 from fedsvd.rounds.record import Start, Summary
 
 History = Sequence[Mapping[str, Any]]
@@ -26,6 +26,7 @@ def write_report(path: Path, start: Start, summary: Summary) -> None:
         summary={k: v for k, v in summary.values.items() if k != "singular_values"},
         plan=plan,
         noise=noise_source(plan),
+        warnings=warnings_of(plan),
         clients=summary.ledger["clients"],
         mixes=[_mix(start.task.labels, counts) for counts in start.task.clients],
         labels=start.task.labels,
@@ -46,6 +47,11 @@ def _accuracy(history: History) -> dict[str, str]:
     figure, (left, right) = canvas(2)
     left.plot(rounds, [m["accuracy"] for m in scored], color=BLUE, marker=".")
     label(left, "round", "validation accuracy")
+    raw = [(m["round"], m["raw_accuracy"]) for m in scored if "raw_accuracy" in m]
+    if raw:
+        left.lines[0].set_label("average")
+        left.plot(*zip(*raw, strict=True), color=GREY, lw=1, label="last model")
+        left.legend(frameon=False)
     right.plot(rounds, [m["loss"] for m in scored], color=BLUE, marker=".", label="validation")
     trained = [(m["round"], m["train_loss"]) for m in history if m.get("train_loss")]
     if trained:

@@ -1,5 +1,6 @@
 """The report of a folder of runs: table, and accuracy against epsilon with bands."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ HEADINGS = ("group", "seeds", "epsilon spent", "validation accuracy", "test accu
 def cells(row: Row) -> list[str]:
     """Return a row of the table as texts, in the order of HEADINGS."""
     spent = "-" if row.epsilon_max is None else f"{row.epsilon_max:.3f}"
+    if row.epsilon_max is not None and row.epsilon_max > (row.epsilon_target or math.inf):
+        spent += f", target {row.epsilon_target:g}"  # a published recipe's accounting
     return [
         row.name, row.seeds, spent, shown(row.accuracy), shown(row.test_accuracy),
         shown(row.difference, signed=True),
@@ -58,7 +61,9 @@ def budget_figure(groups: Sequence[Group]) -> Any:
     levels: list[tuple[str, Any]] = []
     for group in groups:
         value = estimate(list(group.values("accuracy").values()))
-        targets = group.values("epsilon_target") or group.values("epsilon_max")
+        targets, spent = group.values("epsilon_target"), group.values("epsilon_max")
+        if spent and max(spent.values()) > max(targets.values(), default=0.0):
+            targets = spent  # the noise was given, or a recipe's accounting exceeds its target
         if not targets:
             levels.append((group.name, value))
             continue

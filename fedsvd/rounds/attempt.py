@@ -12,11 +12,14 @@ from torch import Tensor
 
 from fedsvd import records
 from fedsvd.client.faults import on_the_way
+from fedsvd.client.rule import rule_in
 from fedsvd.errors import ClientsFailed, TooFewReplies
 from fedsvd.factors import factors_of
+from fedsvd.lowrank.pair import kind_of
 from fedsvd.lowrank.ranks import truncate
 from fedsvd.rounds.again import entered
 from fedsvd.rounds.journal import Entry
+from fedsvd.rounds.noise import noise_in, noted
 from fedsvd.rounds.noised import noised
 from fedsvd.rounds.participation import all_spent, draw
 from fedsvd.rounds.replies import Received, receive
@@ -175,9 +178,11 @@ def _aggregate(
     run: Run, number: int, got: Received, wanted: Mapping[str, Tensor], metrics: dict[str, Any]
 ) -> None:
     """Let the strategy make the next state of the valid replies, noised first if that is the unit."""
-    good = got.good
-    if run.client_level is not None:
+    good, mechanism = got.good, run.client_level
+    if mechanism is not None:
         good = [noised(run, good, wanted, number, metrics)]
+    if isinstance(run.strategy, Strategy):
+        run.strategy.noise = noise_in(run, number, good, mechanism)
     result = run.strategy.aggregate_train(number, good)[0] if good else None
     if good and result is None:  # as a stock strategy may, given fewer than its rule takes
         metrics["not_aggregated"] = len(good)
@@ -185,12 +190,16 @@ def _aggregate(
     if result is not None and run.client_level is None:
         run.ledger.record_mean(number, [r.metadata.src_node_id for r in good])
     run.state = replace(state, round=number)
+    if result is not None:
+        noted(run, number, metrics)
 
 
 def _asked_for(run: Run, config: ConfigRecord) -> dict[str, Tensor]:
     """Return the tensors that a client must send back, with the values it started from."""
     trains, keeps = records.in_round(config, factors_of(run.settings))
-    return run.state.select(records.travelling(trains, keeps))
+    trained = run.state.select(records.travelling(trains, keeps))
+    asked = run.strategy.asks(trained) if isinstance(run.strategy, Strategy) else {}
+    return {**trained, **asked}
 
 
 def _of_rank(
@@ -198,10 +207,10 @@ def _of_rank(
 ) -> dict[str, Tensor]:
     """Return `wanted` in the shapes of a client's own rank."""
     rank = records.rank_in_round(config, run.settings.clients.ranks, client)
-    if rank is None:
+    if rank is None or rule_in(config).budget:  # components are chosen, and all are sent
         return wanted
     shapes = truncate(run.state, rank).tensors()
-    return {name: shapes[name] for name in wanted}
+    return {name: shapes.get(name, t) for name, t in wanted.items()}
 
 
 def _global_arrays(run: Run) -> ArrayRecord:
@@ -215,9 +224,10 @@ def _global_arrays(run: Run) -> ArrayRecord:
 def _tensors(run: Run, arrays: ArrayRecord) -> dict[str, Any]:
     """Return aggregated arrays as tensors in the dtypes and on the device of the state.
 
-    A strategy may add tensors that the state did not have (see `AdapterState.update`).
+    A strategy may add tensors that the state did not have (see `AdapterState.update`), and what it
+    remembers may change its shape.
     """
-    like = run.state.tensors()
+    like = {n: t for n, t in run.state.tensors().items() if kind_of(n) != "memory"}
     found = records.from_record(arrays, run.worker.device)
     return {
         n: t.to(like[n].dtype).reshape(like[n].shape) if n in like else t for n, t in found.items()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fedsvd.privacy.bounds import rounds_bound
 from fedsvd.randomness import Purpose, numpy_stream, uniforms
 from fedsvd.rounds.run import Run
+from fedsvd.rounds.volume import volume_sample
 from fedsvd.settings import ClientSettings
 
 __all__ = ["Draw", "all_spent", "draw", "may_take_part", "participants", "rounds_bound"]
@@ -26,10 +27,11 @@ def participants(
 
     `taken[k]` is the number of rounds that client k has taken part in; one that has reached `bound`
     sits out. balanced: the m clients with the fewest rounds so far, ties in random order. uniform:
-    m of all without replacement. poisson: each with probability m / K. all: everyone. The draw is
-    from the stream (seed, "participation", round) or, if `seed` is None, from the operating system,
-    and looks at no data; under uniform and poisson it does not depend on who is at the bound either,
-    whose place stays empty.
+    m of all without replacement. poisson: each with probability m / K. all: everyone. dpp: m whose
+    public `features` span a large volume (`fedsvd.rounds.volume`). The draw is from the stream
+    (seed, "participation", round) or, if `seed` is None, from the operating system, and looks at no
+    data; under uniform, poisson and dpp it does not depend on who is at the bound either, whose
+    place stays empty.
     """
     rng = None if seed is None else numpy_stream(seed, Purpose.PARTICIPATION, round)
     order = [int(k) for k in uniforms(clients.number, rng).argsort(kind="stable")]
@@ -41,6 +43,9 @@ def participants(
         drawn = sorted(order, key=lambda k: taken[k])[:m]
     elif clients.participation == "uniform":
         drawn = order[:m]
+    elif clients.participation == "dpp":
+        assert clients.features is not None  # as the settings have checked
+        drawn = volume_sample(clients.features, m, coins, uniforms(m, rng))
     else:
         drawn = [k for k in order if coins[k] < m / clients.number]
     return Draw(

@@ -39,6 +39,8 @@ def why_not(run: Run) -> str | None:
         return "none beside the guarantee: it is the server's noise that protects the model"
     if not isinstance(strategy, Strategy) or not strategy.mean_only:
         return "none: the strategy may use more of the replies than their mean"
+    if settings.model.head == "grassmann":
+        return "none: of the head's subspaces it is not the replies' mean that is published"
     if strategy.keeps:
         return "none: clients keep factors of their own"
     if settings.training.optimizer != "sgd" or strategy.local != LocalRule():

@@ -10,6 +10,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from fedsvd.client.worker import Worker
 from fedsvd.engines.base import Engine
 from fedsvd.lowrank import AdapterState
+from fedsvd.lowrank.blend import Average
 from fedsvd.privacy.client_level import ClientMechanism
 from fedsvd.privacy.ledger import Ledger
 from fedsvd.rounds.journal import Journal
@@ -35,6 +36,8 @@ class Run:
     attempt: int = 0  # at the coming round
     journal: Journal = field(default_factory=Journal)
     strategy_start: Mapping[str, Any] = field(default_factory=dict)
+    average: Average | None = None  # of states after rounds, if so set
+    noise: dict[str, tuple[float, float]] = field(default_factory=dict)  # NoiseView.total
     began: float = field(default_factory=time.perf_counter)
     seconds_before: float = 0.0
 

@@ -6,6 +6,7 @@ configuration is refused in about a second.
 """
 
 from fedsvd.settings.attack import ATTACKS, AttackSettings
+from fedsvd.settings.averaging import AVERAGING, AveragingSettings
 from fedsvd.settings.clients import PARTICIPATION, ClientSettings, TrainingSettings
 from fedsvd.settings.data import DataSettings, PartitionSettings
 from fedsvd.settings.engine import EngineSettings, RecorderSettings
@@ -16,6 +17,7 @@ from fedsvd.settings.run import Settings, StrategySettings
 
 __all__ = [
     "ATTACKS",
+    "AVERAGING",
     "HEADS",
     "INITS",
     "PARTICIPATION",
@@ -23,6 +25,7 @@ __all__ = [
     "UNITS",
     "AdapterSettings",
     "AttackSettings",
+    "AveragingSettings",
     "ClientSettings",
     "DataSettings",
     "EngineSettings",

@@ -17,6 +17,7 @@ class ClientSettings:
     max_rounds: int | None = None
     weighting: str = "auto"
     ranks: tuple[int, ...] | None = None  # of each client; None: adapter.rank
+    features: tuple[tuple[float, ...], ...] | None = None  # of each client, public; for dpp
 
     def __post_init__(self) -> None:
         at_least("clients.number", self.number, 1)
@@ -29,14 +30,48 @@ class ClientSettings:
         choice("clients.weighting", self.weighting, ("auto", "examples", "uniform"))
         if self.max_rounds is not None:
             at_least("clients.max_rounds", self.max_rounds, 1)
+        self._check_features()
         if self.ranks is not None and (len(self.ranks) != self.number or min(self.ranks) < 1):
             raise wrong(
                 "clients.ranks", list(self.ranks),
                 f"null, or clients.number = {self.number} whole numbers of at least 1",
             )  # fmt: skip
 
+    def _check_features(self) -> None:
+        """Refuse features that are not one row for each client, or of too low a rank to draw by."""
+        rows = self.features
+        if rows is None:
+            if self.participation == "dpp":
+                raise wrong(
+                    "clients.features", None,
+                    "public numbers of each client, [[...], [...], ...], with "
+                    "clients.participation=dpp",
+                )  # fmt: skip
+            return
+        columns = {len(row) for row in rows}
+        if len(rows) != self.number or len(columns) != 1 or 0 in columns:
+            raise wrong(
+                "clients.features", f"{len(rows)} rows of {sorted(columns)} numbers",
+                f"clients.number = {self.number} rows of as many numbers each",
+            )  # fmt: skip
+        for k, row in enumerate(rows):
+            if not all(map(math.isfinite, row)) or not any(row):
+                raise wrong(
+                    "clients.features", list(row),
+                    f"finite numbers and not all 0 for client {k}, who would never be drawn",
+                )  # fmt: skip
+        import numpy as np
 
-PARTICIPATION = ("all", "balanced", "poisson", "uniform")
+        rank = int(np.linalg.matrix_rank(np.array(rows)))
+        if self.participation == "dpp" and rank < self.per_round:
+            raise wrong(
+                "clients.features", f"of rank {rank}",
+                f"of rank clients.per_round = {self.per_round} or more, as fewer directions span no "
+                "volume of so many clients",
+            )  # fmt: skip
+
+
+PARTICIPATION = ("all", "balanced", "dpp", "poisson", "uniform")
 
 
 @dataclass(frozen=True)

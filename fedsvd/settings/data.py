@@ -1,6 +1,7 @@
 """Texts and how they are dealt to clients."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from fedsvd.errors import one_of, wrong
 from fedsvd.settings.checks import at_least, choice, positive
@@ -14,7 +15,7 @@ class DataSettings:
     path: str | None = None  # a folder, a file, or a hub id; overrides the rest
     package: str | None = None  # an installed package that ships `file`
     file: str | None = None
-    filter: dict[str, str] | None = None  # column: value of the rows to keep
+    filter: dict[str, Any] | None = None  # column: value, or list of values, of the rows to keep
     hub: str | None = None
     hub_config: str | None = None
     text: tuple[str, ...] = ("text",)  # one column, or two for sentence pairs
@@ -66,6 +67,10 @@ class DataSettings:
             raise wrong("data.splits", dict(given), "either all, which is split here, or the parts")
 
 
+PARTITIONS = ("dirichlet", "iid", "natural", "own", "published")
+PUBLISHED_CLIENTS = 6  # of the one split that is published
+
+
 @dataclass(frozen=True)
 class PartitionSettings:
     """How the training examples are dealt to clients; see configs/partition/."""
@@ -79,7 +84,7 @@ class PartitionSettings:
     ids: tuple[str, ...] | None = None  # of "natural": the clients, in order; None: all that occur
 
     def __post_init__(self) -> None:
-        choice("partition.name", self.name, ("dirichlet", "iid", "natural", "own"))
+        choice("partition.name", self.name, PARTITIONS)
         positive("partition.alpha", self.alpha)
         at_least("partition.min_examples", self.min_examples, 0)
         at_least("partition.draws", self.draws, 1)

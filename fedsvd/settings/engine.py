@@ -37,6 +37,7 @@ class RecorderSettings:
     evaluate_every: int = 1
     checkpoint_every: int = 1  # rounds; the last one is kept in any case
     keep: int = 2  # checkpoints that stay, beside the best
+    test: bool = True  # whether the test part is looked at, once, at the end
 
     def __post_init__(self) -> None:
         choice("recorder.name", self.name, ("files", "tensorboard"))

@@ -18,20 +18,24 @@ class ModelSettings:
     pooling: str = "mean"
     normalize: bool = True
     head: str = "trained"
+    head_form: str = "linear"  # or "two_layer", of a head that trains or is random
     head_init: str = "zeros"
     head_bias: bool = False
-    scale: float = 1.0  # logits = scale * head(features)
+    scale: float | None = None  # logits = scale * head(features); None: see `logit_scale`
     temperature: float | None = None  # in place of scale: logits = head(features) / temperature
     head_cosine: float = 0.2  # most between class vectors of an equiangular head
-    head_dim: int = 8  # of the subspaces of a Grassmann head
+    head_dim: int = 8  # of the subspaces of the Grassmann heads
     max_length: int = 128
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
         choice("model.pooling", self.pooling, ("mean", "cls", "last"))
         choice("model.head", self.head, HEADS)
+        choice("model.head_form", self.head_form, HEAD_FORMS)
         choice("model.head_init", self.head_init, HEAD_INITS)
-        positive("model.scale", self.scale)
+        self._check_form()
+        if self.scale is not None:
+            positive("model.scale", self.scale)
         if self.temperature is not None:
             positive("model.temperature", self.temperature)
         if not 0 < self.head_cosine < 1:
@@ -41,10 +45,43 @@ class ModelSettings:
         if not 0 <= self.dropout < 1:
             raise wrong("model.dropout", self.dropout, "in [0, 1)")
 
+    def _check_form(self) -> None:
+        """Refuse two layers where one layer's rows are what the head is."""
+        if self.head_form == "linear":
+            return
+        if self.head not in ("frozen_random", "trained"):
+            raise wrong(
+                "model.head_form", self.head_form,
+                f"'linear' with model.head={self.head}, or take model.head=frozen_random or trained",
+            )  # fmt: skip
+        if self.head_start == "texts":
+            raise wrong(
+                "model.head_init", "texts",
+                "'random' or 'zeros' with model.head_form=two_layer: texts start a linear head",
+            )  # fmt: skip
+
     @property
     def logit_scale(self) -> float:
-        """What the head's output is multiplied by to give logits."""
-        return self.scale if self.temperature is None else 1 / self.temperature
+        """What the head's output is multiplied by to give logits.
+
+        1 / temperature if that is given, else `scale`. Without either: as published for equiangular
+        vectors (1 / 0.07) and for the Grassmann heads (25), else 10 for features of length 1, and 1.
+        """
+        if self.temperature is not None:
+            return 1 / self.temperature
+        if self.scale is not None:
+            return self.scale
+        return PUBLISHED.get(self.head, 10.0 if self.unit_features else 1.0)
+
+    @property
+    def unit_features(self) -> bool:
+        """Whether features have length 1: `normalize`, or a head whose logits are cosines."""
+        return self.normalize or self.head in ("equiangular", "etf")
+
+    @property
+    def head_trains(self) -> bool:
+        """Whether clients train the head and send it."""
+        return self.head in TRAINED_HEADS
 
     @property
     def head_start(self) -> str:
@@ -53,8 +90,12 @@ class ModelSettings:
         return frozen.get(self.head, self.head_init)
 
 
-FIXED_HEADS = ("equiangular", "etf", "grassmann")
+# Heads that start from geometry alone, of which the Grassmann head trains.
+FIXED_HEADS = ("equiangular", "etf", "grassmann", "grassmann_fixed")
+TRAINED_HEADS = ("grassmann", "trained")
 HEADS = (*FIXED_HEADS, "frozen_random", "frozen_texts", "trained")
+HEAD_FORMS = ("linear", "two_layer")
+PUBLISHED = {"equiangular": 1 / 0.07, "grassmann": 25.0, "grassmann_fixed": 25.0}  # scales
 HEAD_INITS = ("random", "texts", "zeros")
 
 
@@ -64,11 +105,12 @@ class AdapterSettings:
 
     `target` is the import path of an adapter of the user's own, None for the one called `name`;
     `options` are its constructor's arguments. `ranks` maps names or patterns of layers to ranks.
+    `rank` is None where the adapter chooses it by layer.
     `layers` says in which blocks: None for all, "upper_third", or a number for so many of the last.
     """
 
     name: str
-    rank: int = 8
+    rank: int | None = 8
     alpha: float = 8.0
     init: str = "kaiming"
     targets: tuple[str, ...] = ("query", "value")
@@ -76,13 +118,15 @@ class AdapterSettings:
     dropout: float = 0.0
     ranks: dict[str, Any] | None = None
     calibration: int = 64  # public texts that an adapter may look at
+    rslora: bool = False  # the scale alpha / sqrt(rank) in place of alpha / rank
     target: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.target is None:
             choice("adapter.name", self.name, (*ADAPTERS, "none"))
-        at_least("adapter.rank", self.rank, 1)
+        if self.rank is not None:
+            at_least("adapter.rank", self.rank, 1)
         positive("adapter.alpha", self.alpha)
         choice("adapter.init", self.init, INITS)
         at_least("adapter.calibration", self.calibration, 1)
@@ -130,12 +174,17 @@ ADAPTERS = {
     "eva": "fedsvd.adapters.Eva",
     "eora": "fedsvd.adapters.Eora",
     "dct": "fedsvd.adapters.Dct",
+    "gradient": "fedsvd.adapters.Gradient",
     "hadamard": "fedsvd.adapters.Hadamard",
+    "imbalanced": "fedsvd.adapters.Imbalanced",
     "dora": "fedsvd.adapters.Dora",
+    "lora_ga": "fedsvd.adapters.LoraGA",
+    "lora_sb": "fedsvd.adapters.LoraSB",
     "lora_xs": "fedsvd.adapters.LoraXS",
     "svfit": "fedsvd.adapters.SVFit",
     "sorsa": "fedsvd.adapters.Sorsa",
     "effort": "fedsvd.adapters.Effort",
     "kronecker": "fedsvd.adapters.Kronecker",
     "cayley": "fedsvd.adapters.Cayley",
+    "xkv": "fedsvd.adapters.Xkv",
 }

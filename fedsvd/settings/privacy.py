@@ -18,6 +18,7 @@ class PrivacySettings:
     clipping: str = "flat"
     gradients: str = "auto"  # unit=example: how each example's own is taken
     accountant: str = "prv"
+    accounting: str = "ours"  # what the noise is calibrated for: see fedsvd.privacy.recipes
     public_counts: bool = False  # whether the numbers of examples may show in rates and weights
     threat_model: str = "server_sees_participants"
     secure_noise: bool = False
@@ -29,6 +30,7 @@ class PrivacySettings:
     def __post_init__(self) -> None:
         choice("privacy.unit", self.unit, UNITS)
         choice("privacy.accountant", self.accountant, ("pld", "prv", "rdp"))
+        choice("privacy.accounting", self.accounting, ACCOUNTINGS)
         choice("privacy.clipping", self.clipping, ("automatic", "flat", "per_layer"))
         choice("privacy.gradients", self.gradients, ("auto", "hooks", "loop"))
         choice("privacy.threat_model", self.threat_model, THREAT_MODELS)
@@ -52,6 +54,20 @@ class PrivacySettings:
             raise wrong("privacy.delta", self.delta, "between 0 and 1/n of every client")
         positive("privacy.clip_norm", self.clip_norm)
         self._check_unit()
+        if self.accounting != "ours":
+            self._check_recipe()
+
+    def _check_recipe(self) -> None:
+        if self.unit != "example":
+            raise wrong(
+                "privacy.accounting", self.accounting,
+                f"'ours' with privacy.unit={self.unit}: the recipes are for DP-SGD at clients",
+            )  # fmt: skip
+        if self.noise_multiplier is not None:
+            raise wrong(
+                "privacy.accounting", self.accounting,
+                "'ours' with privacy.noise_multiplier, from which no noise is calibrated",
+            )  # fmt: skip
 
     def _check_unit(self) -> None:
         if self.unit == "example" and self.threat_model == "trusted_server":
@@ -73,5 +89,6 @@ class PrivacySettings:
             positive("privacy.clip_noise", self.clip_noise)
 
 
+ACCOUNTINGS = ("ours", "paper", "paper_mean")
 UNITS = ("client", "example", "none")
 THREAT_MODELS = ("server_sees_participants", "trusted_server")

@@ -5,9 +5,10 @@ from typing import Any
 
 from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.settings.attack import AttackSettings
+from fedsvd.settings.averaging import AveragingSettings
 from fedsvd.settings.checks import at_least
 from fedsvd.settings.clients import ClientSettings, TrainingSettings
-from fedsvd.settings.data import DataSettings, PartitionSettings
+from fedsvd.settings.data import PUBLISHED_CLIENTS, DataSettings, PartitionSettings
 from fedsvd.settings.engine import EngineSettings, RecorderSettings
 from fedsvd.settings.faults import FaultSettings
 from fedsvd.settings.model import AdapterSettings, ModelSettings
@@ -41,13 +42,14 @@ class Settings:
     recorder: RecorderSettings
     faults: FaultSettings = field(default_factory=FaultSettings)
     attack: AttackSettings = field(default_factory=AttackSettings)
+    averaging: AveragingSettings = field(default_factory=AveragingSettings)
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
         at_least("rounds", self.rounds, 1)
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
             raise one_of("device", self.device, ("auto", "cpu", "cuda"))
-        if self.adapter.name == "none" and self.model.head != "trained":
+        if self.adapter.name == "none" and not self.model.head_trains:
             raise InputError(
                 f"adapter: with 'none' and model.head={self.model.head!r} nothing would train; "
                 "set model.head=trained or adapter=lora"
@@ -57,11 +59,22 @@ class Settings:
                 "attack.clients", list(self.attack.clients),
                 f"ids of clients, 0 to {self.clients.number - 1}",
             )  # fmt: skip
-        if self.clients.ranks is not None and max(self.clients.ranks) > self.adapter.rank:
+        most = self.adapter.rank
+        if self.clients.ranks is not None and most is not None and max(self.clients.ranks) > most:
             raise wrong(
                 "clients.ranks", list(self.clients.ranks),
-                f"at most adapter.rank = {self.adapter.rank} each",
+                f"at most adapter.rank = {most} each",
             )  # fmt: skip
+        if self.partition.name == "published" and self.clients.number != PUBLISHED_CLIENTS:
+            raise wrong(
+                "clients.number", self.clients.number,
+                f"{PUBLISHED_CLIENTS} with partition=published, whose clients these are",
+            )  # fmt: skip
+        averaging = self.averaging
+        if averaging.active and not averaging.held(self.rounds):
+            raise wrong(
+                "averaging.end", averaging.end, f"so that a round of {self.rounds} is averaged"
+            )
         self._check_privacy()
         if self.partition.name == "own":
             self._check_own()

@@ -1,8 +1,8 @@
 """What an aggregation rule is: a Flower strategy whose author writes one method."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from logging import INFO
 from typing import ClassVar, final
 
@@ -74,6 +74,22 @@ class PublicView(ABC):
         """Return E[x x^T] (d_in, d_in), float64, of a layer's inputs over the public tokens."""
 
 
+@dataclass(frozen=True)
+class NoiseView:
+    """The noise in what a server is given in a round, as the public configuration implies it.
+
+    `variance`: of every entry of the weighted mean of what clients released, from their plans
+    (noise, clip, expected batch), the learning rate, the local steps and the weights. `total[layer]`:
+    what has come into a layer's product so far, this round's too, as (sum over rounds in which B
+    trained of variance ||A||_F^2 / r, sum over rounds of A of variance ||B||_F^2 / r), A and B as
+    the round began. It is kept for strategies that add up moves (`Strategy.adds_moves`). Clients'
+    data are in none of it.
+    """
+
+    variance: float
+    total: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
 class Strategy(TrainsFactors, ABC):
     """A server-side aggregation rule.
 
@@ -111,8 +127,20 @@ class Strategy(TrainsFactors, ABC):
     # Whether updates may have other ranks than the state: clients.ranks.
     any_rank: ClassVar[bool] = False
 
+    # Whether clients.ranks say how many components a client may move, of factors that it holds and
+    # sends whole.
+    selects: ClassVar[bool] = False
+
     # Whether it looks at public texts: data.public sets them aside.
     needs_public: bool = False
+
+    # Whether B A is the sum of what clients released, one factor moving in a round, so that their
+    # noise adds up in it: the run then records how far singular values stand out of it.
+    adds_moves: bool = False
+
+    # Whether it must know the noise in what clients released; refused where that does not follow from
+    # the plan, and beside a server optimiser.
+    needs_noise: bool = False
 
     # Whether it remembers something of each client; refused under privacy.unit=client, where the
     # server has one noised mean in their place.
@@ -134,6 +162,7 @@ class Strategy(TrainsFactors, ABC):
 
     device: torch.device | str = "cpu"  # where `aggregate` sees its tensors
     public: PublicView | None = None  # set before the first round
+    noise: NoiseView | None = None  # set before every `aggregate`; None without privacy, or unknown
     local: LocalRule = LocalRule()  # of the clients' steps
     server: ServerOptimizer | None = None  # that follows the means; None takes them as they are
     _state: AdapterState | None = None  # of the round that is under way
@@ -145,6 +174,24 @@ class Strategy(TrainsFactors, ABC):
     def trains_in(self, round: int) -> tuple[str, ...]:
         """Return which of what `trains` do so in a round (from 1); all of them by default."""
         return self.trains
+
+    def tells(self, state: AdapterState) -> dict[str, torch.Tensor]:
+        """Return what of the state's memory clients are sent, by name; nothing by default."""
+        return {}
+
+    def asks(self, trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return what clients send beside `trained`: tensors of its shapes and dtypes, by name.
+
+        The names are those of memory, and what comes is in an update's `state.memory`.
+        """
+        return {}
+
+    def begin(self, state: AdapterState) -> AdapterState:
+        """Return what the first round starts from; by default the adapter's state as it is.
+
+        It looks at no private data, keeps W + B A, and changes only what is broadcast.
+        """
+        return state
 
     @abstractmethod
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
@@ -167,7 +214,8 @@ class Strategy(TrainsFactors, ABC):
         ranks = self.ranks_of(state)
         if ranks:
             config[RANKED], config[RANKS] = list(ranks), list(ranks.values())
-        wire = to_record(state.select(travelling(self.broadcasts, self.keeps)))
+        sent = state.select(travelling(self.broadcasts, self.keeps))
+        wire = to_record({**sent, **self.tells(state)})
         content = RecordDict({ARRAYS: wire, CONFIG: config})
         return [
             Message(content=content, message_type=MessageType.TRAIN, dst_node_id=node)

@@ -11,10 +11,11 @@ from fedsvd.strategies.base import Strategy, Update, weighted_extra
 class FedSb(Strategy):
     """R = sum p_k R_k for the update B R A with B and A fixed and equal everywhere.
 
-    Fed-SB (Singhal et al., 2025, arXiv 2502.15436). B R A is linear in R, so the mean of R is the
-    exact mean of the updates, from r^2 numbers a layer. The adapter is `lora_xs`, whose `start` says
-    where B and A come from. Published starts take them from a gradient on training data, which under
-    privacy would have to be paid for; here they are from the frozen weight or random.
+    Fed-SB (Singhal et al., 2025, arXiv 2502.15436) is this rule with the adapter `lora_sb`: B, A and
+    the first R are the singular triplets of a first step, here on public texts, where the official
+    code takes it from training data without noise. With `lora_xs`, between the weight's own vectors
+    or random ones, it is averaged LoRA-XS. B R A is linear in R, so the mean of R is the exact mean
+    of the updates, from r^2 numbers a layer.
     """
 
     trains: ClassVar[tuple[str, ...]] = ()

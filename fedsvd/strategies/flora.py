@@ -36,8 +36,13 @@ class Flora(Strategy):
         for layer, pair in state.factors.items():
             W = base.get(layer, torch.zeros_like(pair.product())).double()
             base[layer] = (W + mean_product(layer, updates)).to(pair.B.dtype)
-            generator = torch_stream(self.seed, Purpose.SUBSPACE, state.round, layer)
-            A = torch.empty(pair.A.shape, dtype=torch.float64)
-            A.uniform_(-1, 1, generator=generator).div_(A.shape[1] ** 0.5)
-            factors[layer] = LowRank(A.to(pair.A), torch.zeros_like(pair.B))
+            factors[layer] = fresh(pair, self.seed, state.round, layer)
         return replace(weighted_extra(state, updates), factors=factors, base=base)
+
+
+def fresh(pair: LowRank, seed: int, round: int, layer: str) -> LowRank:
+    """Return A ~ U(-1/sqrt d_in, 1/sqrt d_in) and B = 0 in the shapes, dtype and place of `pair`."""
+    generator = torch_stream(seed, Purpose.SUBSPACE, round, layer)
+    A = torch.empty(pair.A.shape, dtype=torch.float64)
+    A.uniform_(-1, 1, generator=generator).div_(A.shape[1] ** 0.5)
+    return LowRank(A.to(pair.A), torch.zeros_like(pair.B))

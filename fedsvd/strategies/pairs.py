@@ -8,8 +8,9 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from omegaconf import OmegaConf
 
 from fedsvd.adapters.base import Adapter
-from fedsvd.adapters.build import build_adapter
-from fedsvd.errors import InputError
+from fedsvd.adapters.build import build_adapter, check_inputs
+from fedsvd.errors import InputError, wrong
+from fedsvd.factors import factors_of
 from fedsvd.settings import AdapterSettings, Settings, StrategySettings
 from fedsvd.settings.model import ADAPTERS
 from fedsvd.strategies.base import Strategy
@@ -21,7 +22,8 @@ def refusal(strategy: FlowerStrategy, adapter: Adapter) -> str | None:
 
     A strategy `needs` certain tensors, by default the factors A and B. One that drops part of B A
     (its `fixed_point` is False) would lose what an adapter that `absorbs` moved there from the
-    pretrained weight. Flower's own strategies average whatever trains.
+    pretrained weight. One that trains A would undo that layers hold one. Flower's own strategies
+    average whatever trains.
     """
     if not isinstance(strategy, Strategy):
         return None
@@ -31,6 +33,8 @@ def refusal(strategy: FlowerStrategy, adapter: Adapter) -> str | None:
             f"{rule} works on {' and '.join(strategy.needs)}, and {kind} trains "
             f"{', '.join(adapter.tensors)}"
         )
+    if adapter.one_A and "A" in strategy.trains:
+        return f"{rule} trains A layer by layer, and {kind} holds one A for a group of layers"
     if adapter.absorbs and not strategy.fixed_point:
         return f"{rule} drops part of B A, where {kind} keeps part of the pretrained weight"
     return None
@@ -45,16 +49,17 @@ def check_pair(settings: Settings, strategy: FlowerStrategy, folder: Path) -> No
     if settings.adapter.name == "none":
         return
     adapter = build_adapter(settings.adapter)
-    if adapter.needs_inputs and settings.partition.name == "own":
-        raise InputError(
-            f"adapter: {settings.adapter.label} starts from public texts, and with partition=own no "
-            "client has the server's; adapters that look at none can be used"
-        )
+    check_inputs(settings)
     if settings.clients.ranks and (adapter.absorbs or "A" not in adapter.tensors):
         raise InputError(
             f"clients.ranks: {settings.adapter.label} cannot be cut to a client's rank: its layers "
             "have no factors, or part of the pretrained weight in them"
         )
+    if adapter.one_A and "A" in factors_of(settings) and "A" not in getattr(strategy, "trains", ()):
+        raise wrong(
+            "training.factors", settings.training.factors,
+            f"'auto' or 'B' with {settings.adapter.label}, which holds one A for a group of layers",
+        )  # fmt: skip
     why = refusal(strategy, adapter)
     if why is None:
         return

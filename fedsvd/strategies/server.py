@@ -6,9 +6,11 @@ import torch
 
 from fedsvd.errors import one_of, wrong
 from fedsvd.lowrank import AdapterState
+from fedsvd.lowrank.grassmann import SUBSPACES
 from fedsvd.lowrank.pair import MEMORY
+from fedsvd.strategies.mfac import mfac_step
 
-NAMES = ("adam", "momentum", "yogi")
+NAMES = ("adam", "mfac", "momentum", "yogi")
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,10 @@ class ServerOptimizer:
     momentum (FedAvgM; Hsu, Qi, Brown, 2019, arXiv 1909.06335): m = beta1 m + D, x += lr m.
     adam, yogi (Reddi et al., ICLR 2021, arXiv 2003.00295, algorithm 2): m = beta1 m + (1 - beta1) D;
     v = beta2 v + (1 - beta2) D^2, or v - (1 - beta2) D^2 sign(v - D^2); x += lr m / (sqrt v + tau);
-    m starts at 0 and v at tau^2. Factors move entry by entry, so B A does not follow its mean.
-    m and v are in the state's memory: they stay at the server and are checkpointed with it.
+    m starts at 0 and v at tau^2. mfac (see `mfac_step`): x += lr F^-1 D, with the empirical Fisher
+    matrix F of the last `window` rounds' D damped by `damping`, and beta1 as the momentum of the
+    product. Factors move as they are, so B A does not follow its mean. What is remembered (m, v, the
+    window) is in the state's memory: it stays at the server and is checkpointed with it.
     """
 
     name: str
@@ -27,11 +31,15 @@ class ServerOptimizer:
     beta1: float = 0.9
     beta2: float = 0.99
     tau: float = 1e-3
+    window: int = 32
+    damping: float = 1e-5
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
             raise one_of("strategy.server.name", self.name, NAMES)
-        for key in ("lr", "tau"):
+        if type(self.window) is not int or self.window < 1:
+            raise wrong("strategy.server.window", self.window, "a whole number of at least 1")
+        for key in ("lr", "tau", "damping"):
             value = getattr(self, key)
             if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
                 raise wrong(f"strategy.server.{key}", value, "a number above 0")
@@ -42,10 +50,12 @@ class ServerOptimizer:
 
     def step(self, old: AdapterState, mean: AdapterState) -> AdapterState:
         """Return `mean` with every tensor that it does not share with `old` replaced by the step."""
+        if self.name == "mfac":
+            return mfac_step(old, mean, self.lr, self.beta1, self.window, self.damping)
         before, new = old.tensors(), {}
         for name, value in mean.select(("A", "B", "extra")).items():
             x = before[name]
-            if value is x:
+            if value is x or name == SUBSPACES:  # of which there is no difference to follow
                 continue
             delta = value.double() - x.double()
             m = old.memory[f"m.{name}"].double() if f"m.{name}" in old.memory else 0 * delta

@@ -8,6 +8,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from fedsvd.errors import InputError, wrong
 from fedsvd.settings import Settings
 from fedsvd.settings.flower import FIXED, HELD, NUMBERS, STOCK, Stock, usable
+from fedsvd.strategies.fedsb import FedSb
 
 
 def flowers(found: Any) -> bool:
@@ -125,8 +126,13 @@ def _check_number(settings: Settings, stock: Stock, held: Mapping[str, Any]) -> 
 
 
 def notes(settings: Settings, strategy: FlowerStrategy) -> list[str]:
-    """Return what a strategy of Flower's does less here than its name says, a line each."""
+    """Return what a strategy does less here than its name says, a line each."""
     stock, held, found = stock_of(type(strategy)), vars(strategy), []
+    if isinstance(strategy, FedSb) and settings.adapter.name == "lora_xs":
+        found.append(
+            "strategy=fedsb with adapter=lora_xs is averaged LoRA-XS; Fed-SB starts from a gradient, "
+            "which is adapter=lora_sb"
+        )
     key, most = most_replies(settings)
     if stock is STOCK["FedProx"]:
         if held["proximal_mu"] == 0:

@@ -68,8 +68,8 @@ def encoder(given: Mapping[str, Any], variables: Mapping[str, np.ndarray]) -> An
     """Return a BertModel without a pooler, with the variables of a checkpoint of BERT's own code."""
     from transformers import BertConfig, BertModel
 
-    # What BERT's first code calls "gelu" is the form with tanh.
-    config = BertConfig(**{**given, "hidden_act": "gelu_new"})
+    # What BERT's first code calls "gelu" is the form with tanh (in one operation).
+    config = BertConfig(**{**given, "hidden_act": "gelu_pytorch_tanh"})
     model = BertModel(config, add_pooling_layer=False).eval()
     weights = {_renamed(n): _turned(n, v) for n, v in variables.items() if _encoder(n)}
     model.load_state_dict(weights)

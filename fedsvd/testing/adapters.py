@@ -6,30 +6,24 @@ that fails raises AssertionError with one sentence.
 """
 
 import tempfile
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
+from torch.nn.functional import cross_entropy
 
-from fedsvd.adapters import calibration, lora
 from fedsvd.adapters.adapted import Adapted, merged_weight, set_weight, weight_of
-from fedsvd.adapters.base import Adapter, Inputs
+from fedsvd.adapters.base import Adapter
 from fedsvd.checkpoints.checkpoint import read_checkpoint, write_checkpoint
 from fedsvd.errors import InputError
 from fedsvd.lowrank import AdapterState, difference
-from fedsvd.models.classifier import Classifier
-from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.privacy.dpsgd import attach_hooks
 from fedsvd.records import from_record, to_record
-from fedsvd.settings import AdapterSettings
 from fedsvd.testing.claims import measured
+from fedsvd.testing.small import ODD, far, moved, small_batch, small_bert, small_classifier
+from fedsvd.testing.steps import check_first_step, check_pull
 
-TARGETS = ("query", "value", "intermediate.dense", "layer.1.output.dense")
-RANK, ALPHA = 4, 8.0
-ODD, ODD_RANK = "encoder.layer.1.attention.self.value", 2  # one layer of another rank
 START = 1e-5  # relative distance from the pretrained model's features, float32
 EXACT = 1e-9  # relative, on float64 models
 
@@ -41,13 +35,16 @@ def check_adapter(cls: type[Adapter], **options: Any) -> None:
     the model's function at the start, and whether factors hold part of the weight, are as declared;
     a step changes nothing that is frozen; per-example gradients under Opacus's hooks are those of
     examples that are alone in their batch; a regulariser is a finite scalar that does not change with
-    the data that went through the model; the merged weight, and the factors that are exported,
-    compute the same; the state goes through records and checkpoints into another process's model;
-    the same stream gives the same bits, whichever other layers there are and without touching the
-    global random state.
+    the data that went through the model, and a `decoupled` one moves the weights by as much whatever
+    the learning rate; the first step is the one that a declared `spectrum` gives; the merged weight,
+    and the factors that are exported, compute the same; the state goes through records and
+    checkpoints into another process's model; the same stream gives the same bits, whichever other
+    layers there are and without touching the global random state.
     """
     name = cls.__name__
-    for check in (_form, _start, _streams, _frozen, _gradients, _penalty, _merge, _travels):
+    checks = (_form, _start, check_first_step, _streams, _frozen, _gradients, _penalty, check_pull,
+              _merge, _travels)  # fmt: skip
+    for check in checks:
         try:
             check(name, cls(**options))
         except AssertionError:
@@ -57,64 +54,6 @@ def check_adapter(cls: type[Adapter], **options: Any) -> None:
         except Exception as error:
             said = (str(error).splitlines() or [""])[0]
             raise AssertionError(f"{name} raises {type(error).__name__}: {said}") from error
-
-
-def small_bert(seed: int = 0) -> BertModel:
-    """Return a frozen BERT of two layers of width 16 with random weights, biases too."""
-    config = BertConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=32, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0, initializer_range=0.2,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = BertModel(config, add_pooling_layer=False)
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.data += 0.1 * torch.randn_like(parameter)
-    return model.eval().requires_grad_(False)
-
-
-def small_batch(n: int = 5, seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
-    """Return padded token ids of different lengths with their mask, and labels of 3 classes."""
-    g = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(3, 12, (n,), generator=g)
-    ids = torch.randint(1, 50, (n, int(lengths.max())), generator=g)
-    mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()
-    return {"input_ids": ids * mask, "attention_mask": mask}, torch.randint(3, (n,), generator=g)
-
-
-def small_classifier(
-    adapter: Adapter, seed: int = 0, targets: tuple[str, ...] = TARGETS, trains: str = "AB"
-) -> Classifier:
-    """Return the small BERT with an adapter and a frozen head, in float32."""
-    backbone = small_bert()
-    settings = AdapterSettings(
-        "lora", rank=RANK, alpha=ALPHA, targets=targets, ranks={ODD: ODD_RANK}
-    )
-
-    def measure(names: Iterable[str]) -> Mapping[str, Inputs]:
-        return calibration.measure(backbone, names, [small_batch(6, k)[0] for k in range(4)])
-
-    attached = lora.attach(backbone, settings, seed, tuple(trains), measure, adapter)
-    head = fixed_head("equiangular", 16, 3, seed, torch.device("cpu"))
-    return Classifier(
-        attached, head, pooling="mean", normalize=False, scale=3.0, precision="fp32",
-        head_trains=False,
-    )  # fmt: skip
-
-
-def moved(model: Classifier, seed: int = 7) -> Classifier:
-    """Return the model in float64 with noise on all that trains, so that nothing is at its start."""
-    model, g = model.double(), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.trainable().values():
-            p.add_(0.1 * torch.randn(p.shape, generator=g, dtype=p.dtype))
-    return model
-
-
-def _far(x: Tensor, y: Tensor) -> float:
-    return float((x - y).norm() / (y.norm() + 1e-30))
 
 
 def _form(name: str, adapter: Adapter) -> None:
@@ -145,7 +84,7 @@ def _start(name: str, adapter: Adapter) -> None:
     with torch.no_grad():
         ours = model.backbone(**inputs).last_hidden_state
         plain = small_bert()(**inputs).last_hidden_state
-    same = _far(ours, plain) < START
+    same = far(ours, plain) < START
     measured(name, "preserves", adapter.preserves, same,
               "computes at the start what the pretrained model does")  # fmt: skip
     factors = model.initial.factors.values()
@@ -175,7 +114,7 @@ def _frozen(name: str, adapter: Adapter) -> None:
     before = {n: t.detach().clone() for n, t in fixed.items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     model.set_dropout(True)
-    torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+    cross_entropy(model(inputs), labels).backward()
     optimizer.step()
     for key, value in fixed.items():
         assert torch.equal(value, before[key]), f"{name} changes {key} in a step; it is frozen."
@@ -187,7 +126,7 @@ def _gradients(name: str, adapter: Adapter) -> None:
 
     def losses(rows: slice) -> Tensor:
         some = {key: value[rows] for key, value in inputs.items()}
-        return torch.nn.functional.cross_entropy(model(some), labels[rows], reduction="none")
+        return cross_entropy(model(some), labels[rows], reduction="none")
 
     model.set_dropout(True)  # what a layer does in training only counts; there is no dropout here
     # Each example on its own: nothing of the others may be in its gradient.
@@ -245,13 +184,13 @@ def _merge(name: str, adapter: Adapter) -> None:
             change = module.change()
         if change is not None:
             scale = module.scaling["default"]  # type: ignore[index]
-            assert _far(scale * change.product().detach(), value - base) < START, (
+            assert far(scale * change.product().detach(), value - base) < START, (
                 f"{name} {what} not the merged weight less the pretrained one."
             )
     with torch.no_grad():
         ours = model.backbone(**inputs).last_hidden_state
         theirs = merged(**inputs).last_hidden_state
-    assert _far(theirs, ours) < EXACT, f"{name} computes something else than its merged weights."
+    assert far(theirs, ours) < EXACT, f"{name} computes something else than its merged weights."
 
 
 def _travels(name: str, adapter: Adapter) -> None:
@@ -266,6 +205,6 @@ def _travels(name: str, adapter: Adapter) -> None:
     other.write(resumed)  # type: ignore[operator]
     model.write(state)
     with torch.no_grad():
-        assert _far(other(inputs), model(inputs)) < EXACT, (
+        assert far(other(inputs), model(inputs)) < EXACT, (
             f"{name} computes something else in another process that has its state."
         )

@@ -16,7 +16,7 @@ from fedsvd.config import from_config
 from fedsvd.data.task import Task
 from fedsvd.data.tokens import Tokens
 from fedsvd.models.classifier import Classifier
-from fedsvd.models.heads import random_head
+from fedsvd.models.heads import random_head, two_layer_head
 from fedsvd.models.usable import usable
 from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import make_plan
@@ -214,10 +214,13 @@ def small_worker(
     adapter = replace(settings.adapter, rank=3, alpha=3.0, targets=architecture.targets)
     body = small_backbone(architecture, settings.model.dropout) if backbone is None else backbone
     attached = lora.attach(body, adapter, 0, trains)
-    head = random_head(WIDTH, 3, True, 0, torch.device("cpu"))
+    chosen, cpu = settings.model, torch.device("cpu")
+    head: nn.Module = random_head(WIDTH, 3, True, 0, cpu)
+    if chosen.head_form == "two_layer":
+        head = two_layer_head(WIDTH, 3, True, 0, cpu, dropout=chosen.dropout)
     model = Classifier(
         attached, head, pooling=architecture.pooling, normalize=False, scale=3.0,
-        precision="fp32", head_trains=True,
+        precision="fp32", head_trains=chosen.head == "trained",
     )  # fmt: skip
     hooks = Hooks(model) if settings.privacy.gradients != "loop" else None
     worker = Worker(

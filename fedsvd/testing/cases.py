@@ -9,13 +9,14 @@ from torch import Generator, Tensor
 from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.lowrank.ranks import truncate
 from fedsvd.records import from_record, to_record, travelling
-from fedsvd.strategies.base import PublicView, Strategy, Update
+from fedsvd.strategies.base import NoiseView, PublicView, Strategy, Update
 
 SHAPES = {"first": (12, 20), "second": (12, 20), "third": (16, 10)}  # (d_out, d_in)
 RANK = 3
 WEIGHTS = (0.1, 0.2, 0.3, 0.4)
 ROUND = 60
 TOLERANCE = 1e-6  # relative, on float64 states
+NOISE = NoiseView(0.1, {layer: (4.0, 4.0) for layer in SHAPES})  # large enough to drown something
 
 
 def make_state(
@@ -38,9 +39,9 @@ def make_state(
 
 
 def make_rule(cls: type[Strategy], options: Mapping[str, Any]) -> Strategy:
-    """Return a new rule that has something public to look at."""
+    """Return a new rule that has something public to look at, and noise of a known level."""
     rule = cls(**options)
-    rule.public = QuadraticView()
+    rule.public, rule.noise = QuadraticView(), NOISE
     return rule
 
 
@@ -79,7 +80,8 @@ def make_updates(
 
 def sent(rule: Strategy, state: AdapterState) -> dict[str, Tensor]:
     """Return the tensors that `rule` has clients send in the state's round, with its values."""
-    return state.select(travelling(rule.trains_in(state.round), rule.keeps))
+    trained = state.select(travelling(rule.trains_in(state.round), rule.keeps))
+    return {**trained, **rule.asks(trained)}
 
 
 def distance(x: AdapterState, y: AdapterState) -> float:
@@ -118,4 +120,4 @@ class QuadraticView(PublicView):
 
 
 def _draw(shape: Sequence[int], generator: Generator) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float64)

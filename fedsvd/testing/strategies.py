@@ -42,20 +42,21 @@ from fedsvd.testing.invariance import any_basis, any_scale, weightless
 def check_strategy(cls: type[Strategy], **options: Any) -> None:
     """Raise AssertionError, with one sentence that says what is wrong, unless `cls` is sound.
 
-    `options` go to its constructor. Checked: neither the order of clients nor that of their replies
-    matters; weights, equal clients, unchanged clients, exactness and the mean as all that counts
-    are as declared, in a round in which much is due and in the next one; what a server optimiser
-    can follow does not change its basis, in any of a run's first rounds either; what is claimed not
-    to matter does not; a first round, from B = 0, gives finite numbers; the arguments and the
-    global random state are left alone; what clients are not sent does not change; names, shapes,
-    dtypes, ranks and the round hold, also for clients of other ranks where they are declared; a
-    client with NaN is refused; state goes through records and checkpoints, and the next round needs
-    nothing but it.
+    `options` go to its constructor. Checked: what it begins with has the W + B A that it was given;
+    neither the order of clients nor that of their replies matters; weights, equal clients,
+    unchanged clients, exactness and the mean as all that counts are as declared, in a round in
+    which much is due and in the next one, with noise of a known level; what a server optimiser can
+    follow does not change its basis, in any of a run's first rounds either; what is claimed not to
+    matter does not; a first round, from B = 0, gives finite numbers; the arguments and the global
+    random state are left alone; what clients are not sent does not change; names, shapes, dtypes,
+    ranks and the round hold, also for clients of other ranks where they are declared; a client with
+    NaN is refused; state goes through records and checkpoints, and the next round needs nothing but
+    it.
     """
     name = cls.__name__
     for check in (
-        _form, _first, _arguments, _order, _weights, _equal, _unchanged, _basis_stays, any_basis,
-        any_scale, weightless, _exactness, _mean, _ranks, _nan, _resumes,
+        _begins, _form, _first, _arguments, _order, _weights, _equal, _unchanged, _basis_stays,
+        any_basis, any_scale, weightless, _exactness, _mean, _ranks, _nan, _resumes,
     ):  # fmt: skip
         check(name, cls, options)
 
@@ -64,7 +65,7 @@ def _first(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
     """Round 1 of LoRA: B is 0 in every layer, and of some clients still is when they reply."""
     rule = make_rule(cls, options)
     state = start_of(rule, round=1)
-    state = state.update({n: torch.zeros_like(B) for n, B in state.select("B").items()})
+    state = _empty(state)
     moved = make_updates(rule, state)
     for updates in (moved, [replace(u, state=state) for u in moved], [moved[0]]):
         new = make_rule(cls, options).aggregate(state, updates)
@@ -79,6 +80,23 @@ def _rounds(
     for round in (ROUND, ROUND + 1):
         rule = make_rule(cls, options)
         yield rule, start_of(rule, round=round)
+
+
+def _begins(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
+    rule = make_rule(cls, options)
+    for first in (start_of(rule, round=0), _empty(start_of(rule, round=0))):
+        begun, before = rule.begin(first), first.tensors()
+        apart = max(float((total(begun, n) - total(first, n)).norm()) for n in first.factors)
+        assert apart < TOLERANCE, f"{name} begins with another W + B A than the adapter's."
+        for key, value in begun.tensors().items():
+            assert kind_of(key) in (*cls.broadcasts, "memory") or torch.equal(value, before[key]), (
+                f"{name} begins with another {key}, which it does not broadcast."
+            )
+
+
+def _empty(state: AdapterState) -> AdapterState:
+    """Return the state with B = 0, as most adapters start."""
+    return state.update({n: torch.zeros_like(t) for n, t in state.select(("B",)).items()})
 
 
 def _form(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
@@ -159,7 +177,8 @@ def _unchanged(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
         found = max(found, distance(new, state))
         for key, old in state.select(("A", "B")).items():
             moved = float((new.tensors()[key] - old).norm() / old.norm())
-            assert not rule.averages or moved < TOLERANCE, (
+            # What needs the noise is refused beside a server optimiser.
+            assert not rule.averages or rule.needs_noise or moved < TOLERANCE, (
                 f"{name} declares averages = True, but it gives {key} another basis, where a server "
                 "optimiser would take the difference for a step."
             )

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.stats
 import torch
 from torch import nn
 
@@ -14,6 +15,7 @@ from fedsvd.adapters import (
     Effort,
     Eora,
     Hadamard,
+    Imbalanced,
     Inputs,
     Kronecker,
     LoraXS,
@@ -24,6 +26,7 @@ from fedsvd.adapters import (
     lora,
 )  # fmt: skip
 from fedsvd.adapters.adapted import merged_weight
+from fedsvd.adapters.build import build_adapter
 from fedsvd.adapters.kronecker import QUATERNION
 from fedsvd.errors import InputError
 from fedsvd.randomness import Purpose, torch_stream
@@ -73,11 +76,72 @@ def test_milora_holds_the_last_triplets(shape):
 
 def test_svfit_scales_singular_values():
     W = weight()
-    layer = adapt(SVFit(), W, noise=0.5)
+    layer = adapt(SVFit(energy=None), W, noise=0.5)
     U, S, Vt = svd(W)
     S[:R] = layer.trained()["sigma"].detach().numpy()
     close(merged_weight(layer), (U * S) @ Vt)
     close(layer.change().product(), merged_weight(layer) - W)
+
+
+def test_svfit_trains_as_many_singular_values_as_hold_the_energy():
+    # Squares 64, 32, 3, 0.9, 0.1 of 100: 64, 96, 99, 99.9 and 100 %.
+    values = np.sqrt([64, 32, 3, 0.9, 0.1])
+    g = np.random.default_rng(0)
+    (Q, _), (P, _) = (np.linalg.qr(g.normal(size=(n, 5))) for n in (6, 7))
+    W = torch.from_numpy((Q * values) @ P.T)
+
+    def count(energy, rank=None):
+        options = {} if energy is None else {"energy": energy}
+        settings = AdapterSettings("svfit", rank=rank, targets=("x",), options=options)
+        holder = nn.ModuleDict({"x": nn.Linear(7, 6, bias=False).double()}).requires_grad_(False)
+        holder["x"].weight.data.copy_(W)
+        sigma = lora.attach(holder, settings, 0, ()).initial.extra["x.sigma"]
+        close(sigma, values[: len(sigma)])
+        return len(sigma)
+
+    assert [count(e) for e in (0.5, 0.95, 0.9899, 0.9901, 0.9991, 1.0)] == [1, 2, 3, 4, 5, 5]
+    assert count(None) == 3  # 0.99 as published, within rounding of the third
+    assert count(0.9991, rank=2) == 2
+    with pytest.raises(InputError, match=r"adapter\.energy: 0\.0 is not allowed"):
+        SVFit(0.0)
+    for name in ("lora", "sorsa"):
+        with pytest.raises(InputError, match=r"adapter\.rank: None is not allowed"):
+            build_adapter(AdapterSettings(name, rank=None))
+
+
+@pytest.mark.parametrize("sizes", [{}, {"a": 0.5, "b": 2.0}])
+def test_imbalanced_factors_are_gaussian_of_their_sizes(sizes):
+    stream = torch_stream(0, Purpose.ADAPTER, "layer")
+    place = Site("layer", weight(200, 300), 60, 6.0, stream)
+    pair = Imbalanced(**sizes).factors(place)
+    a, b = sizes.get("a", 1.0), sizes.get("b", 1 / 3)
+    for factor, size, d in ((pair.A, a, 300), (pair.B, b, 200)):
+        z = factor.numpy().ravel() * math.sqrt(d) / size
+        assert scipy.stats.kstest(z, "norm").pvalue > 0.01
+    assert float(pair.A.norm(dim=1).mean()) == pytest.approx(a, rel=0.02)
+    assert float(pair.B.norm(dim=0).mean()) == pytest.approx(b, rel=0.02)
+    close(Imbalanced().residual(place, pair), place.weight - 0.1 * pair.B @ pair.A)
+    golden = Imbalanced().factors(site(weight()))
+    if not sizes:
+        close(golden.A[0, :2], [0.29882368110649915, -0.23007526485958682])
+        close(golden.B[:2, 0], [-0.07944380024220186, -0.0004673399255113966])
+    with pytest.raises(InputError, match=r"adapter\.b: 0 is not allowed"):
+        Imbalanced(b=0)
+
+
+def test_imbalanced_descent_reaches_a_matrix_of_lower_rank_where_a_balanced_one_is_slow():
+    """With more columns than the target's rank, by the paper: linear against 1 / T^2 of X X^T."""
+    M = torch.zeros(20, 20, dtype=torch.float64)
+    M[0, 0], M[1, 1] = 1.0, 0.5
+    stream = torch_stream(0, Purpose.ADAPTER, "layer")
+    pair = Imbalanced().factors(Site("layer", M, 6, 6.0, stream))
+    A, B = pair.A.clone(), pair.B.clone()
+    X = B.clone()
+    for _ in range(2000):
+        E = B @ A - M
+        A, B = A - 0.1 * B.mT @ E, B - 0.1 * E @ A.mT
+        X = X - 0.2 * (X @ X.mT - M) @ X
+    assert float((B @ A - M).norm()) < 1e-9 < float((X @ X.mT - M).norm()) / 1e4
 
 
 @pytest.mark.parametrize("start", ["svd", "vectors", "orthonormal"])
@@ -93,7 +157,9 @@ def test_lora_xs_is_w_plus_s_b_r_a(start):
     else:
         sign = np.sign(np.sum(layer.A.numpy() * Vt[:R], axis=1))
         A, B = Vt[:R] * sign[:, None], U[:, :R] * sign
-        B = B * S[:R] if start == "svd" else B
+        A = S[:R, None] * A if start == "svd" else A  # the singular values are A's
+        close(layer.A, A)
+        close(layer.B, B)
     close(merged_weight(layer), W.numpy() + 2.0 * B @ core @ A)
 
 
@@ -137,8 +203,8 @@ def test_effort_freezes_the_leading_triplets_and_its_losses(shape):
     close(merged_weight(layer), merged)
     whole_U, whole_V = np.hstack([U[:, :-R], p["U"]]), np.vstack([Vt[:-R], p["Vh"]])
     n = whole_U.shape[1]
-    apart = np.linalg.norm(whole_U.T @ whole_U - np.eye(n)) ** 2
-    apart += np.linalg.norm(whole_V @ whole_V.T - np.eye(n)) ** 2
+    apart = np.linalg.norm(whole_U.T @ whole_U - np.eye(n)) / 2
+    apart += np.linalg.norm(whole_V @ whole_V.T - np.eye(n)) / 2
     energy = abs(np.linalg.norm(merged) ** 2 - np.linalg.norm(W.numpy()) ** 2)
     for a, b in ((1.0, 0.0), (0.0, 1.0), (0.3, 0.2)):
         built = adapt(Effort(a, b), W, noise=0.1)
@@ -160,6 +226,12 @@ def test_efforts_losses_on_an_attached_layer(shape):
     layer = attached.layers["x"]
     U, S, Vt = svd(W.double())
     starts = {n: p.detach().double().numpy() for n, p in layer.trained().items()}
+    # At the start nothing but rounding is apart, of which the norm's slope would make a step.
+    assert float(attached.penalty().detach()) == 0
+    assert not any(
+        bool(grad.any())
+        for grad in torch.autograd.grad(attached.penalty(), [layer.U.weight, layer.Vh.weight])
+    )
     close(starts["S"], S[-R:], 1e-5)
     with torch.no_grad():
         for p in layer.trained().values():
@@ -168,7 +240,7 @@ def test_efforts_losses_on_an_attached_layer(shape):
     for key, lead in (("U", U[:, :-R].T), ("Vh", Vt[:-R])):
         now = layer.trained()[key].detach().double().numpy()
         whole = np.vstack([lead, now.T if key == "U" else now])
-        apart += np.linalg.norm(whole @ whole.T - np.eye(n)) ** 2
+        apart += np.linalg.norm(whole @ whole.T - np.eye(n)) / 2
     value = attached.penalty()
     assert float(value.detach()) == pytest.approx(apart, rel=1e-4)
     grads = torch.autograd.grad(value, [layer.U.weight, layer.Vh.weight])
@@ -260,3 +332,33 @@ def test_cayley_is_the_dense_transform_and_stays_orthonormal():
         A = A0 @ (eye - K / 2) @ np.linalg.inv(eye + K / 2)
         close(A @ A.T, A0 @ A0.T, 1e-9)
         close(merged_weight(layer), W.numpy() + 2.0 * layer.up.weight.detach().numpy() @ A)
+
+
+def test_rsloras_scale_is_alpha_over_the_root_of_the_rank_everywhere():
+    """In PEFT's layers and in ours, with ranks of layers, and for states of a client's rank."""
+    for name in ("lora", "kronecker"):
+        for rslora in (False, True):
+            holder = nn.ModuleDict({n: nn.Linear(16, 12, bias=False) for n in ("x", "y")})
+            holder.requires_grad_(False)
+            settings = AdapterSettings(
+                name, rank=9, alpha=6.0, targets=("x", "y"), ranks={"y": 4}, rslora=rslora
+            )
+            attached = lora.attach(holder, settings, 0, ("A", "B"))
+            scales = {n: m.scaling["default"] for n, m in attached.layers.items()}
+            expected = {"x": 2.0, "y": 3.0} if rslora else {"x": 6 / 9, "y": 6 / 4}
+            assert scales == pytest.approx(expected)
+    layer = attached.layers["x"]
+    x = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for p in layer.trained().values():
+            p.add_(0.1)
+        torch.testing.assert_close(layer(x) - layer.get_base_layer()(x), 2.0 * layer.update(x))
+
+
+def test_a_start_that_divides_by_the_scale_follows_rsloras():
+    W = weight()
+    place = Site("layer", W, 4, 6.0, torch_stream(0, Purpose.ADAPTER, "layer"), rslora=True)
+    U, S, Vt = svd(W)
+    pair = Milora().factors(place)
+    close(3.0 * pair.product(), (U[:, -4:] * S[-4:]) @ Vt[-4:])
+    close(Milora().residual(place, pair), W - 3.0 * pair.product())

@@ -93,6 +93,7 @@ WRONG = {
     "a folder that is not there": (["--json", "nowhere/x.json"], "--json: 'nowhere/x.json'"),
     "more rounds than planned": (["rounds=2", "--rounds", "3"], "--rounds: 3"),
     "an unknown key": (["trainin.lr=1"], "did you mean training?"),
+    "steps that it cannot undo": (["strategy=prism"], "--part: 'both' is not allowed"),
     "a deployment": (
         ["partition=own", "data.labels=[a,b]", "privacy.secure_noise=true",
          "privacy.diagnostics=false"], "partition: 'own'",

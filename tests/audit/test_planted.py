@@ -84,6 +84,7 @@ OTHERS = {
     "B stays at clients": ["strategy=fedsa"],
     "ranks": ["strategy=flora", "clients.ranks=[8,8,4,4,2,2]"],
     "a regulariser": ["strategy=fedavg", "adapter=sorsa"],
+    "subspaces": ["model.head=grassmann"],
     "every step": ["training.batch_size=5000"],
     "one example at a time": ["privacy.gradients=loop"],
     "dropout": ["model.dropout=0.1", "adapter.dropout=0.05"],

@@ -22,6 +22,14 @@ VARIANTS = {
     "stock with momentum": [
         "strategy._target_=flwr.serverapp.strategy.FedAvgM", "+strategy.server_momentum=0.5",
     ],
+    "moments that travel": [
+        "strategy=dp_fedadamw", "training.optimizer=adamw", "training.lr=0.01",
+    ],
+    "tangent steps": ["strategy=prism", "training.local_steps=2"],
+    "sides, shrunk, averaged": [
+        "strategy=fedsvd_alternate", "strategy.strength=0.5", "strategy.first=A", "averaging=ema",
+    ],
+    "dense, averaged": ["strategy=flora", "averaging=tail", "averaging.start=0.2"],
     "dense": ["strategy=flora", "adapter.init=pissa"],
     "client": [*CLIENT, "privacy.clip_quantile=0.5"],
     "drawn by coins": [*CLIENT, "clients.participation=poisson"],

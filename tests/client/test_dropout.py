@@ -103,12 +103,16 @@ def test_keys_follow_the_example_and_the_step_and_not_its_number():
     assert system(0) == system(0) != keys_of_step(texts, None)(0)
 
 
-@pytest.mark.parametrize("kind", [BOTH[:1], BOTH[1:], BOTH], ids=["model", "adapter", "both"])
+HEAD = ["model.head_form=two_layer", "model.head=frozen_random"]
+
+
+@pytest.mark.parametrize("kind", [BOTH[:1], BOTH[1:], BOTH, [*BOTH, *HEAD]],
+                         ids=["model", "adapter", "both", "head"])  # fmt: skip
 @pytest.mark.parametrize("name", ["BERT", "GPT-2", "XLNet"])
 def test_one_example_moves_the_sum_by_the_clip_at_most(name, kind):
     worker = small_worker(ARCHITECTURES[name], *GIVEN, *kind, n=N)
     state = moved_state(worker)
-    plain = small_worker(ARCHITECTURES[name], *GIVEN, n=N)
+    plain = small_worker(ARCHITECTURES[name], *GIVEN, *(k for k in kind if k in HEAD), n=N)
     assert not torch.allclose(step_sum(worker, range(N), state), step_sum(plain, range(N), state))
     for removed in (0, 4, 9):
         assert gap(worker, state, removed) <= 1 + 1e-4

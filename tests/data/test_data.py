@@ -121,6 +121,36 @@ def test_dirichlet_shares_are_what_the_sizes_follow():
     assert not np.allclose(*shares)
 
 
+# As the split's authors' data has them, in per mille: rows are labels, columns clients 0 to 5.
+PER_MILLE = {
+    2: [[196, 469, 187, 18, 130, 1], [20, 100, 4, 89, 186, 600]],
+    3: [
+        [104, 25, 673, 24, 100, 73], [49, 16, 7, 405, 58, 465], [333, 168, 113, 0, 64, 322],
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("classes", PER_MILLE)
+def test_the_published_shares_come_out(classes):
+    """Of 10,000 examples a label: each count within five deviations of the share, none of zero."""
+    labels = np.arange(10_000 * classes) % classes
+    parts = partition(names(len(labels)), labels, 6, PartitionSettings("published"), 0, classes)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    found = np.array([[(labels[p] == label).sum() for p in parts] for label in range(classes)])
+    shares = np.array(PER_MILLE[classes]) / 1000
+    shares /= shares.sum(axis=1, keepdims=True)
+    assert (np.abs(found - 10_000 * shares) <= 5 * np.sqrt(10_000 * shares * (1 - shares))).all()
+    others = partition(names(len(labels)), labels, 6, PartitionSettings("published"), 1, classes)
+    assert [p.tolist() for p in parts] != [p.tolist() for p in others]
+
+
+def test_the_published_split_is_for_six_clients_and_two_or_three_labels(settings):
+    with pytest.raises(InputError, match=r"clients\.number: 5 .* 6 with partition=published"):
+        settings("partition=published", "clients.number=5")
+    with pytest.raises(InputError, match=r"partition: 'published' .* the task has 4"):
+        partition(names(80), np.arange(80) % 2, 6, PartitionSettings("published"), 0, 4)
+
+
 def test_a_client_without_examples_is_refused():
     with pytest.raises(InputError, match=r"client \d+ of 50 is left with 0 examples"):
         partition(names(60), np.arange(60) % 2, 50, PartitionSettings("dirichlet", 0.01, 1, 3), 0)

@@ -4,10 +4,11 @@ import gzip
 import json
 import math
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from fedsvd.data.task import load_task
 from fedsvd.errors import InputError
@@ -221,6 +222,32 @@ def test_data_of_the_hub_obeys_filter_and_id(monkeypatch):
         load("lab/set", filter={"lnag": "de"})
     with pytest.raises(InputError, match=r"no rows after data\.filter"):
         load("lab/set", filter={"lang": "fr"})
+
+
+def test_rows_of_snli_without_a_gold_label_are_left_out(monkeypatch, settings):
+    names = ["entailment", "neutral", "contradiction"]
+    features = Features(
+        {
+            "premise": Value("string"),
+            "hypothesis": Value("string"),
+            "label": ClassLabel(names=names),
+        }
+    )
+    parts = {
+        part: Dataset.from_list(
+            [{"premise": part, "hypothesis": f"h {i}", "label": i % 4 - 1} for i in range(40)],
+            features=features,
+        )
+        for part in ("train", "validation", "test")
+    }
+    monkeypatch.setattr("datasets.load_dataset", lambda name, config: DatasetDict(parts))
+    given = settings("data=snli").data
+    task = load_task(given, 0, private=True)
+    assert (given.hub, task.label_names) == ("stanfordnlp/snli", tuple(names))
+    assert [len(p) for p in (task.train, task.validation, task.test)] == [30, 30, 30]
+    assert sorted(set(task.labels.tolist())) == [0, 1, 2]
+    with pytest.raises(InputError, match="-1 stands for no label"):
+        load_task(replace(given, filter=None), 0)
 
 
 def test_data_of_the_hub_is_checked(monkeypatch):

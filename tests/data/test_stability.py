@@ -105,7 +105,7 @@ def test_a_row_more_in_a_source_that_comes_split(where, rows, row, data, tmp_pat
     assert moved(before, after) <= {(row[0], LABELS.index(row[1]))}
 
 
-@pytest.mark.parametrize("name", ["iid", "dirichlet"])
+@pytest.mark.parametrize("name", ["iid", "dirichlet", "published"])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_row_more_in_what_is_dealt_to_clients(name, seed, tmp_path):
     rng = np.random.default_rng(seed)
@@ -113,7 +113,7 @@ def test_a_row_more_in_what_is_dealt_to_clients(name, seed, tmp_path):
     given = [
         "data=folder", f"data.path={tmp_path}", "data.labels=[no,yes]", "data.public_size=300",
         "data.limit=200", "data.public=20", f"partition={name}", "partition.min_examples=1",
-        "clients.number=3", f"seed={seed}",
+        f"clients.number={6 if name == 'published' else 3}", f"seed={seed}",
     ]  # fmt: skip
     places = []
     at, row = int(rng.integers(400)), (f"text {seed} is new", "yes")

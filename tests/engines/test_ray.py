@@ -12,6 +12,7 @@ from fedsvd.engines.ray import RayGrid
 from fedsvd.errors import InputError
 from fedsvd.experiment import make_grid, prepare
 from fedsvd.rounds.attempt import one_round
+from fedsvd.rounds.averaging import include, model_state
 from fedsvd.settings import EngineSettings
 from fedsvd.strategies.build import build_strategy
 from tests.clusters import two_nodes
@@ -181,6 +182,33 @@ def test_the_same_bits_from_what_every_worker_keeps(cluster, tmp_path):
         assert digest(*given, *ray_given) == expected
     settings = compose_settings(*TINY, *given, "engine.threads=1")
     assert prepare(settings, build_strategy(settings.strategy)).worker.kept is not None
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["strategy=prism"], ["strategy=dp_fedadamw", "training.optimizer=adamw", "training.lr=1e-3"]],
+    ids=lambda o: o[0],
+)
+def test_the_same_bits_where_clients_take_steps_of_their_own(cluster, overrides):
+    expected = digest("engine.threads=1", *overrides)
+    assert digest("engine=ray", "engine.workers=2", *overrides) == expected
+
+
+def test_sides_that_take_turns_are_shrunk_and_averaged_alike(cluster):
+    found = []
+    for engine in (["engine.threads=1"], ["engine=ray", "engine.workers=2"]):
+        settings = compose_settings(
+            *TINY, *engine, "strategy=fedsvd_alternate", "strategy.strength=0.7", "averaging=ema"
+        )
+        run = prepare(settings, build_strategy(settings.strategy))
+        run.rounds = settings.rounds
+        for number in (1, 2):
+            assert one_round(run, number)["failed"] == {}
+            include(run)
+        run.grid.close()
+        found.append((run.state.digest(), model_state(run).digest(), run.noise))
+        assert found[-1][0] != found[-1][1]
+    assert found[0] == found[1]
 
 
 def test_a_local_ray_is_started_and_stopped(cluster):

@@ -7,6 +7,7 @@ from fedsvd.exports.card import write_card
 
 SUMMARY = {
     "task": "rotten_tomatoes", "adapter": "lora", "model": "owner/model", "strategy": "fedsvd.FedSVD",
+    "head": "frozen_random", "head_form": "two_layer",
     "rounds_completed": 50, "epsilon_max": 0.99812, "delta": 1e-5, "unit": "example",
     "noise_source": "from the operating system",
 }  # fmt: skip
@@ -27,6 +28,7 @@ def test_the_hub_reads_its_metadata(tmp_path):
         "",
         "- Base model: owner/model",
         "- Task: rotten_tomatoes",
+        "- Head: frozen_random (two_layer)",
         "- Strategy: fedsvd.FedSVD, 50 rounds",
         "- Privacy: epsilon 0.9981 at delta 1e-05, unit: one example (the largest of any client)",
         "- Noise: from the operating system",
@@ -50,4 +52,4 @@ def test_a_name_adds_no_lines_and_no_metadata(name, tmp_path):
     found = card(tmp_path, model=name, task=name)
     assert found.data.base_model == " ".join(name.split())
     assert found.data.license is None
-    assert len(found.text.strip().splitlines()) == 7
+    assert len(found.text.strip().splitlines()) == 8

@@ -30,17 +30,42 @@ VARIANTS = {
     "eora": (["adapter=eora", "adapter.compression=prune", "data.public=20"], "fedsvd", "merged"),
     "dct": (["adapter=dct"], "fedex", "adapter"),
     "hadamard": (["adapter=hadamard"], "fedsvd_refresh", "adapter"),
+    "imbalanced": (["adapter=imbalanced"], "fedavg", "adapter"),
+    "rslora": (
+        ["adapter=pissa", "adapter.rslora=true", "adapter.ranks={query: 2}"],
+        "fedsvd",
+        "adapter",
+    ),
+    "rslora_flora": (["adapter=lora", "adapter.rslora=true"], "flora", "adapter"),
     "dora": (["adapter=dora"], "fedsvd", "adapter"),
     "dora_flora": (["adapter=dora", "adapter.magnitude=renormalised"], "flora", "adapter"),
     "lora_xs": (["adapter=lora_xs"], "fedavg", "adapter"),
+    "lora_ga": (["adapter=lora_ga", "adapter.rank=4"], "fedsvd", "adapter"),
+    "lora_sb": (["adapter=lora_sb", "adapter.step=sign"], "fedsb", "adapter"),
     "svfit": (["adapter=svfit"], "fedavg", "adapter"),
     "sorsa": (["adapter=sorsa"], "fedavg", "adapter"),
     "effort": (["adapter=effort"], "fedavg", "adapter"),
     "kronecker": (["adapter=kronecker"], "fedavg", "adapter"),
     "cayley": (["adapter=cayley"], "geometric_median", "adapter"),
     "etf": (["adapter=lora", "model.head=etf", "model.temperature=0.07"], "ffa", "adapter"),
+    "equiangular": (["adapter=lora", "model.head=equiangular"], "ffa", "adapter"),
     "grassmann": (
-        ["adapter=lora", "model.head=grassmann", "model.temperature=0.04", "model.normalize=false"],
+        ["adapter=lora", "model.head=grassmann", "model.normalize=false"],
+        "fedsvd",
+        "adapter",
+    ),
+    "grassmann_fixed": (
+        [
+            "adapter=lora",
+            "model.head=grassmann_fixed",
+            "model.temperature=0.04",
+            "model.normalize=false",
+        ],
+        "fedsvd",
+        "adapter",
+    ),
+    "two_layer": (
+        ["adapter=lora", "model.head_form=two_layer", "model.head_bias=true", "model.scale=30"],
         "fedsvd",
         "adapter",
     ),
@@ -123,15 +148,20 @@ ALONE = textwrap.dedent("""
         with torch.inference_mode():
             hidden = model.eval()(**inputs).last_hidden_state
         told = json.loads((run / "classifier" / "classifier.json").read_text())
-        head = load_file(run / "classifier" / "head.safetensors")["head.weight"]
+        parts = load_file(run / "classifier" / "head.safetensors")
+        last = parts.get("head.out_proj.weight")
+        head = parts.get("head.weight", parts.get("head.subspaces"))
         mask = inputs["attention_mask"]
         if told["pooling"] == "mean":
             x = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         else:
             x = hidden[torch.arange(len(mask)), mask.sum(1) - 1]
-        if told["normalize"] or head.ndim == 3:
+        if told["normalize"] or (head is not None and head.ndim == 3):
             x = x / x.norm(dim=1, keepdim=True)
-        if head.ndim == 2:
+        if last is not None:
+            z = torch.tanh(x @ parts["head.dense.weight"].mT + parts["head.dense.bias"])
+            logits = z @ last.mT + parts["head.out_proj.bias"]
+        elif head.ndim == 2:
             logits = x @ head.mT
         else:
             logits = torch.stack([(x @ S.mT).norm(dim=1) for S in head], 1)
@@ -168,9 +198,16 @@ def test_what_is_exported_computes_the_same_in_a_process_without_fedsvd(
             hidden = worker.model.backbone(**inputs).last_hidden_state
         texts = [worker.task.texts[i] for i in worker.task.validation[:6]]
         expected[name] = (hidden, worker.logits(worker.task.validation[:6].tolist()), texts)
-        if name in ("etf", "grassmann"):  # every client derives the head
+        if name in ("equiangular", "etf", "grassmann_fixed"):  # every client derives the head
             assert not run.state.extra
             assert not any(p.requires_grad for p in worker.model.head.parameters())
+        if name.startswith("rslora"):
+            config = json.loads((out / "adapter" / "adapter_config.json").read_text())
+            assert config["use_rslora"]
+            if name == "rslora":  # twice the rank, as the start is subtracted; scales 8 / sqrt r
+                assert {config["r"], *config["rank_pattern"].values()} == {4, 8}
+                found = [config["lora_alpha"], *config["alpha_pattern"].values()]
+                assert found == pytest.approx([8 * 2**0.5] * len(found))
         told = json.loads((out / "classifier" / "classifier.json").read_text())
         assert told["merged"] == (folder == "merged")
     done = subprocess.run(

@@ -87,18 +87,19 @@ def test_every_setting_is_open_or_closed_on_purpose():
     closed = {
         "data": {
             "name", "path", "package", "file", "filter", "hub", "hub_config", "text", "label",
-            "label_type", "splits", "validation", "test", "limit", "id", "public",
+            "label_type", "splits", "validation", "test", "limit", "id", "client", "public",
         },
-        "partition": {"name", "alpha", "min_examples", "draws", "holder"},
+        "partition": {"name", "alpha", "min_examples", "draws", "holder", "column", "ids"},
         "attack": {"name", "clients", "scale", "std"},
+        "privacy": {"accounting"},  # a published recipe's noise exceeds the budget that it names
     }  # fmt: skip
-    for section in ("clients", "training", "model", "adapter", "privacy", *closed):
+    for section in ("clients", "training", "model", "adapter", *closed):
         kind = Settings.__dataclass_fields__[section].type
         fields = set(kind.__dataclass_fields__) - {"options", "target"}
         known = OPEN.get(section, set()) | closed.get(section, set())
         assert fields <= known, (section, fields - known)
     top = set(Settings.__dataclass_fields__) - OPEN[""] - OWN_BUSINESS - set(closed)
-    assert top == {"clients", "training", "model", "adapter", "privacy", "strategy"}
+    assert top == {"clients", "training", "model", "adapter", "strategy"}
 
 
 def test_only_our_own_configurations_interpolate():

@@ -158,12 +158,16 @@ def test_a_fallback_is_noted(settings):
     assert "the prv accountant failed" in Ledger(plan).as_dict()["notes"][0]
 
 
-KINDS = ["balanced", "uniform", "poisson", "all"]
+# Public features by which clients differ, for a few numbers of clients.
+APART = {
+    n: tuple(map(tuple, np.random.default_rng(n).normal(size=(n, n)).tolist())) for n in (4, 10)
+}
+KINDS = ["balanced", "uniform", "poisson", "all", "dpp"]
 
 
 @pytest.mark.parametrize("participation", KINDS)
 def test_no_client_ends_above_its_target_in_250_random_schedules(settings, participation):
-    """A thousand over the four kinds: cohorts, rounds, steps, units, failures and seeds at random."""
+    """Over the kinds: cohorts, rounds, steps, units, failures and seeds at random."""
     rng, base = np.random.default_rng(KINDS.index(participation)), settings()
     exceeded, busiest = [], []
     for case in range(250):
@@ -176,7 +180,7 @@ def test_no_client_ends_above_its_target_in_250_random_schedules(settings, parti
         unit = "client" if client_level else "example"
         s = replace(
             base, rounds=rounds, seed=case,
-            clients=ClientSettings(number, per, participation),
+            clients=ClientSettings(number, per, participation, features=APART[number]),
             training=replace(base.training, local_steps=steps),
             data=replace(base.data, public_size=900 * number),
             privacy=replace(

@@ -184,6 +184,22 @@ def test_the_configured_recorders_work_on_records_alone(name, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
+        (["data.label_texts=null", "model.head=frozen_random"], True),
+        (["model.head=frozen_random"], False),
+    ],
+)
+def test_the_screen_says_when_training_texts_stand_for_public_ones(overrides, told, tmp_path):
+    stream = io.StringIO()
+    screen = Screen(tmp_path, stream)
+    screen.start(start("adapter=gradient", "privacy=none", *overrides))
+    screen.close()
+    found = " ".join(stream.getvalue().split())
+    assert ("texts of training with their labels, which stand for public ones" in found) == told
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
         (["adapter=eva", "privacy=none"], True),
         (["adapter=eva", "privacy=none", "data.public=30"], False),
         (["adapter=lora", "privacy=none"], False),

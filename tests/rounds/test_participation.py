@@ -1,9 +1,15 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsvd.rounds.participation import participants, rounds_bound
 from fedsvd.settings import ClientSettings
+
+
+def some_features(number, columns=12, seed=0):
+    rows = np.random.default_rng(seed).normal(size=(number, columns))
+    return tuple(tuple(row) for row in rows.tolist())
 
 
 def schedule(clients, rounds, seed):
@@ -19,10 +25,10 @@ def schedule(clients, rounds, seed):
 
 @given(
     st.integers(1, 12), st.integers(1, 12), st.integers(1, 30), st.integers(0, 99),
-    st.sampled_from(["balanced", "uniform", "poisson", "all"]),
+    st.sampled_from(["balanced", "uniform", "poisson", "all", "dpp"]),
 )  # fmt: skip
 def test_nobody_exceeds_the_bound_and_nobody_is_drawn_twice(number, per, rounds, seed, kind):
-    clients = ClientSettings(number, min(per, number), kind)
+    clients = ClientSettings(number, min(per, number), kind, features=some_features(number))
     drawn, taken = schedule(clients, rounds, seed)
     assert max(taken) <= rounds_bound(clients, rounds)
     for chosen in drawn:
@@ -41,6 +47,22 @@ def test_balanced_gives_each_client_exactly_its_share():
 def test_a_declared_bound_is_kept():
     _, taken = schedule(ClientSettings(6, 3, "uniform", max_rounds=4), 50, 0)
     assert max(taken) == 4
+
+
+def test_diverse_cohorts_are_of_one_size_and_may_meet_again_in_every_round():
+    clients = ClientSettings(6, 3, "dpp", features=some_features(6))
+    assert rounds_bound(clients, 20) == 20
+    drawn, _ = schedule(clients, 20, 0)
+    assert {len(c) for c in drawn} == {3}
+    assert len(set(map(tuple, drawn))) > 3
+    assert drawn == schedule(clients, 20, 0)[0] != schedule(clients, 20, 1)[0]
+    few = ClientSettings(6, 3, "dpp", max_rounds=4, features=some_features(6))
+    assert rounds_bound(few, 20) == 4
+    for round, chosen in enumerate(
+        drawn, start=1
+    ):  # whoever is at the bound leaves its place empty
+        draw = participants(few, 4, 0, round, [4, 0, 0, 0, 0, 0])
+        assert (draw.clients, draw.at_bound) == ([k for k in chosen if k], [0] * (0 in chosen))
 
 
 @pytest.mark.parametrize("secret", [False, True])

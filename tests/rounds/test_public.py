@@ -132,8 +132,9 @@ def test_an_adapter_that_looks_at_none_needs_none():
     start(*PEEKS, "+adapter.looks=false", "strategy=fedavg")
 
 
-def test_fedsb_averages_r_and_sends_nothing_else():
-    run = start("strategy=fedsb", "adapter=lora_xs", "adapter.start=vectors", "privacy=none")
+@pytest.mark.parametrize("adapter", ["lora_sb", "lora_xs"])
+def test_fedsb_averages_r_and_sends_nothing_else(adapter):
+    run = start("strategy=fedsb", f"adapter={adapter}", "privacy=none")
     metrics = one_round(run, 1)
     assert metrics["failed"] == {}
     R, head = 12 * 8 * 8 * 4, 2 * 384 * 4

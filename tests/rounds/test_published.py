@@ -42,6 +42,7 @@ def test_a_mean_of_plain_steps_has_it(settings):
         (LaLora(), [], "not plain SGD"),
         (FedSVD(), ["training.optimizer=adamw"], "not plain SGD"),
         (FedSVD(), ["attack=sign_flip"], "not honest"),
+        (FedSVD(), ["model.head=grassmann"], "the head's subspaces"),
         (FedSVD(), ["privacy=client_level"], "the server's noise"),
         (FedSVD(), ["privacy=none"], "no privacy"),
     ],

@@ -219,6 +219,60 @@ def test_training_a_is_refused_where_clients_must_hold_one(settings):
     check_use(settings("strategy=geometric_median"))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["strategy=prism", "privacy=client_level"],
+            r"Prism is about the noise in the clients' st",
+        ),
+        (
+            ["strategy=prism", "training.factors=B"],
+            r"training\.factors: 'B' is not allowed.* B A i",
+        ),
+        (["strategy=prism", "training.momentum=0.9"], r"training\.momentum: 0\.9 is not allowed"),
+        (
+            ["strategy=dp_fedadamw"],
+            r"training\.optimizer: 'sgd' is not allowed.* training\.lr for it",
+        ),
+        (
+            ["strategy=dp_fedadamw", "training.optimizer=adamw", "privacy=client_level"],
+            r"DpFedAdamW is about the noise",
+        ),
+    ],
+)
+def test_steps_that_a_run_cannot_take_are_refused(settings, overrides, said):
+    chosen = settings(*overrides)
+    with pytest.raises(InputError, match=said):
+        check_use(chosen, build_strategy(chosen.strategy))
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "said"),
+    [
+        ("la_lora", "smoothing=gauss", r"strategy\.smoothing: 'gauss' .* 'binomial', or a number"),
+        ("la_lora", "smoothing=-1", r"strategy\.smoothing: -1"),
+        ("la_lora", "rate_B=0", r"strategy\.rate_B: 0"),
+        ("la_lora", "projected=2", r"strategy\.projected: 2"),
+        ("prism", "floor=-1", r"strategy\.floor: -1"),
+        ("prism", "beta2=1", r"strategy\.beta2: 1"),
+        ("dp_fedadamw", "gamma=-1", r"strategy\.gamma: -1"),
+        ("dp_fedadamw", "beta1=1.5", r"strategy\.beta1: 1\.5"),
+        ("dp_fedadamw", "tau=0", r"strategy\.tau: 0"),
+    ],
+)
+def test_options_of_clients_steps_are_checked(settings, name, option, said):
+    with pytest.raises(InputError, match=said):
+        build_strategy(settings(f"strategy={name}", f"strategy.{option}").strategy)
+
+
+def test_la_loras_gaussian_filter_stays_an_option(settings):
+    rule = build_strategy(settings("strategy=la_lora", "strategy.smoothing=1.5").strategy).local
+    assert (rule.binomial, rule.smoothing) == (False, 1.5)
+    rule = build_strategy(settings("strategy=la_lora").strategy).local
+    assert (rule.binomial, rule.smoothing, rule.rate_A, rule.rate_B) == (True, 0.0, 1.0, 2.0)
+
+
 def test_every_group_builds(settings):
     for path in sorted((config_folder() / "strategy").glob("*.yaml")):
         chosen = settings(f"strategy={path.stem}", "seed=7")
@@ -235,12 +289,23 @@ PAGES = {
 def test_ranks_of_clients_are_refused_where_one_is_needed(settings):
     ranks = "clients.ranks=[1,2,3,4,5,6]"
     for name in ("fedsvd", "fedavg", "median"):
-        with pytest.raises(InputError, match=r"clients\.ranks: .* flora, flexlora and hetlora"):
+        with pytest.raises(InputError, match=r"clients\.ranks: .* florist, hetlora, ilora and"):
             check_use(settings(f"strategy={name}", ranks))
     check_use(settings("strategy=flora", ranks))
     for wrong in ("[1,2]", "[0,1,1,1,1,1]", "[9,1,1,1,1,1]"):
         with pytest.raises(InputError, match=r"clients\.ranks"):
             settings("strategy=flora", f"clients.ranks={wrong}")
+
+
+def test_lora_a2_needs_a_step_to_choose_and_one_to_train(settings):
+    for steps, fine in ((1, False), (2, True)):
+        chosen = settings("strategy=lora_a2", f"training.local_steps={steps}")
+        if fine:
+            check_use(chosen, build_strategy(chosen.strategy))
+        else:
+            with pytest.raises(InputError, match=r"training\.local_steps: .* at least 2"):
+                check_use(chosen, build_strategy(chosen.strategy))
+    check_use(settings("strategy=lora_a2", "clients.ranks=[1,2,3,4,5,6]"))
 
 
 def test_every_group_has_its_page():

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import scipy.fft
 import torch
+from scipy.optimize import minimize
 
 from fedsvd import strategies as S
 from fedsvd.errors import InputError
+from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.robust import geometric_median, rank_one, robust_pca
+from fedsvd.lowrank.subgradient import robust_fit
 from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.strategies.server import ServerOptimizer
 from tests.strategies.cases import D_IN, D_OUT, P, R, case, mean, product, run, updates, wrap
@@ -38,6 +41,19 @@ def test_flexlora_is_the_best_approximation_of_the_mean_product():
     U, s, Vh = np.linalg.svd(product(As, Bs))
     np.testing.assert_allclose(new_B @ new_A, (U[:, :R] * s[:R]) @ Vh[:R], atol=1e-12)
     np.testing.assert_allclose(new_A @ new_A.T, np.eye(R), atol=1e-12)
+
+
+def test_prism_retracts_the_mean_product_near_the_old_factors():
+    A, B, As, Bs, state, sent = case(shared_A=False)
+    new_A, new_B, _ = run(S.Prism(), state, sent)
+    U, s, Vh = np.linalg.svd(product(As, Bs))
+    np.testing.assert_allclose(new_B @ new_A, (U[:, :R] * s[:R]) @ Vh[:R], atol=1e-12)
+    # Balanced: (B, A) = (U S^1/2 Q, Q^T S^1/2 V^T), Q the nearest to the old ones.
+    root = np.sqrt(s[:R])
+    bal_B, bal_A = U[:, :R] * root, root[:, None] * Vh[:R]
+    left, _, right = np.linalg.svd(bal_B.T @ B + bal_A @ A.T)
+    np.testing.assert_allclose(new_B, bal_B @ left @ right, atol=1e-12)
+    np.testing.assert_allclose(new_A, (left @ right).T @ bal_A, atol=1e-12)
 
 
 @pytest.mark.parametrize("oversampling", [None, 0, 4])
@@ -182,6 +198,137 @@ def test_geometric_median_minimises_the_sum_of_distances_of_products():
     assert cost(mean(Bs)) > best
 
 
+def test_l21_minimises_the_norm_of_every_row_of_the_product():
+    rng, p = np.random.default_rng(0), np.array([0.3, 0.2, 0.26, 0.24])
+    A, B = rng.normal(size=(R, D_IN)), rng.normal(size=(12, R))
+    A[1] *= 5  # so that norms of rows of B are not those of the product
+    Bs = [B + rng.normal(size=B.shape) for _ in p]
+    sent = [S.Update(k, float(w), wrap(A, b)) for (k, w), b in zip(enumerate(p), Bs, strict=True)]
+    new_A, new_B, _ = run(S.L21(tolerance=1e-9), wrap(A, B), sent)
+    assert (new_A == A).all()
+    at_a_client = 0
+    for i in range(len(B)):
+
+        def cost(x, i=i):
+            return sum(w * np.linalg.norm((x - b[i]) @ A) for w, b in zip(p, Bs, strict=True))
+
+        found = minimize(cost, p @ [b[i] for b in Bs], method="Nelder-Mead", tol=1e-10)
+        at = min(cost(b[i]) for b in Bs)  # where the cost has a kink
+        assert cost(new_B[i]) <= min(found.fun, at) * (1 + 2e-5)  # it creeps past a client
+        if at < found.fun * (1 + 1e-7):  # then exactly that client's row
+            at_a_client += 1
+            assert min(np.abs(new_B[i] - b[i]).max() for b in Bs) < 1e-12
+    assert 0 < at_a_client < 12
+
+
+def test_l21_of_four_corners_is_where_the_diagonals_cross():
+    corners = np.array([[0.0, 0.0], [4.0, 0.0], [3.0, 3.0], [0.0, 2.0]])
+    state = wrap(np.eye(2), np.zeros((2, 2)))  # the second row: a corner for each, moved by one
+    Bs = [np.stack([c, corners[(k + 1) % 4] + 10]) for k, c in enumerate(corners)]
+    sent = [S.Update(k, 0.25, wrap(np.eye(2), b)) for k, b in enumerate(Bs)]
+    _, new_B, _ = run(S.L21(tolerance=1e-9), state, sent)
+    cross = np.array([4 / 3, 4 / 3])  # y = x and x + 2 y = 4
+    np.testing.assert_allclose(new_B, [cross, cross + 10], atol=1e-6)
+
+
+def test_l21_leaves_a_client_out_of_the_rows_that_it_spoils_alone():
+    rng = np.random.default_rng(1)
+    A, B = rng.normal(size=(R, D_IN)), rng.normal(size=(D_OUT, R))
+    Bs = [B + 0.1 * rng.normal(size=B.shape) for _ in range(5)]
+    kept = run(S.L21(), wrap(A, B), [S.Update(k, 0.2, wrap(A, b)) for k, b in enumerate(Bs)])[1]
+    Bs[2][0] += 1e6
+    sent = [S.Update(k, 0.2, wrap(A, b)) for k, b in enumerate(Bs)]
+    new = run(S.L21(), wrap(A, B), sent)[1]
+    np.testing.assert_allclose(new[1:], kept[1:], atol=1e-12)
+    assert np.abs(new[0] - B[0]).max() < 0.3
+    # With one norm for a client, what it sends in its sound rows counts for nothing any more.
+    whole = run(S.GeometricMedian(), wrap(A, B), sent)[1]
+    Bs[2][1:] += 0.2
+    sent[2] = S.Update(2, 0.2, wrap(A, Bs[2]))
+    assert np.abs(run(S.GeometricMedian(), wrap(A, B), sent)[1] - whole).max() < 1e-4
+    assert np.abs(run(S.L21(), wrap(A, B), sent)[1] - new)[1:].max() > 0.01
+
+
+FIT = {"init": 0.01, "step": 0.5, "decay": 0.98, "steps": 300}
+
+
+def fitted(Xs, p, rank, **options):
+    pair = robust_fit(torch.tensor(np.stack(Xs)), torch.tensor(p), rank, **{**FIT, **options})
+    return pair.product().numpy()
+
+
+def test_robust_fit_takes_the_steps_of_its_formula():
+    rng, p = np.random.default_rng(0), np.array([0.2, 0.3, 0.5])
+    Xs = [rng.normal(size=(6, 9)) for _ in p]
+    U, s, Vh = np.linalg.svd(mean([np.sign(x) for x in Xs]))
+    size = sorted(np.linalg.norm(x) for x in Xs)
+    half = next(x for x in size if p[[np.linalg.norm(y) <= x for y in Xs]].sum() >= 0.5)
+    root = np.sqrt(0.01 * half * s[:4] / np.linalg.norm(s[:4]))
+    B, A = U[:, :4] * root, root[:, None] * Vh[:4]
+    np.testing.assert_allclose(np.linalg.norm(B @ A), 0.01 * half)
+    for t in range(25):
+        np.testing.assert_allclose(fitted(Xs, p, 4, steps=t), B @ A, atol=1e-10)
+        G = np.zeros((6, 9))
+        for w, x in zip(p, Xs, strict=True):
+            for i in range(6):
+                for j in range(9):
+                    G[i, j] += w * np.sign(B[i] @ A[:, j] - x[i, j])
+        eta = 0.5 * 0.98**t / np.sqrt(54)
+        B, A = B - eta * G @ A.T, A - eta * B.T @ G
+
+
+def test_robust_fit_of_full_rank_comes_near_the_entrywise_median():
+    """Without a limit on the rank that is the minimiser."""
+    rng = np.random.default_rng(0)
+    Xs = [rng.normal(size=(12, 5)) for _ in range(3)]
+    p = np.full(3, 1 / 3)
+
+    def cost(Z):
+        return np.abs(Z - Xs).sum() / 3
+
+    best = cost(np.median(Xs, axis=0))
+    found = cost(fitted(Xs, p, 5, decay=0.995, steps=1500))
+    assert best <= found < 1.02 * best
+    assert found < cost(np.mean(Xs, axis=0))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("rank", [2, 4])
+def test_robust_fit_recovers_a_low_rank_matrix_from_gross_errors(rank, scale):
+    rng = np.random.default_rng(0)
+    X = scale * rng.normal(size=(30, 2)) @ rng.normal(size=(2, 40))
+    Xs = []
+    for _ in range(4):  # a fifth of the entries of each client, so that many have half bad values
+        Xs.append(np.where(rng.random(X.shape) < 0.2, X + 100 * scale, X))
+    Xs.append(-50 * X)  # and a whole client
+    p = np.full(5, 0.2)
+
+    def off(Z):
+        return np.linalg.norm(Z - X) / np.linalg.norm(X)
+
+    assert off(fitted(Xs, p, rank)) < (0.02 if rank == 2 else 0.12)
+    assert off(np.median(Xs, axis=0)) > 5
+    assert off(sum(Xs) / 5) > 9
+
+
+def test_robust_lowrank_adds_the_fit_of_the_moves_and_cuts_to_the_rank():
+    A, B, As, Bs, state, sent = case(shared_A=False)
+    new_A, new_B, _ = run(S.RobustLowRank(over=2), state, sent)
+    moves = [b @ a - B @ A for a, b in zip(As, Bs, strict=True)]
+    U, s, Vh = np.linalg.svd(B @ A + fitted(moves, P, 2 * R))
+    np.testing.assert_allclose(new_B @ new_A, (U[:, :R] * s[:R]) @ Vh[:R], atol=1e-9)
+    np.testing.assert_allclose(new_A @ new_A.T, np.eye(R), atol=1e-12)
+
+
+def test_robust_lowrank_stays_where_half_of_the_weight_does_not_move():
+    *_, As, Bs, state, _ = case(shared_A=False)
+    head = torch.arange(3.0).double()
+    state = AdapterState(state.factors, {"head.bias": head}, 1)
+    far = AdapterState(wrap(As[0], Bs[0]).factors, {"head.bias": head + 9}, 1)
+    sent = [S.Update(0, 0.3, state), S.Update(1, 0.3, state), S.Update(2, 0.4, far)]
+    assert S.RobustLowRank().aggregate(state, sent).digest() == state.digest()
+
+
 @pytest.mark.parametrize("size", [1e2, 1e6, 1e10])
 def test_geometric_median_of_points_with_one_far_away_stays_near_the_others(size):
     rng = np.random.default_rng(0)
@@ -314,6 +461,69 @@ def test_server_optimisers_follow_their_recursions(name):
         np.testing.assert_allclose(state.factors["l"].B.numpy(), x, atol=1e-12)
     assert (state.factors["l"].A == 1).all()
     assert all(key.endswith("l.B") for key in state.memory)
+
+
+def follow_mfac(server, rounds, moves):
+    """Apply `server` to random means; return what it makes of B and A, and of them by NumPy."""
+    rng = np.random.default_rng(0)
+    state = wrap(rng.normal(size=(R, D_IN)), rng.normal(size=(D_OUT, R)))
+    x = {n: t.numpy().copy() for n, t in state.tensors().items()}
+    rows, v, found = [], {n: 0 * x[n] for n in x}, []
+    for number in range(rounds):
+        trains = moves(number)
+        target = {n: rng.normal(size=x[n].shape) for n in trains}
+        state = server.step(state, state.update({n: torch.tensor(t) for n, t in target.items()}))
+        rows.append({n: target[n] - x[n] if n in trains else 0 * x[n] for n in x})
+        last = rows[-server.window :]
+        G = np.stack([np.concatenate([row[n].ravel() for n in trains]) for row in last])
+        F = server.damping * np.eye(G.shape[1]) + G.T @ G / server.window  # dense
+        step = np.split(np.linalg.inv(F) @ G[-1], np.cumsum([x[n].size for n in trains])[:-1])
+        for n, part in zip(trains, step, strict=True):
+            v[n] = server.beta1 * v[n] + (1 - server.beta1) * part.reshape(x[n].shape)
+            x[n] = x[n] + server.lr * v[n]
+        found.append(({n: t.numpy() for n, t in state.select(("A", "B")).items()}, dict(x)))
+    return state, found
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize(
+    "moves",
+    [lambda i: ["l.A", "l.B"], lambda i: [["l.B"], ["l.A", "l.B"], ["l.A"]][i % 3]],
+    ids=["both", "in turn"],
+)
+def test_mfac_steps_along_the_dense_inverse_of_the_empirical_fisher(moves, momentum):
+    server = ServerOptimizer("mfac", lr=0.01, beta1=momentum, window=4, damping=0.02)
+    state, found = follow_mfac(server, 7, moves)
+    for ours, theirs in found:
+        for name, value in theirs.items():
+            np.testing.assert_allclose(ours[name], value, rtol=1e-10, atol=1e-12)
+    kinds = {"g", "m"} if momentum else {"g"}
+    assert set(state.memory) == {f"{k}.l.{n}" for k in kinds for n in "AB"}
+    assert state.memory["g.l.A"].shape == (4, R, D_IN)
+
+
+def test_mfac_by_hand_and_with_almost_no_damping():
+    # One row g = (3, 4): F^-1 g = g / (damping + |g|^2).
+    old = wrap(np.zeros((1, 2)), np.zeros((1, 1)))
+    mean_state = old.update({"l.A": torch.tensor([[3.0, 4.0]]).double()})
+    server = ServerOptimizer("mfac", lr=1.0, beta1=0.0, window=1, damping=5.0)
+    np.testing.assert_allclose(server.step(old, mean_state).factors["l"].A, [[0.1, 4 / 30]])
+    # Of a window of 4 with 3 rows still 0, F = damping I + g g^T / 4; at 1e-14 no digit is lost.
+    server = ServerOptimizer("mfac", lr=1.0, beta1=0.0, window=4, damping=1e-14)
+    new = server.step(old, mean_state)
+    np.testing.assert_allclose(new.factors["l"].A, [[12 / 25, 16 / 25]], rtol=1e-12)
+    assert not new.factors["l"].B.any()
+    assert set(new.memory) == {"g.l.A"}
+
+
+def test_mfac_goes_on_from_its_memory_in_single_precision():
+    server = ServerOptimizer("mfac", lr=0.01, window=3, damping=1e-3)
+    state = wrap(np.ones((R, D_IN), np.float32), np.ones((D_OUT, R), np.float32))
+    for k in range(5):
+        state = server.step(state, state.update({"l.B": state.factors["l"].B * (0.9 + 0.05 * k)}))
+        state = AdapterState.from_tensors(state.tensors(), state.round + 1)
+    assert {t.dtype for t in state.tensors().values()} == {torch.float32}
+    assert state.memory["g.l.B"].shape == (3, D_OUT, R)
 
 
 def test_momentum_without_memory_at_rate_one_is_the_mean():

@@ -10,10 +10,11 @@ from fedsvd.adapters.build import build_adapter
 from fedsvd.errors import InputError
 from fedsvd.settings import AdapterSettings
 from fedsvd.settings.model import ADAPTERS
-from fedsvd.strategies import FFA, FedAvg, FedSVD, FedSvdRefresh
+from fedsvd.strategies import FFA, FedAvg, FedSVD, FedSvdRefresh, RoLora
 from fedsvd.strategies.base import Strategy, Update
 from fedsvd.strategies.build import build_strategy
 from fedsvd.strategies.pairs import check_pair, configured, refusal
+from fedsvd.strategies.stock import notes
 from fedsvd.testing import make_state
 from tests.conftest import compose_settings
 
@@ -35,6 +36,22 @@ def test_what_drops_part_of_the_product_is_not_for_pretrained_parts():
     assert "keeps part of the pretrained weight" in verdict(FedSvdRefresh(), "pissa")
     assert verdict(FedSvdRefresh(tail="fold"), "pissa") is None
     assert verdict(FedSvdRefresh(), "dct") is None
+
+
+def test_layers_that_hold_one_a_do_not_train_it():
+    for rule in (FedAvg(), RoLora()):
+        assert "holds one A for a group of layers" in verdict(rule, "xkv")
+    assert verdict(FedSVD(), "xkv") is None
+    with pytest.raises(InputError, match=r"training\.factors: 'AB' is not allowed.*holds one A"):
+        check("adapter=xkv", "strategy=ffa", "training.factors=AB")
+
+
+def test_fedsb_without_its_start_is_told():
+    for adapter, told in (("lora_xs", 1), ("lora_sb", 0)):
+        settings = compose_settings("strategy=fedsb", f"adapter={adapter}")
+        found = notes(settings, build_strategy(settings.strategy))
+        assert [line for line in found if "averaged LoRA-XS" in line] == found
+        assert len(found) == told
 
 
 def check(*overrides):

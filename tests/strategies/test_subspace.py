@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedsvd.lowrank import AdapterState, LowRank
-from fedsvd.strategies import FFA, FedSVD, FedSvdDct, FedSvdRefresh, Update
+from fedsvd.strategies import FFA, FedSVD, FedSvdAlternate, FedSvdDct, FedSvdRefresh, Update
 
 D_OUT, D_IN, R, STEPS = 6, 12, 3, 20
 WEIGHTS = (0.1, 0.2, 0.3, 0.4)
@@ -27,17 +27,21 @@ def problem():
 
 
 def train(rule, rounds):
-    """Local gradient steps on ||W + B A - T_k||^2 / 2 for B; yield the state after each round."""
+    """Local gradient steps on ||W + B A - T_k||^2 / 2 for what trains; yield each round's state."""
     targets, state = problem()
+    state = rule.begin(state)
     for number in range(1, rounds + 1):
         state = AdapterState(state.factors, {}, number, state.base)
         pair, sent = state.factors["l"], []
         W = state.base.get("l", torch.zeros(D_OUT, D_IN, dtype=torch.float64))
         for k, target in enumerate(targets):
-            B = pair.B.clone()
+            A, B = pair.A.clone(), pair.B.clone()
             for _ in range(STEPS):
-                B -= 0.3 * (W + B @ pair.A - target) @ pair.A.mT
-            sent.append(Update(k, WEIGHTS[k], state.update({"l.B": B})))
+                if "B" in rule.trains_in(number):
+                    B -= 0.3 * (W + B @ A - target) @ A.mT
+                else:
+                    A -= 0.3 * B.mT @ (W + B @ A - target)
+            sent.append(Update(k, WEIGHTS[k], state.update({"l.A": A, "l.B": B})))
         state = rule.aggregate(state, sent)
         yield state
 
@@ -95,6 +99,7 @@ RULES = {
     "`fedsvd split=balanced`": FedSVD(split="balanced"),
     "`fedsvd_refresh`": FedSvdRefresh(),
     "`fedsvd_refresh tail=fold`": FedSvdRefresh(tail="fold"),
+    "`fedsvd_alternate`": FedSvdAlternate(),
     "`fedsvd_dct`": FedSvdDct(),
     "`fedsvd_dct tail=fold`": FedSvdDct(tail="fold"),
 }

@@ -32,7 +32,7 @@ def test_variables_of_berts_first_code() -> None:
     variables = {n: g.standard_normal(s).astype("float32") for n, s in shapes.items()}
     model = bert_tiny.encoder(config, variables)
     state = model.state_dict()
-    assert model.config.hidden_act == "gelu_new"
+    assert model.config.hidden_act == "gelu_pytorch_tanh"
     expected = variables[f"{layer}/intermediate/dense/kernel"].T
     found = state["encoder.layer.0.intermediate.dense.weight"]
     torch.testing.assert_close(found, torch.from_numpy(expected.copy()), rtol=0, atol=0)

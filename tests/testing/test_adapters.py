@@ -6,12 +6,14 @@ from opacus.grad_sample import register_grad_sampler
 from torch import nn
 
 from fedsvd import adapters
-from fedsvd.adapters import Adapted, Initialiser, Parametrisation
+from fedsvd.adapters import Adapted, Initialiser, Parametrisation, Spectrum
 from fedsvd.adapters.initial import kaiming
 from fedsvd.adapters.linear import FactorLinear
+from fedsvd.adapters.lora_xs import SmallCore
 from fedsvd.adapters.triplets import leading
+from fedsvd.client import training
 from fedsvd.lowrank import LowRank
-from fedsvd.testing import check_adapter
+from fedsvd.testing import check_adapter, steps
 
 OURS = [
     ("Cayley", {}),
@@ -20,18 +22,28 @@ OURS = [
     ("Dora", {"magnitude": "frozen"}),
     ("Dora", {"magnitude": "renormalised"}),
     ("Dora", {}),
+    ("Effort", {"orthogonality": 0.0, "energy": 0.0}),
+    ("Effort", {"energy": 0.0}),
     ("Effort", {}),
     ("Eora", {"compression": "prune"}),
     ("Eora", {}),
     ("Eva", {"centre": True}),
     ("Eva", {}),
+    ("Gradient", {}),
     ("Hadamard", {}),
+    ("Imbalanced", {"a": 0.5, "b": 2.0}),
+    ("Imbalanced", {}),
     ("Kronecker", {"algebra": "quaternion"}),
     ("Kronecker", {"terms": 2, "algebra": "complex"}),
     ("Kronecker", {}),
     ("Lora", {"init": "gaussian"}),
     ("Lora", {"init": "orthonormal"}),
     ("Lora", {}),
+    ("LoraGA", {"form": "peft"}),
+    ("LoraGA", {}),
+    ("LoraSB", {"rate": 0.0}),
+    ("LoraSB", {"step": "sign", "rate": 1e-3}),
+    ("LoraSB", {}),
     ("LoraXS", {"start": "orthonormal"}),
     ("LoraXS", {"start": "vectors", "std": 0.0}),
     ("LoraXS", {}),
@@ -39,10 +51,14 @@ OURS = [
     ("Olora", {}),
     ("Pissa", {"niter": 4}),
     ("Pissa", {}),
+    ("SVFit", {"energy": None}),
     ("SVFit", {}),
     ("Sorsa", {}),
+    ("Xkv", {"blocks": 2, "source": "gradients"}),
+    ("Xkv", {"blocks": 2, "source": "inputs"}),
+    ("Xkv", {}),
 ]
-BASES = {"Adapted", "Adapter", "Initialiser", "Inputs", "Parametrisation", "Site"}
+BASES = {"Adapted", "Adapter", "Initialiser", "Inputs", "Parametrisation", "Site", "Spectrum"}
 
 
 @pytest.mark.parametrize(("name", "options"), OURS, ids=str)
@@ -296,6 +312,57 @@ class Steep(Sound):
         return torch.stack([layer.up.weight.square().sum().sqrt().sqrt() for layer in layers]).sum()
 
 
+class Faint(Sound):
+    """A regulariser of its own rate that is too small for float32 to hold its step."""
+
+    decoupled = True
+
+    def penalty(self, layers):
+        return 1e-9 * torch.stack([layer.down.weight.square().sum() for layer in layers]).sum()
+
+
+class Loss(Sound):
+    """A regulariser that is a part of the loss."""
+
+    def penalty(self, layers):
+        return torch.stack([layer.down.weight.square().sum() for layer in layers]).sum()
+
+
+class WrongSide(Parametrisation):
+    """The start of LoRA-XS with the singular values in B; the paper's are in A."""
+
+    tensors = ("R",)
+    spectrum = Spectrum("leading", "core", a=1.0)
+
+    def adapt(self, base, site):
+        U, S, Vh = leading(site.weight, site.rank)
+        pair = LowRank(Vh.to(site.weight), (U * S).to(site.weight))
+        return SmallCore(base, site, pair, torch.zeros(site.rank, site.rank))
+
+
+class Uneven(Initialiser):
+    """The product of PiSSA's factors, but all of S in B: another first step."""
+
+    absorbs = True
+    spectrum = Spectrum("leading", "factors", a=0.5, b=0.5, divided=True)
+
+    def factors(self, site):
+        U, S, Vh = leading(site.weight, site.rank)
+        return LowRank(Vh, U * S / site.scale)
+
+
+class Middle(Initialiser):
+    """Says that it starts from the last triplets, but skips one."""
+
+    absorbs = True
+    spectrum = Spectrum("last", "factors", a=0.5, b=0.5, divided=True)
+
+    def factors(self, site):
+        U, S, Vh = leading(site.weight, min(site.weight.shape) - 1)
+        root = (S / site.scale).sqrt()[-site.rank :]
+        return LowRank(root[:, None] * Vh[-site.rank :], U[:, -site.rank :] * root)
+
+
 class TwoNames(Diagonal):
     def trained(self):
         return {**super().trained(), "again": self.up.weight}
@@ -342,6 +409,10 @@ class Idle(Sound):
         (Vector, "Vector has a penalty that is not a finite scalar."),
         (Constant, "Constant has a penalty that depends on nothing that trains."),
         (Steep, "Steep has a penalty whose gradient is not finite."),
+        (Faint, "Faint has a penalty of its own rate that moves nothing in float32."),
+        (WrongSide, "WrongSide takes another first step than its `spectrum` says: that of encoder"),
+        (Uneven, "Uneven takes another first step than its `spectrum` says"),
+        (Middle, "Middle takes another first step than its `spectrum` says"),
         (Tied, "Tied gives one parameter two names in the state."),
         (Idle, "down travel, which does not train."),
     ],
@@ -356,3 +427,39 @@ def test_planted_faults_are_found(cls, sentence):
 
 def test_a_sound_parametrisation_of_ones_own_passes():
     check_adapter(Sound)
+    check_adapter(Loss)
+
+
+def old_penalty(model, parameters, settings, round, rounds):
+    """The step that SORSA's regulariser once took: lr_t^2 / lr_0 times its gradient."""
+    share = training.learning_rate(settings, round, rounds) / settings.lr
+
+    def act():
+        found = torch.autograd.grad(model.penalty(), parameters, allow_unused=True)
+        for p, gradient in zip(parameters, found, strict=True):
+            if gradient is not None:
+                p.grad = share * gradient if p.grad is None else p.grad + share * gradient
+
+    return act
+
+
+def only_lr(model, parameters, settings, round, rounds):
+    """A regulariser of its own rate that is treated as a loss."""
+    model.decoupled = False
+    return training.penalty_of(model, parameters, settings, round, rounds)
+
+
+@pytest.mark.parametrize(
+    ("cls", "step", "sentence"),
+    [
+        (adapters.Sorsa, old_penalty, "vanishes with the learning rate in another way"),
+        (adapters.Effort, old_penalty, "vanishes with the learning rate in another way"),
+        (adapters.Sorsa, only_lr, "Sorsa declares decoupled = True, but it is not so"),
+    ],
+)
+def test_a_regulariser_that_vanishes_with_the_learning_rate_is_found(
+    cls, step, sentence, monkeypatch
+):
+    monkeypatch.setattr(steps, "penalty_of", step)
+    with pytest.raises(AssertionError, match=sentence):
+        check_adapter(cls)

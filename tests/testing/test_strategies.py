@@ -15,12 +15,25 @@ from fedsvd.strategies.align import aligned_mean
 from fedsvd.strategies.fedex import mean_product
 from fedsvd.testing import check_strategy
 
-BESIDE = ("PublicView", "ServerOptimizer", "Strategy", "Update", "weighted_extra", "weighted_mean")
+BESIDE = (
+    "NoiseView",
+    "PublicView",
+    "ServerOptimizer",
+    "Strategy",
+    "Update",
+    "weighted_extra",
+    "weighted_mean",
+)
 OURS = [getattr(strategies, name) for name in strategies.__all__ if name not in BESIDE]
 OPTIONS = [
     ("FedSVD", {"split": "balanced"}),
     ("FedSVD", {"period": 2}),
     ("FedSVD", {"period": 3}),
+    ("FedSVD", {"strength": 1.0}),
+    ("FedSVD", {"strength": 0.5, "period": 7}),
+    ("FFA", {"strength": 0.3}),
+    ("FedSvdAlternate", {"strength": 1.0}),
+    ("FedSvdAlternate", {"hold": 3, "first": "A", "strength": 0.1}),
     ("FedSvdRefresh", {"tail": "fold"}),
     ("FedSvdRefresh", {"keep": 1}),
     ("FedSvdRefresh", {"period": 5}),

@@ -1,0 +1,110 @@
+"""python -m experiments.suite STAGE --tasks T --models M [--budgets ...]: the benchmark's runs.
+
+Stages: search (every method on the one grid, on seeds that are not reported), report (each method at
+what its search chose, on the reported seeds; the test part is read once a run), table (print).
+What is recorded in --results is not made again. JOBS at a time (default 2), one thread each.
+--seeds N takes the first N reported seeds. Without a choice of names, all of suite.yaml's are meant.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from experiments.each import forked, restarted
+from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
+from experiments.suite.records import best, read, record
+from experiments.suite.tables import table
+
+HERE = Path(__file__).parent
+GROUPS = ("tasks", "models", "clients", "heads", "budgets", "methods")
+
+
+def main() -> int:
+    """Run the command and return the exit status: 1 if a run failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.suite",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("stage", choices=("search", "report", "table"))
+    for group in GROUPS:
+        parser.add_argument(f"--{group}", nargs="+", metavar="NAME")
+    parser.add_argument("--seeds", type=int, help="of the reported ones, the first so many")
+    parser.add_argument("--suite", type=Path, default=HERE / "suite.yaml", metavar="FILE")
+    parser.add_argument("--results", type=Path, default=HERE / "results.jsonl", metavar="FILE")
+    parser.add_argument("--out", type=Path, default=Path("outputs/suite"), metavar="FOLDER")
+    given = parser.parse_args()
+    suite = load(given.suite)
+    try:
+        chosen = list(cells(suite, **{g: getattr(given, g) for g in GROUPS}))
+    except KeyError as error:
+        parser.error(str(error.args[0]))
+    if given.stage == "table":
+        for line in table(suite, read(given.results), chosen):
+            print(line)
+        return 0
+    return make(suite, given, chosen)
+
+
+def make(suite: dict, given: argparse.Namespace, chosen: list[Cell]) -> int:
+    """Make the runs of a stage that are not recorded; return 1 if one fails."""
+    runs = read(given.results)
+    wanted: list[Trial] = []
+    for cell in chosen:
+        if given.stage == "search":
+            wanted += grid(suite, cell)
+        elif (choice := best(runs, cell)) is None:
+            print(f"no search yet: {cell.name}", flush=True)
+        else:
+            seeds = suite["models"][cell.model]["seeds"][: given.seeds]
+            wanted += [Trial(cell, "report", *choice, seed) for seed in seeds]
+    wanted = [trial for trial in wanted if trial.key not in runs]
+    print(f"{len(wanted)} runs", flush=True)
+    import peft  # noqa: F401 -- for the runs
+    import transformers  # noqa: F401
+
+    import fedsvd.experiment  # noqa: F401
+
+    failed = 0
+
+    def jobs() -> Iterator[tuple[list[str], Path]]:
+        for trial in wanted:
+            told = overrides(suite, trial)
+            warm(told)
+            name = f"lr{trial.lr:g}-clip{trial.clip:g}-s{trial.seed}"
+            yield told, given.out / trial.cell.name / trial.stage / name
+
+    def done(at: int, run: Path, status: int) -> None:
+        nonlocal failed
+        failed += bool(status)
+        record(given.results, wanted[at], run, status)
+        if status:
+            print(f"failed: {run}.log", flush=True)
+
+    forked(jobs(), done)
+    return 1 if failed else 0
+
+
+def warm(told: list[str]) -> None:
+    """Read and tokenise the data of a run in this process, for all that are forked from it."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from fedsvd.client.worker import read_ahead
+    from fedsvd.config import from_config
+    from fedsvd.errors import InputError
+    from fedsvd.run import config_folder
+
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        composed = OmegaConf.to_container(compose("config", told), resolve=True)
+    with contextlib.suppress(InputError):  # the run itself says so
+        read_ahead(from_config(composed))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    restarted("experiments.suite")
+    sys.exit(main())

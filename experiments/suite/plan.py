@@ -1,0 +1,94 @@
+"""From suite.yaml to runs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, final
+
+import yaml
+
+FILE = Path(__file__).with_name("suite.yaml")
+CLIP = {"none": "training.clip_norm"}  # of the others: of each example
+
+
+@final
+@dataclass(frozen=True)
+class Cell:
+    """What one method is tuned for, and reported in."""
+
+    task: str
+    model: str
+    clients: str
+    head: str
+    budget: str
+    method: str
+
+    @property
+    def name(self) -> str:
+        """Return the cell as the folder of its runs."""
+        return "/".join((self.task, self.model, self.clients, self.head, self.budget, self.method))
+
+
+@final
+@dataclass(frozen=True)
+class Trial:
+    """One run: a cell, the stage it is for, and what is chosen."""
+
+    cell: Cell
+    stage: str  # "search" or "report"
+    lr: float
+    clip: float
+    seed: int
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Return what tells it from all other runs of the suite."""
+        return (self.cell, self.stage, float(self.lr), float(self.clip), self.seed)
+
+
+def load(file: Path = FILE) -> dict[str, Any]:
+    """Return the suite as written."""
+    return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+def cells(suite: dict[str, Any], **chosen: Sequence[str]) -> Iterator[Cell]:
+    """Yield the cells of the chosen names, method by method within a budget.
+
+    Raises KeyError for a name that the suite does not have.
+    """
+    axes = []
+    for group in ("tasks", "models", "clients", "heads", "budgets", "methods"):
+        names = list(chosen.get(group) or suite[group])
+        for name in names:
+            if name not in suite[group]:
+                raise KeyError(f"{group}: {name!r} is not in suite.yaml; {', '.join(suite[group])}")
+        axes.append(names)
+    for task, model, clients, head, budget, method in product(*axes):
+        yield Cell(task, model, clients, head, budget, method)
+
+
+def grid(suite: dict[str, Any], cell: Cell) -> Iterator[Trial]:
+    """Yield the runs of the search of a cell."""
+    given = suite["search"]
+    for seed, clip, lr in product(given["seeds"], given["clip"], given["lr"]):
+        yield Trial(cell, "search", lr, clip, seed)
+
+
+def overrides(suite: dict[str, Any], trial: Trial) -> list[str]:
+    """Return the command line of a run. What a method says comes last, so it may change the rest."""
+    cell = trial.cell
+    clip = CLIP.get(cell.budget, "privacy.clip_norm")
+    return [
+        *suite["common"],
+        *suite["models"][cell.model]["overrides"],
+        *suite["tasks"][cell.task],
+        *suite["clients"][cell.clients],
+        *suite["heads"][cell.head],
+        *suite["budgets"][cell.budget],
+        f"training.lr={trial.lr}",
+        f"{clip}={trial.clip}",
+        *suite["methods"][cell.method],
+        f"recorder.test={'false' if trial.stage == 'search' else 'true'}",
+        f"seed={trial.seed}",
+    ]

@@ -1,0 +1,72 @@
+"""Recorded runs of the suite, a JSON line each, and what the search chose."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from experiments.suite.plan import Cell, Trial
+
+AXES = ("task", "model", "clients", "head", "budget", "method")
+KEYS = ("accuracy", "test_accuracy", "epsilon_max", "epsilon_target", "state_digest", "seconds")
+
+
+def record(file: Path, trial: Trial, run: Path, status: int) -> None:
+    """Add a run to the file: what came of it, or why nothing did."""
+    line: dict[str, Any] = asdict(trial.cell) | {
+        "stage": trial.stage, "lr": trial.lr, "clip": trial.clip, "seed": trial.seed
+    }  # fmt: skip
+    if status:
+        log = Path(f"{run}.log")
+        said = log.read_text(encoding="utf-8", errors="replace").strip() if log.exists() else ""
+        line["failed"] = said.splitlines()[-1][:300] if said else f"status {status}"
+    else:
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+        line |= {key: summary.get(key) for key in KEYS}
+        rounds = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+        line["curve"] = {m["round"]: round(m["accuracy"], 4) for m in rounds if "accuracy" in m}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(line) + "\n")
+
+
+def read(file: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Return the recorded runs by `Trial.key`; of a run that was made again, the last."""
+    found = {}
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    for line in map(json.loads, lines):
+        cell = Cell(*(line[axis] for axis in AXES))
+        trial = Trial(cell, line["stage"], line["lr"], line["clip"], line["seed"])
+        found[trial.key] = line
+    return found
+
+
+def best(runs: dict[tuple[Any, ...], dict[str, Any]], cell: Cell) -> tuple[float, float] | None:
+    """Return the (lr, clip) of a cell's search with the best validation accuracy, None without one.
+
+    The mean over the search's seeds counts; a setting in which a run failed is not chosen. Of equal
+    ones the smaller rate is taken, then the smaller clip.
+    """
+    scores: dict[tuple[float, float], list[float]] = defaultdict(list)
+    lost = set()
+    for (where, stage, lr, clip, _), line in runs.items():
+        if where == cell and stage == "search":
+            if line.get("accuracy") is None:
+                lost.add((lr, clip))
+            else:
+                scores[lr, clip].append(line["accuracy"])
+    left = {choice: fmean(values) for choice, values in scores.items() if choice not in lost}
+    return min(left, key=lambda c: (-left[c], c)) if left else None
+
+
+def edges(suite: dict[str, Any], choice: tuple[float, float]) -> Sequence[str]:
+    """Return which of "lr" and "clip" was chosen at an end of its grid: the best may lie beyond."""
+    found = []
+    for name, value in zip(("lr", "clip"), choice, strict=True):
+        values = [float(v) for v in suite["search"][name]]
+        if len(values) > 2 and value in (min(values), max(values)):
+            found.append(name)
+    return found

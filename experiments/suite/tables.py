@@ -1,0 +1,69 @@
+"""Tables of the suite: each method at its own rate and clip, and the difference to the baseline."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from experiments.suite.plan import Cell
+from experiments.suite.records import best, edges
+from fedsvd.results.compare import estimate, shown
+
+HEADER = (
+    "| method | lr | clip | seeds | a quarter | validation | difference | test | difference "
+    "| epsilon | failed |"
+)
+Runs = dict[tuple[Any, ...], dict[str, Any]]
+
+
+def reported(runs: Runs, cell: Cell) -> dict[int, dict[str, Any]]:
+    """Return the reported runs of a cell by seed, at the rate and clip that its search chose."""
+    choice = best(runs, cell)
+    return {
+        key[4]: line
+        for key, line in runs.items()
+        if key[0] == cell and key[1] == "report" and key[2:4] == choice
+    }
+
+
+def table(suite: dict[str, Any], runs: Runs, cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield the lines of a table for every setting of the cells; a star marks an end of the grid."""
+    last = None
+    for cell in cells:
+        choice = best(runs, cell)
+        if choice is None:
+            continue
+        setting = (cell.task, cell.model, cell.clients, cell.head, cell.budget)
+        if setting != last:
+            yield from ("", f"**{', '.join(setting[:4])}, epsilon {cell.budget}**", "")
+            yield from (HEADER, "|---" * 11 + "|")
+            last = setting
+        base = reported(runs, Cell(*setting, suite["baseline"]))
+        yield _row(suite, cell, choice, reported(runs, cell), base)
+
+
+def _row(
+    suite: dict[str, Any], cell: Cell, choice: tuple[float, float],
+    found: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]],
+) -> str:  # fmt: skip
+    good = {s: line for s, line in found.items() if "failed" not in line}
+    ends = edges(suite, choice)
+    cells = [
+        f"{v:g}{'*' if n in ends else ''}" for n, v in zip(("lr", "clip"), choice, strict=True)
+    ]
+    quarter = [line["curve"][min(line["curve"], key=_apart)] for line in good.values()]
+    cells += [str(len(good)), shown(estimate(quarter))]
+    for key in ("accuracy", "test_accuracy"):
+        cells.append(shown(estimate([line[key] for line in good.values()])))
+        both = [s for s in sorted(good) if s in base and "failed" not in base[s]]
+        apart = [good[s][key] - base[s][key] for s in both]
+        cells.append(
+            "-" if cell.method == suite["baseline"] else shown(estimate(apart), signed=True)
+        )
+    spent = [line["epsilon_max"] for line in good.values() if line["epsilon_max"] is not None]
+    cells.append(f"{max(spent):.3f}" if spent else "-")
+    cells.append(str(len(found) - len(good)))
+    return f"| {cell.method} | {' | '.join(cells)} |"
+
+
+def _apart(round: str) -> float:
+    """Return how far a round of a curve is from a quarter of the usual 24."""
+    return abs(int(round) - 6)

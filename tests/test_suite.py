@@ -1,0 +1,106 @@
+"""The benchmark's runs: what is asked for, what is chosen, what a table says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
+from experiments.suite.records import best, edges, read, record
+from experiments.suite.tables import table
+from fedsvd import run
+from fedsvd.config import from_config
+from fedsvd.strategies.build import build_strategy
+from fedsvd.strategies.pairs import check_pair
+from fedsvd.strategies.use import check_use
+
+SUITE = load()
+CELL = Cell("squad_pairs", "bert_tiny", "natural", "frozen", "1", "fedsvd")
+
+
+def settings_of(trial: Trial) -> Any:
+    with initialize_config_dir(str(run.config_folder()), version_base="1.3"):
+        config = compose("config", overrides(SUITE, trial))
+    settings = from_config(OmegaConf.to_container(config, resolve=True))
+    strategy = build_strategy(settings.strategy)
+    check_use(settings, strategy)
+    check_pair(settings, strategy, run.config_folder())
+    return settings
+
+
+@pytest.mark.parametrize("method", SUITE["methods"])
+def test_every_method_composes_in_every_setting(method: str) -> None:
+    for cell in cells(SUITE, tasks=["squad_pairs"], models=["bert_tiny"], methods=[method]):
+        if (cell.method, cell.head) == ("head_only", "frozen"):
+            continue  # nothing would train
+        trial = next(grid(SUITE, cell))
+        settings = settings_of(trial)
+        assert settings.seed == 100
+        assert not settings.recorder.test
+        assert settings.training.lr == trial.lr
+        private = settings.privacy.unit != "none"
+        clip = settings.privacy.clip_norm if private else settings.training.clip_norm
+        assert clip == trial.clip
+        assert (settings.privacy.epsilon if private else "none") == (
+            float(cell.budget) if private else "none"
+        )
+
+
+@pytest.mark.parametrize("task", SUITE["tasks"])
+def test_every_task_composes_with_every_model(task: str) -> None:
+    for cell in cells(SUITE, tasks=[task], budgets=["1"], methods=["fedsvd"], heads=["frozen"]):
+        assert settings_of(Trial(cell, "report", 1, 1, 0)).recorder.test
+
+
+def test_searched_seeds_are_not_reported() -> None:
+    for model in SUITE["models"].values():
+        assert not set(model["seeds"]) & set(SUITE["search"]["seeds"])
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(KeyError, match=r"methods: 'mine' is not in suite.yaml; .*fedsvd"):
+        list(cells(SUITE, methods=["mine"]))
+
+
+def made(
+    file: Path, cell: Cell, stage: str, lr: float, clip: float, seed: int, **found: Any
+) -> None:
+    folder = file.parent / "run"
+    folder.mkdir(exist_ok=True)
+    (folder / "summary.json").write_text(json.dumps(found))
+    curve = [{"round": n, "accuracy": a} for n, a in ((0, 0.5), (6, 0.55), (24, 0.6))]
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, curve)))
+    record(file, Trial(cell, stage, lr, clip, seed), folder, int(found == {}))
+
+
+def test_the_best_of_the_search_is_reported_against_the_baseline(tmp_path: Path) -> None:
+    file, mine = tmp_path / "r.jsonl", Cell(*(*CELL.name.split("/")[:5], "ffa"))
+    for cell in (CELL, mine):
+        made(file, cell, "search", 1, 0.1, 100, accuracy=0.6, test_accuracy=None)
+        made(file, cell, "search", 2, 0.1, 100, accuracy=0.7, test_accuracy=None)
+        made(file, cell, "search", 8, 0.1, 100)  # failed
+        made(file, cell, "search", 4, 0.1, 100, accuracy=0.7, test_accuracy=None)
+    (tmp_path / "run.log").write_text("error: it failed\n")
+    made(file, mine, "search", 8, 1, 100)
+    runs = read(file)
+    assert best(runs, CELL) == (2, 0.1)  # of equal ones the smaller
+    assert edges(SUITE, (2, 0.1)) == []
+    assert edges(SUITE, (8, 0.1)) == ["lr"]
+    assert runs[Trial(mine, "search", 8, 1, 100).key]["failed"] == "error: it failed"
+    for seed in (0, 1, 2):
+        gain = 0.1 * seed
+        made(file, CELL, "report", 2, 0.1, seed, accuracy=0.6, test_accuracy=0.5, epsilon_max=0.9)
+        made(file, mine, "report", 2, 0.1, seed, accuracy=0.6 + gain, test_accuracy=0.5 + gain,
+             epsilon_max=0.99)  # fmt: skip
+        made(file, mine, "report", 1, 0.1, seed, accuracy=0.1, test_accuracy=0.1, epsilon_max=0.99)
+    made(file, mine, "report", 2, 0.1, 3)
+    lines = list(table(SUITE, read(file), [CELL, mine]))
+    assert lines[1] == "**squad_pairs, bert_tiny, natural, frozen, epsilon 1**"
+    row = [cell.strip() for cell in lines[-1].strip("|").split("|")]
+    assert row[:5] == ["ffa", "2", "0.1", "3", "0.5500 ± 0.0000"]
+    # Student's t of 0, 0.1, 0.2: 4.3027 * 0.1 / sqrt 3
+    assert row[6] == "+0.1000 ± 0.2484"
+    assert row[8:] == ["+0.1000 ± 0.2484", "0.990", "1"]
