@@ -71,7 +71,9 @@ def make_grid(settings: Settings, worker: Worker) -> Engine:
         return InlineGrid(app, settings.clients.number, deadline)
     from fedsvd.engines.ray import RayGrid, worker_settings  # Ray is slow to import
 
-    told = worker_settings(settings, factors_of(settings), worker.plan.gradients)
+    told = worker_settings(
+        settings, factors_of(settings), worker.plan.gradients, worker.kept is not None
+    )
     costs = [c.sample_rate * c.examples for c in worker.plan.clients]
     make, deadline = partial(make_client_app, told), settings.faults.deadline
     return RayGrid(make, settings.clients.number, settings.engine, costs, deadline)

@@ -84,4 +84,4 @@ def stand_in(settings: Settings) -> str | None:
     return "training" if adapter.needs_gradients and settings.data.label_texts is None else None
 
 
-KEYS = ("rank", "alpha", "targets", "ranks", "dropout", "calibration", "rslora")
+KEYS = ("rank", "alpha", "targets", "layers", "ranks", "dropout", "calibration", "rslora")

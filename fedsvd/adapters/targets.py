@@ -1,5 +1,6 @@
 """Which linear layers of a backbone an adapter is put on, and with which rank."""
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
@@ -7,8 +8,10 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from fedsvd.adapters.adapted import LINEAR, weight_of
+from fedsvd.adapters.blocks import find_blocks
 from fedsvd.errors import InputError, wrong
 from fedsvd.settings import AdapterSettings
+from fedsvd.settings.model import UPPER_THIRD
 
 # What the families of Transformers call the projections that BERT calls query and value; in GPT-2
 # they are parts of one layer.
@@ -30,8 +33,9 @@ def find_layers(
     or [] for the whole path, or "all". "query", "key" and "value" also mean what DistilBERT, Llama
     and GPT-2 call them. `adapter.ranks` maps such names or patterns to ranks; the last that fits a
     layer counts; where `adapter.rank` is null, a layer without such a name gets the smaller of its
-    sizes. Layers that are `unreached`, as no gradient gets there, are left out. Raises
-    InputError if an entry fits no linear layer or only unreached ones, or a rank exceeds its sizes.
+    sizes. Layers that are `unreached`, as no gradient gets there, are left out, and so are those
+    outside the blocks of `adapter.layers`. Raises InputError if an entry fits no linear layer or only
+    unreached ones, there are no such blocks, or a rank exceeds its sizes.
     """
     linear = {n: m for n, m in backbone.named_modules() if isinstance(m, LINEAR)}
     family = FAMILIES.get(str(getattr(getattr(backbone, "config", None), "model_type", "")), {})
@@ -44,6 +48,8 @@ def find_layers(
                 f"adapter.targets: {target!r} fits only {', '.join(fitting)}, which gets no "
                 "gradient: what the model puts out does not depend on it; name other layers"
             )
+    if settings.layers is not None:
+        chosen = _in_upper(backbone, chosen, settings.layers)
     ranks = {
         name: min(weight_of(module).shape) if settings.rank is None else settings.rank
         for name, module in linear.items()
@@ -79,6 +85,28 @@ def groups_of(backbone: nn.Module, names: Collection[str], size: int) -> dict[st
             keys[name] = (*place, weight_of(module).shape)
             groups.setdefault(keys[name], []).append(name)
     return {name: tuple(groups[keys[name]]) for name in names}
+
+
+def _in_upper(backbone: nn.Module, chosen: Collection[str], layers: str) -> set[str]:
+    """Return which of the chosen layers are in the last blocks, as `adapter.layers` counts them."""
+    blocks = find_blocks(backbone, chosen)
+    if blocks is None:
+        raise InputError(
+            f"adapter.layers: {layers!r} needs a model whose targeted layers are in a list of blocks;"
+            " set null"
+        )
+    number = len(blocks.modules)
+    last = math.ceil(number / 3) if layers == UPPER_THIRD else int(layers)
+    if last > number:
+        raise wrong("adapter.layers", last, f"at most {number}, the blocks in {blocks.path}")
+    places = {name: blocks.number(name) for name in chosen}
+    kept = {name for name, at in places.items() if at is not None and at >= number - last}
+    if not kept:
+        raise InputError(
+            f"adapter.layers: no layer of adapter.targets is in the last {last} of {number} blocks in"
+            f" {blocks.path}"
+        )
+    return kept
 
 
 def _matching(

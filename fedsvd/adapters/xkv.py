@@ -17,7 +17,7 @@ SOURCES = ("weights", "inputs", "gradients")
 
 @final
 class Xkv(Initialiser):
-    """Layers of one kind in `layers` adjacent blocks hold one A; B = 0 at first, one for each layer.
+    """Layers of one kind in `blocks` adjacent blocks hold one A; B = 0 at first, one for each layer.
 
     Adapted from xKV (Chang et al., 2025, arXiv 2503.18893), which compresses key and value caches and
     trains nothing: caches (tokens, d) of a group are put side by side, and the r leading left
@@ -30,12 +30,12 @@ class Xkv(Initialiser):
 
     one_A = True
 
-    def __init__(self, layers: int = 4, source: str = "weights") -> None:
-        if not isinstance(layers, int) or isinstance(layers, bool) or layers < 2:
-            raise wrong("adapter.layers", layers, "a whole number of at least 2")
+    def __init__(self, blocks: int = 4, source: str = "weights") -> None:
+        if not isinstance(blocks, int) or isinstance(blocks, bool) or blocks < 2:
+            raise wrong("adapter.blocks", blocks, "a whole number of at least 2")
         if source not in SOURCES:
             raise one_of("adapter.source", source, SOURCES)
-        self.group, self.source = layers, source
+        self.group, self.source = blocks, source
         self.needs_inputs, self.needs_gradients = source == "inputs", source == "gradients"
 
     def common(self, sites: Sequence[Site]) -> Tensor:

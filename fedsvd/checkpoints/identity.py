@@ -21,7 +21,7 @@ FREE = (
     "engine.address", "engine.threads", "recorder.name", "recorder.checkpoint_every",
     "recorder.keep", "faults.deadline", "data.name", "data.path", "data.package", "data.file",
     "data.hub", "model.package", "model.folder", "model.revision", "training.precision",
-    "privacy.gradients",
+    "training.cache", "privacy.gradients",
 )  # fmt: skip
 
 
@@ -61,6 +61,7 @@ def surroundings(worker: Worker) -> dict[str, Any]:
     chosen = worker.plan.gradients
     return {
         **({"privacy.gradients": chosen} if chosen == "loop" else {}),
+        **({"training.cache": "on"} if worker.kept is not None else {}),
         "fedsvd": __version__,
         "torch": torch.__version__,
         "randomness": randomness.SCHEME,

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fedsvd.client.dropout import keys_of_step, own_losses
+from fedsvd.client.kept import Kept
 from fedsvd.client.probe import SEED, some_tokens
 from fedsvd.client.use import Use
 from fedsvd.data.task import Task
@@ -46,6 +47,7 @@ class Worker(Protocol):
     model: Classifier
     hooks: Hooks | None
     use: Use
+    kept: Kept | None
 
     @property
     def trains(self) -> tuple[str, ...]:
@@ -106,7 +108,9 @@ def _asked(worker: Worker) -> Iterator[Worker]:
         tokens, longest = worker.tokens, worker.settings.model.max_length
         name, model = worker.settings.model.name, worker.model.backbone
         asked = some_tokens(name, model, tokens, longest, worker.task.classes)
-        yield replace(known, tokens=asked)
+        # Nothing is kept yet of these: the blocks below are asked too.
+        kept = worker.kept and worker.kept.apart()
+        yield replace(known, tokens=asked, kept=kept)
     finally:
         worker.model.precision = precision
 

@@ -14,6 +14,7 @@ from fedsvd.adapters.targets import find_layers
 from fedsvd.client import dropout
 from fedsvd.client.attack import flip
 from fedsvd.client.gradients import settle
+from fedsvd.client.kept import Kept, keep
 from fedsvd.client.probe import SHORT, some_tokens, unreached
 from fedsvd.client.public import PublicTexts, label_tokens
 from fedsvd.client.texts import only_usable
@@ -21,7 +22,7 @@ from fedsvd.client.use import Use
 from fedsvd.data.natural import natural
 from fedsvd.data.partition import partition
 from fedsvd.data.task import Holder, Task, load_task
-from fedsvd.data.tokens import Tokens, tokenise
+from fedsvd.data.tokens import Batch, Tokens, tokenise
 from fedsvd.errors import InputError, wrong
 from fedsvd.factors import factors_of
 from fedsvd.lowrank import AdapterState
@@ -47,7 +48,9 @@ class Worker:
     `parts[k]` are client k's rows of the task. `initial` is the first global state, derived from
     the seed and equal in every process. `hooks` are Opacus's, kept on for the process's life; None
     where there are none: without privacy by example, or with `gradients` "loop". `left_out` are the
-    targeted layers that no gradient reaches.
+    targeted layers that no gradient reaches. `kept` holds what enters the lowest adapted block, of
+    every example that was asked for; None where the model is run as a whole every time. `blocks` is a
+    phrase about it for the screen.
     """
 
     settings: Settings
@@ -64,6 +67,8 @@ class Worker:
     left_out: Sequence[str] = ()
     weights: str = ""  # digest of the plain backbone's
     use: Use = field(default_factory=Use)
+    kept: Kept | None = None
+    blocks: str = ""
 
     @property
     def initial(self) -> AdapterState:
@@ -112,7 +117,8 @@ class Worker:
     def losses(self, rows: Sequence[int], flipped: bool = False) -> Tensor:
         """Return the cross-entropy (n,) of each of the given rows, of a wrong label if `flipped`."""
         batch = self.tokens.batch(rows, self.device)
-        logits = self.model(batch.inputs)
+        kept = self.kept if self.kept is not None and self.kept.trains else None
+        logits = self._logits(batch, rows, kept)
         labels = flip(batch.labels, self.task.classes) if flipped else batch.labels
         return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
 
@@ -125,8 +131,14 @@ class Worker:
         for group in self.tokens.microbatches([int(r) for r in rows], budget):
             batch = self.tokens.batch(group, self.device)
             index = torch.tensor([place[r] for r in group])
-            out[index] = self.model(batch.inputs).float().cpu()
+            out[index] = self._logits(batch, group, self.kept).float().cpu()
         return out
+
+    def _logits(self, batch: Batch, rows: Sequence[int], kept: Kept | None) -> Tensor:
+        if kept is None:
+            return self.model(batch.inputs)
+        entering = kept.entering(self.tokens, [int(row) for row in rows])
+        return self.model(batch.inputs, entering)
 
     def evaluate(self, state: AdapterState, rows: np.ndarray) -> dict[str, float]:
         """Return accuracy in [0, 1] and mean cross-entropy of a state on rows of the task."""
@@ -203,9 +215,23 @@ def build_worker(settings: Settings) -> Worker:
         settings, task, tokens, parts, plan, device, precision, tokenizer, model, hooks,
         locate(settings.model).origin, left_out, weights,
     )  # fmt: skip
-    if plan.per_example:
-        settle(worker)
+    finish(worker)
     return worker
+
+
+def finish(worker: Worker) -> None:
+    """Decide, from what the model does, what is kept of it and how gradients are taken."""
+    settings, model = worker.settings, worker.model
+    longest = settings.model.max_length
+    asked = some_tokens(
+        settings.model.name, model.backbone, worker.tokens, longest, worker.task.classes
+    )
+    worker.kept, worker.blocks = keep(
+        model, asked, worker.device, worker.weights, settings.training.cache_bytes,
+        settings.model.dropout,
+    )  # fmt: skip
+    if worker.plan.per_example:
+        settle(worker)
 
 
 def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:

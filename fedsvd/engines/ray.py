@@ -245,14 +245,19 @@ def threads_of(settings: EngineSettings) -> int:
     return settings.threads or max(1, int(settings.num_cpus))
 
 
-def worker_settings(settings: Any, trains: Sequence[str], gradients: str | None = None) -> Any:
+def worker_settings(
+    settings: Any, trains: Sequence[str], gradients: str | None = None, keeps: bool = True
+) -> Any:
     """Return a run's settings for its workers: what trains is resolved, so that a strategy's module
     need not be importable there, and threads are left to the actor.
 
     How per-example `gradients` are taken is the server's choice for all; a worker that finds hooks
-    wrong where the server found them right refuses.
+    wrong where the server found them right refuses. So is whether anything is kept of the blocks
+    below the adapted ones.
     """
     training = replace(settings.training, factors="".join(trains))
+    if not keeps:
+        training = replace(training, cache="off")
     privacy = settings.privacy
     if gradients is not None:
         privacy = replace(privacy, gradients=gradients)

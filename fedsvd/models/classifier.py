@@ -1,6 +1,7 @@
 """A sequence classifier: frozen backbone with factors, pooling, head."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, final
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from fedsvd.adapters import lora
 from fedsvd.lowrank import AdapterState
 from fedsvd.models.fixed_heads import GrassmannHead
+from fedsvd.models.lower import Lower
 
 
 @final
@@ -18,7 +20,8 @@ class Classifier(nn.Module):
 
     The backbone runs under bf16 autocast if `precision` is "bf16"; pooling, head and everything
     that trains are float32 (or the parameters' dtype). What adapted layers see of padding is zero,
-    selected and not multiplied, so that nothing that trains can make padding overflow.
+    selected and not multiplied, so that nothing that trains can make padding overflow. With a
+    `lower` part set off, the backbone can run from the hidden states that enter the blocks above it.
     """
 
     def __init__(
@@ -44,29 +47,58 @@ class Classifier(nn.Module):
         own = attached.initial.extra
         self.initial = replace(attached.initial, extra={**own, **(extra if head_trains else {})})
         self.penalty, self.decoupled = attached.penalty, attached.decoupled
+        self.lower: Lower | None = None
         self._valid: Tensor | None = None  # (n, t, 1) of the batch under way: which are tokens
         for layer in self.layers.values():
             layer.register_forward_pre_hook(self._select)
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return logits (n, K) in float32 for padded inputs (n, t)."""
-        logits: Tensor = self.scale * self.head(self.features(inputs))
+    def forward(self, inputs: Mapping[str, Tensor], entering: Tensor | None = None) -> Tensor:
+        """Return logits (n, K) in float32 for padded inputs (n, t).
+
+        `entering` (n, t, d), if given, enters the first block above `lower`, which is not run.
+        """
+        logits: Tensor = self.scale * self.head(self.features(inputs, entering))
         return logits
 
-    def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def features(self, inputs: Mapping[str, Tensor], entering: Tensor | None = None) -> Tensor:
         """Return the pooled features (n, d) that the head sees."""
-        device_type = inputs["input_ids"].device.type
-        bf16 = self.precision == "bf16"
         mask = inputs["attention_mask"]
         self._valid = mask.bool().unsqueeze(-1) if len(mask) > 1 else None  # one has no padding
         try:
-            with torch.autocast(device_type, torch.bfloat16, enabled=bf16):
+            with self._whole_or_above(entering), self._autocast(mask):
                 hidden = self.backbone(**inputs).last_hidden_state
         finally:
             self._valid = None  # the backbone is used on its own too
         dtype = next(self.head.parameters()).dtype
         features = pool(hidden.to(dtype), mask, self.pooling)
         return nn.functional.normalize(features, dim=1) if self.normalize else features
+
+    def entering(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return what enters the first block above `lower`, (n, t, d), without dropout.
+
+        The tensors are plain ones also in inference mode, so that they can enter a step.
+        """
+        assert self.lower is not None
+        drops = self.backbone.training
+        if drops:
+            self.set_dropout(False)
+        try:
+            with self.lower.below() as seen, torch.no_grad():
+                with self._autocast(inputs["attention_mask"]):
+                    self.backbone(**inputs)
+                return seen()
+        finally:
+            if drops:
+                self.set_dropout(True)
+
+    def _whole_or_above(self, entering: Tensor | None) -> AbstractContextManager[None]:
+        if entering is None:
+            return nullcontext() if self.lower is None else self.lower.whole()
+        assert self.lower is not None
+        return self.lower.above(entering)
+
+    def _autocast(self, mask: Tensor) -> torch.autocast:
+        return torch.autocast(mask.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def _select(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """Put zeros where an adapted layer's input (n, t, d) is padding."""

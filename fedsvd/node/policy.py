@@ -95,6 +95,7 @@ class Limits:
     microbatch_tokens: int = 65_536
     rank: int = 64
     max_length: int = 512
+    cache: int = 2**30  # bytes of memory
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

@@ -23,7 +23,7 @@ OPEN: Mapping[str, frozenset[str]] = {
     "training": frozenset(
         {
             "optimizer", "lr", "schedule", "momentum", "weight_decay", "local_steps", "batch_size",
-            "clip_norm", "precision", "microbatch_tokens", "factors",
+            "clip_norm", "precision", "microbatch_tokens", "factors", "cache",
         }
     ),
     "model": frozenset(
@@ -35,8 +35,8 @@ OPEN: Mapping[str, frozenset[str]] = {
     ),
     "adapter": frozenset(
         {
-            "_target_", "name", "rank", "alpha", "init", "targets", "ranks", "dropout",
-            "calibration", "rslora",
+            "_target_", "name", "rank", "alpha", "init", "targets", "layers", "ranks",
+            "dropout", "calibration", "rslora",
         }
     ),
     "strategy": frozenset({"_target_"}),

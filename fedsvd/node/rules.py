@@ -188,6 +188,7 @@ def _check_limits(policy: Policy, settings: Settings) -> None:
         "training.microbatch_tokens": (
             settings.training.microbatch_tokens, most.microbatch_tokens,
         ),
+        "training.cache": (settings.training.cache_bytes or 0, most.cache),
         "adapter.rank": (max(ranks), most.rank),
         "model.max_length": (settings.model.max_length, most.max_length),
         "model.head_dim": (settings.model.head_dim, 1024),

@@ -10,6 +10,7 @@ from fedsvd.adapters.build import stand_in
 from fedsvd.privacy.plan import PrivacyPlan, noise_source, warnings_of
 from fedsvd.rounds.record import Start
 from fedsvd.settings import ModelSettings, Settings
+from fedsvd.settings.model import UPPER_THIRD
 from fedsvd.terminal import Output, columns, plain
 
 GRADIENTS = {
@@ -36,7 +37,8 @@ def header(start: Start) -> list[str]:
         *([("noise", noise_source(plan))] if plan.private else []),
         *([("gradients", GRADIENTS[plan.gradients])] if plan.gradients else []),
         ("runs on", f"{model.device}, {model.precision}"
-                    f"{' (auto)' if settings.training.precision == 'auto' else ''}"),
+                    f"{' (auto)' if settings.training.precision == 'auto' else ''}"
+                    f"{'; ' if model.blocks else ''}{model.blocks}"),
     ]  # fmt: skip
     facts += [("WARNING", told) for told in warnings_of(plan)]
     stand = stand_in(settings)
@@ -119,9 +121,11 @@ def _adapter(settings: Settings) -> str:
         return "none (head only)"
     rank = "of its own choice" if adapter.rank is None else adapter.rank
     scale = " (scale alpha / sqrt rank)" if adapter.rslora else ""
+    blocks = {None: "", UPPER_THIRD: ", upper third"}
     return (
         f"{adapter.label}, rank {rank}, alpha {adapter.alpha:g}{scale} "
         f"on {', '.join(adapter.targets)}"
+        f"{blocks.get(adapter.layers, f', last {adapter.layers} blocks')}"
     )
 
 

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from fedsvd.errors import InputError
 
 # What tells nothing of the method: it does not change what is estimated, or is the sample itself.
-APART = ("seed", "engine.", "recorder.", "device", "resume", "training.microbatch_tokens")
+APART = ("seed", "engine.", "recorder.", "device", "resume", "training.microbatch_tokens",
+         "training.cache")  # fmt: skip
 SHORT = {"strategy._target_": "strategy", "adapter.name": "adapter", "privacy.unit": "privacy"}
 
 

@@ -26,7 +26,7 @@ def describe_start(run: Run) -> Start:
         model=ModelRecord(
             worker.origin, sum(p.numel() for p in model.parameters()),
             sum(p.numel() for p in model.trainable().values()), str(worker.device),
-            worker.precision,
+            worker.precision, worker.blocks,
         ),
         ledger=run.ledger.as_dict(),
     )  # fmt: skip

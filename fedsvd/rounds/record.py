@@ -29,13 +29,17 @@ class TaskRecord:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """The model of a run: where its weights are from, and how much of it trains."""
+    """The model of a run: where its weights are from, and how much of it trains.
+
+    `blocks` is a phrase about those below the lowest adapted one, "" if there are none.
+    """
 
     origin: str
     parameters: int
     trained: int
     device: str
     precision: str
+    blocks: str = ""
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,7 @@ class TrainingSettings:
     precision: str = "auto"
     microbatch_tokens: int = 768
     factors: str = "auto"  # which of A, B train: what the strategy declares, or B, A, AB
+    cache: str = "auto"  # of what enters the lowest adapted block: auto, off, or bytes of memory
 
     def __post_init__(self) -> None:
         positive("training.lr", self.lr)
@@ -105,3 +106,17 @@ class TrainingSettings:
         choice("training.precision", self.precision, ("auto", "bf16", "fp32"))
         at_least("training.microbatch_tokens", self.microbatch_tokens, 1)
         choice("training.factors", self.factors, ("auto", "A", "B", "AB"))
+        if self.cache not in ("auto", "off") and not (
+            self.cache.isascii() and self.cache.isdigit()
+        ):
+            raise wrong("training.cache", self.cache, "auto, off, or a whole number of bytes")
+
+    @property
+    def cache_bytes(self) -> int | None:
+        """The bytes of memory that kept hidden states may take; None: none are kept."""
+        if self.cache == "off":
+            return None
+        return AUTO_CACHE if self.cache == "auto" else int(self.cache)
+
+
+AUTO_CACHE = 2**30  # bytes; the default task with the default model takes about 450 MB in float32

@@ -106,6 +106,7 @@ class AdapterSettings:
     `target` is the import path of an adapter of the user's own, None for the one called `name`;
     `options` are its constructor's arguments. `ranks` maps names or patterns of layers to ranks.
     `rank` is None where the adapter chooses it by layer.
+    `layers` says in which blocks: None for all, "upper_third", or a number for so many of the last.
     """
 
     name: str
@@ -113,6 +114,7 @@ class AdapterSettings:
     alpha: float = 8.0
     init: str = "kaiming"
     targets: tuple[str, ...] = ("query", "value")
+    layers: str | None = None
     dropout: float = 0.0
     ranks: dict[str, Any] | None = None
     calibration: int = 64  # public texts that an adapter may look at
@@ -130,6 +132,11 @@ class AdapterSettings:
         at_least("adapter.calibration", self.calibration, 1)
         if not self.targets:
             raise wrong("adapter.targets", [], "at least one name of a linear layer")
+        if self.layers not in (None, UPPER_THIRD) and not _count(str(self.layers)):
+            raise wrong(
+                "adapter.layers", self.layers,
+                f"null (all blocks), {UPPER_THIRD}, or a whole number of at least 1",
+            )  # fmt: skip
         if not 0 <= self.dropout < 1:
             raise wrong("adapter.dropout", self.dropout, "in [0, 1)")
         for pattern, rank in (self.ranks or {}).items():
@@ -147,6 +154,14 @@ class AdapterSettings:
         if self.target is not None:
             return self.target
         return f"lora/{self.init}" if self.name == "lora" else self.name
+
+
+UPPER_THIRD = "upper_third"
+
+
+def _count(text: str) -> int:
+    """Return the whole number that a text says, 0 for none."""
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 INITS = ("gaussian", "kaiming", "orthonormal", "pissa")

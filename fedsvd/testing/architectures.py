@@ -10,8 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fedsvd.adapters import lora
-from fedsvd.client.gradients import settle
-from fedsvd.client.worker import Worker
+from fedsvd.client.worker import Worker, finish
 from fedsvd.composing import compose
 from fedsvd.config import from_config
 from fedsvd.data.task import Task
@@ -228,5 +227,5 @@ def small_worker(
         settings, task, texts, [rows], make_plan(settings, [n]), torch.device("cpu"), "fp32",
         None, model, hooks, "random",
     )  # fmt: skip
-    settle(worker)
+    finish(worker)
     return worker

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from transformers import (
     BertConfig,
     BertModel,
@@ -17,6 +18,7 @@ from transformers import (
 
 from fedsvd.adapters import LoraXS, Olora, lora
 from fedsvd.adapters.adapted import merged_weight, set_weight
+from fedsvd.adapters.blocks import find_blocks
 from fedsvd.adapters.targets import find_layers
 from fedsvd.errors import InputError
 from fedsvd.models.classifier import Classifier
@@ -93,8 +95,8 @@ def test_query_and_value_by_default_with_exact_gradients_and_merge(family, adapt
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
-def layers(family, *targets, ranks=None, rank=8):
-    settings = AdapterSettings("lora", rank=rank, targets=targets, ranks=ranks)
+def layers(family, *targets, ranks=None, rank=8, upper=None):
+    settings = AdapterSettings("lora", rank=rank, targets=targets, ranks=ranks, layers=upper)
     return find_layers(make(family), settings)
 
 
@@ -108,6 +110,70 @@ def test_patterns_and_ranks():
     found = layers("bert", "query", "value", ranks={"encoder.layer.0.*": 4, "value": 2})
     assert list(found.values()) == [4, 2, 8, 2]
     assert set(layers("gpt2", "h.[01].mlp.c_?c")) == {"h.0.mlp.c_fc", "h.1.mlp.c_fc"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_last_blocks_alone(family):
+    whole = layers(family, *FAMILIES[family][2])
+    upper = [n for n in whole if ".1." in n]
+    assert 2 * len(upper) == len(whole)
+    assert list(layers(family, *FAMILIES[family][2], upper="upper_third")) == upper
+    assert list(layers(family, "all", upper="1")) == [
+        n for n in layers(family, "all") if ".1." in n
+    ]
+    assert layers(family, "all", upper="2") == layers(family, "all")
+
+
+@pytest.mark.parametrize(("blocks", "adapted"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 2), (24, 8)])
+def test_a_third_is_rounded_up(blocks, adapted):
+    model = stack("layers", *(["query"] for _ in range(blocks)))
+    found = find_layers(model, AdapterSettings("lora", rank=2, layers="upper_third",
+                                               targets=("query",)))  # fmt: skip
+    assert list(found) == [f"layers.{i}.query" for i in range(blocks - adapted, blocks)]
+
+
+def stack(path, *blocks):
+    """A model with a list of blocks, each a name or names of its linear layers."""
+    modules = [nn.ModuleDict({n: nn.Linear(4, 4) for n in names}) for names in blocks]
+    return nn.ModuleDict({path: nn.ModuleList(modules)})
+
+
+def test_blocks_are_the_longest_outermost_list():
+    experts = stack("layers", ["query"], ["query"])
+    for block in experts["layers"]:
+        block["experts"] = nn.ModuleList([nn.Linear(4, 4) for _ in range(5)])
+    names = ["layers.1.query", "layers.0.experts.3"]
+    found = find_blocks(experts, names)
+    assert (found.path, [found.number(n) for n in names]) == ("layers", [1, 0])
+    both = nn.ModuleDict(
+        {"encoder": stack("layers", ["v"], ["v"]), "decoder": stack("layers", ["v"], ["v"])}
+    )
+    assert find_blocks(both, ["encoder.layers.0.v", "decoder.layers.0.v"]).path == "decoder.layers"
+    found = find_blocks(both, ["encoder.layers.0.v"])
+    assert (found.path, found.number("decoder.layers.0.v")) == ("encoder.layers", None)
+    assert find_blocks(nn.ModuleDict({"v": nn.Linear(4, 4)}), ["v"]) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"upper": "3"}, "adapter.layers: 3 is not allowed; it must be at most 2, the blocks in "
+                         "encoder.layer"),
+        ({"upper": "1", "targets": ["encoder.layer.0.*"]}, "adapter.layers: no layer of "
+                         "adapter.targets is in the last 1 of 2 blocks in encoder.layer"),
+        ({"upper": "1", "ranks": {"encoder.layer.0.*": 2}}, "adapter.ranks: 'encoder.layer.0.*'"),
+    ],
+)  # fmt: skip
+def test_blocks_that_there_are_not_are_refused(given, sentence):
+    targets = given.pop("targets", ["query"])
+    with pytest.raises(InputError) as found:
+        layers("bert", *targets, **given)
+    assert sentence in str(found.value)
+    with pytest.raises(InputError, match="needs a model whose targeted layers are in a list"):
+        find_layers(
+            nn.ModuleDict({"v": nn.Linear(4, 4)}),
+            AdapterSettings("lora", rank=2, layers="1", targets=("v",)),
+        )
 
 
 @pytest.mark.parametrize(

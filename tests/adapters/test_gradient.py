@@ -181,7 +181,7 @@ def test_a_gradient_that_says_too_little_is_refused(G, rank, sentence):
         (lambda: LoraSB(rate=-1), r"adapter\.rate: -1"),
         (lambda: LoraGA(gamma=0), r"adapter\.gamma: 0"),
         (lambda: LoraGA(form="pefd"), r"adapter\.form: 'pefd'.*did you mean 'peft'"),
-        (lambda: Xkv(layers=1), r"adapter\.layers: 1"),
+        (lambda: Xkv(blocks=1), r"adapter\.blocks: 1"),
         (lambda: Xkv(source="keys"), r"adapter\.source: 'keys'"),
     ],
 )
@@ -244,7 +244,7 @@ def test_xkv_holds_the_right_singular_vectors_of_the_stack(source):
     tall = np.concatenate([t.detach().double().numpy() for t in stacks[source]])
     best = np.linalg.svd(tall)[2][:R]
     found = attach(
-        Xkv(layers=2, source=source), copy.deepcopy(backbone),
+        Xkv(blocks=2, source=source), copy.deepcopy(backbone),
         lambda names: calibration.measure(backbone, names, [inputs]), lambda names: G,
     )  # fmt: skip
     first, second = (found[name] for name in names)

@@ -18,6 +18,7 @@ from fedsvd.strategies.build import build_strategy
 from tests.clusters import two_nodes
 from tests.conftest import TINY, compose_settings
 from tests.engines.apps import adding_app
+from tests.tiny import make_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
@@ -171,6 +172,16 @@ def test_the_same_bits_as_inline_also_after_a_worker_was_killed(cluster, monkeyp
     assert digest("engine=ray", "engine.workers=3", "engine.num_cpus=0.5") == expected
     monkeypatch.setattr("fedsvd.engines.ray.TOGETHER", 1e9)  # all clients of round 2 in one call
     assert digest("engine=ray", "engine.workers=1") == expected
+
+
+def test_the_same_bits_from_what_every_worker_keeps(cluster, tmp_path):
+    given = [o for o in make_inputs(tmp_path) if o != "partition=iid"] + ["adapter.layers=1"]
+    expected = digest(*given, "engine.threads=1")
+    for workers in (1, 2):
+        ray_given = ["engine=ray", f"engine.workers={workers}", "engine.threads=1"]
+        assert digest(*given, *ray_given) == expected
+    settings = compose_settings(*TINY, *given, "engine.threads=1")
+    assert prepare(settings, build_strategy(settings.strategy)).worker.kept is not None
 
 
 @pytest.mark.parametrize(

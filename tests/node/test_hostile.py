@@ -110,6 +110,7 @@ ATTEMPTS = {
     "a huge rank": ["adapter.rank=100000"],
     "a huge rank of one layer": ["adapter.ranks={query: 100000}"],
     "huge batches": ["training.microbatch_tokens=1000000000"],
+    "more memory than there is": ["training.cache=1000000000000"],
     "an epsilon that accountants work on for long": ["privacy.epsilon=1e-9"],
     "nothing but brackets": ["seed=" + "[" * 3000],
     "very many overrides": [f"+x{i}=1" for i in range(600)],

@@ -86,7 +86,7 @@ def test_without_the_check_a_neighbour_would_move_the_sum(monkeypatch):
 def test_the_check_leaves_nothing_behind(monkeypatch):
     before = torch.random.get_rng_state()
     made = small_worker(ARCHITECTURES["BERT"])
-    monkeypatch.setattr("fedsvd.testing.architectures.settle", lambda worker: None)
+    monkeypatch.setattr("fedsvd.client.worker.settle", lambda worker: None)
     plain = small_worker(ARCHITECTURES["BERT"])
     assert torch.equal(before, torch.random.get_rng_state())
     for (name, p), (_, q) in zip(

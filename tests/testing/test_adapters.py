@@ -54,8 +54,8 @@ OURS = [
     ("SVFit", {"energy": None}),
     ("SVFit", {}),
     ("Sorsa", {}),
-    ("Xkv", {"layers": 2, "source": "gradients"}),
-    ("Xkv", {"layers": 2, "source": "inputs"}),
+    ("Xkv", {"blocks": 2, "source": "gradients"}),
+    ("Xkv", {"blocks": 2, "source": "inputs"}),
     ("Xkv", {}),
 ]
 BASES = {"Adapted", "Adapter", "Initialiser", "Inputs", "Parametrisation", "Site", "Spectrum"}
