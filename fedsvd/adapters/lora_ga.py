@@ -17,8 +17,8 @@ class LoraGA(Initialiser):
     LoRA-GA (Wang et al., NeurIPS 2024, arXiv 2407.05000), theorem 3.1 and algorithm 1, with
     c = d_out^1/4 / sqrt gamma, and the gradient of public texts with labels in place of training's.
     Published with s = alpha / sqrt r, which is adapter.rslora=true; s is the run's. `form` "peft" is
-    what PEFT's `lora_ga` computes: A = V_1..r^T and B = c U_r+1..2r diag(S_r+1..2r), which follows the
-    gradient's size.
+    what PEFT's `lora_ga` computes: A = V_1..r^T and B = c U_r+1..2r diag(S_r+1..2r), which follows
+    the gradient's size.
     """
 
     absorbs = True
