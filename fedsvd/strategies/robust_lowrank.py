@@ -20,9 +20,9 @@ class RobustLowRank(Strategy):
     Adapted from robust matrix recovery from measurements, of which few are gross errors, with
     sub-gradient steps that decay geometrically (Li, Zhu, So, Vidal, SIAM J. Optim. 2020, arXiv
     1809.09237) and, as the rank is not known, `over` times the state's rank from a small start (Ma,
-    Fattahi, arXiv 2202.08788): here the measurements are all entries of all clients' moves. Both
-    are known here from abstracts; the balancing penalty of the first is left out and the scales of
-    start and step are ours. See `robust_fit`.
+    Fattahi, arXiv 2202.08788): here the measurements are all entries of all clients' moves. The
+    first is from memory and was not looked up, of the second the abstract was read; the balancing
+    penalty of the first is left out, and the scales of start and step are ours. See `robust_fit`.
 
     The new B A is the best rank-r approximation of the old one plus D, as A with orthonormal rows
     and B = U S. The head is the weighted median, entry by entry. It forms (K, d_out, d_in) tensors,
