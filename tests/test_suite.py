@@ -88,7 +88,7 @@ def test_the_best_of_the_search_is_reported_against_the_baseline(tmp_path: Path)
     runs = read(file)
     assert best(runs, CELL) == (2, 0.1)  # of equal ones the smaller
     assert edges(SUITE, (2, 0.1)) == []
-    assert edges(SUITE, (8, 0.1)) == ["lr"]
+    assert edges(SUITE, (32, 0.1)) == ["lr"]
     assert runs[Trial(mine, "search", 8, 1, 100).key]["failed"] == "error: it failed"
     for seed in (0, 1, 2):
         gain = 0.1 * seed
