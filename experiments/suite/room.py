@@ -132,7 +132,7 @@ def table(results: Path, models: Sequence[str], tasks: Sequence[str]) -> list[st
             }
             if best["head"] is None or best["lora"] is None:
                 continue
-            gain = best["lora"] - best["head"]
+            gain = round(best["lora"] - best["head"], 4)
             cells = ["-" if best[w] is None else f"{best[w]:.3f}" for w in RATES]
             told = f"{gain:+.3f}, {'yes' if gain >= ROOM else 'no'}"
             out.append(
