@@ -6,10 +6,12 @@ import io
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO, cast, final
 
 from rich.cells import cell_len
+
+from fedsvd.errors import InputError, RunError
 
 # Controls of a terminal and of the writing direction, line breaks, lone surrogates.
 _CONTROLS = ("Cc", "Cs", "Zl", "Zp")
@@ -151,6 +153,22 @@ def _print(stream: Any, text: str) -> None:
     to = output(stream)
     to.write("\n".join(plain(line) for line in text.split("\n")) + "\n")
     to.flush()
+
+
+def status_of(work: Callable[[], object]) -> int:
+    """Do the work of a command and return its exit status, after one line about what is wrong.
+
+    0: done; 2: the input is wrong (InputError); 1: it cannot be done (RunError).
+    """
+    try:
+        work()
+    except InputError as error:
+        complain(f"error: {one_line(str(error))}")
+        return 2
+    except RunError as error:
+        complain(f"error: {one_line(str(error))}")
+        return 1
+    return 0
 
 
 def plain(text: str) -> str:

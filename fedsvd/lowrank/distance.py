@@ -25,6 +25,12 @@ def relative_distance(x: LowRank, y: LowRank) -> Tensor:
     return singular_values(difference).norm() / norm(y)
 
 
+def root_of_gram(A: Tensor) -> Tensor:
+    """Return C (r, r), float64, with A A^T = C C^T, so that ||B A||_F = ||B C||_F for every B."""
+    e, V = torch.linalg.eigh(A.double() @ A.double().mT)
+    return V * e.clamp_min(0).sqrt()
+
+
 def singular_values(x: LowRank) -> Tensor:
     """Return the min(r, d_out, d_in) leading singular values of B A, descending, in float64."""
     Rb = torch.linalg.qr(x.B.double(), mode="r").R

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedsvd.errors import InputError, RunError
+from fedsvd.errors import InputError
 from fedsvd.files import write_text
 from fedsvd.results.collect import find_runs, group_runs
 from fedsvd.results.compare import Row, as_csv, compare, find_group
 from fedsvd.results.sweep import HEADINGS, budget_figure, cells, write_sweep_report
-from fedsvd.terminal import columns, complain, guarded, one_line, plain, say
+from fedsvd.terminal import columns, guarded, plain, say, status_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,20 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--figure", type=Path, metavar="FILE", help="accuracy against epsilon, as .svg or .png"
     )
     with guarded():
-        return _told(parser, arguments)
-
-
-def _told(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
-    given = parser.parse_args(arguments)
-    try:
-        _report(given.folder, given.baseline, given.csv, given.figure)
-    except InputError as error:
-        complain(f"error: {one_line(str(error))}")
-        return 2
-    except RunError as error:
-        complain(f"error: {one_line(str(error))}")
-        return 1
-    return 0
+        given = parser.parse_args(arguments)
+        return status_of(lambda: _report(given.folder, given.baseline, given.csv, given.figure))
 
 
 def _report(folder: Path, baseline: str | None, table: Path | None, figure: Path | None) -> None:

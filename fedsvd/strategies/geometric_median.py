@@ -7,6 +7,7 @@ import torch
 
 from fedsvd.errors import wrong
 from fedsvd.lowrank import AdapterState, average
+from fedsvd.lowrank.distance import root_of_gram
 from fedsvd.lowrank.robust import geometric_median
 from fedsvd.strategies.base import Strategy, Update
 
@@ -36,8 +37,7 @@ class GeometricMedian(Strategy):
         """Return the combination of the clients that is their geometric median."""
         points = []
         for layer, pair in state.factors.items():
-            e, V = torch.linalg.eigh(pair.A.double() @ pair.A.double().mT)
-            C = V * e.clamp_min(0).sqrt()
+            C = root_of_gram(pair.A)
             moved = [u.state.factors[layer].B.double() - pair.B.double() for u in updates]
             points.append(torch.stack([(D @ C).reshape(-1) for D in moved]))
         for name, old in state.extra.items():

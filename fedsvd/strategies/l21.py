@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedsvd.errors import wrong
 from fedsvd.lowrank import AdapterState
+from fedsvd.lowrank.distance import root_of_gram
 from fedsvd.lowrank.rows import row_medians
 from fedsvd.strategies.base import Strategy, Update
 
@@ -42,8 +43,7 @@ class L21(Strategy):
         """Return the state whose rows of B, and of the head, are the clients' medians."""
         new = {}
         for layer, pair in state.factors.items():
-            e, V = torch.linalg.eigh(pair.A.double() @ pair.A.double().mT)
-            C = V * e.clamp_min(0).sqrt()
+            C = root_of_gram(pair.A)
             sent = [u.state.factors[layer].B for u in updates]
             new[f"{layer}.B"] = self._median(pair.B, sent, updates, C)
         for name, old in state.extra.items():

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedsvd.errors import InputError, RunError, one_of
+from fedsvd.errors import one_of
 from fedsvd.tasks import (
     bert_tiny,
     minilm_l3,
@@ -23,7 +23,7 @@ from fedsvd.tasks import (
     vitaminc,
 )
 from fedsvd.tasks.write import write
-from fedsvd.terminal import complain, guarded, one_line, say
+from fedsvd.terminal import guarded, say, status_of
 
 TASKS = {
     "squad_pairs": squad_pairs,
@@ -52,15 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     with guarded():
         given = parser.parse_args(arguments)
-        try:
-            _prepare(given.names, given.out, given.archives or given.out / "archives")
-        except InputError as error:
-            complain(f"error: {one_line(str(error))}")
-            return 2
-        except RunError as error:
-            complain(f"error: {one_line(str(error))}")
-            return 1
-    return 0
+        archives = given.archives or given.out / "archives"
+        return status_of(lambda: _prepare(given.names, given.out, archives))
 
 
 def _prepare(names: Sequence[str], out: Path, archives: Path) -> None:
