@@ -55,7 +55,8 @@ def load(file: Path = FILE) -> dict[str, Any]:
 def cells(suite: dict[str, Any], **chosen: Sequence[str]) -> Iterator[Cell]:
     """Yield the cells of the chosen names, method by method within a budget.
 
-    Raises KeyError for a name that the suite does not have.
+    What stands under `without` is left out: it could only fail. Raises KeyError for a name that the
+    suite does not have.
     """
     axes = []
     for group in ("tasks", "models", "clients", "heads", "budgets", "methods"):
@@ -65,7 +66,13 @@ def cells(suite: dict[str, Any], **chosen: Sequence[str]) -> Iterator[Cell]:
                 raise KeyError(f"{group}: {name!r} is not in suite.yaml; {', '.join(suite[group])}")
         axes.append(names)
     for task, model, clients, head, budget, method in product(*axes):
-        yield Cell(task, model, clients, head, budget, method)
+        cell = Cell(task, model, clients, head, budget, method)
+        if not any(_fits(cell, pattern) for pattern in suite["without"]):
+            yield cell
+
+
+def _fits(cell: Cell, pattern: dict[str, str]) -> bool:
+    return all(getattr(cell, axis) == name for axis, name in pattern.items())
 
 
 def grid(suite: dict[str, Any], cell: Cell) -> Iterator[Trial]:

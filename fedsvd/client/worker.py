@@ -248,7 +248,7 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
         _tell(task.notes)
         if data.client is not None:
             owners = [task.owners[i] for i in task.train]
-            dealt, _ = natural(owners, number, given, data.client)
+            dealt, _ = natural(owners, number, given, data.client, data.clients)
             return task, [task.train[positions] for positions in dealt]
         texts, labels = [task.texts[i] for i in task.train], task.labels[task.train]
         dealt = partition(texts, labels, number, given, settings.seed, task.classes)

@@ -12,16 +12,18 @@ SHOWN = 5  # ids in a message
 
 
 def natural(
-    owners: Sequence[str], clients: int, settings: PartitionSettings, column: str
-) -> tuple[list[np.ndarray], list[str]]:
+    owners: Sequence[str], clients: int, settings: PartitionSettings, column: str,
+    known: Sequence[str] | None = None,
+) -> tuple[list[np.ndarray], list[str]]:  # fmt: skip
     """Return each client's positions in `owners`, sorted, and the clients' ids in their order.
 
-    The clients are `partition.ids`, or every id that occurs, sorted as text. Raises InputError if
-    their number is not `clients.number`, if an id has no name among them, or if a client has fewer
-    than `partition.min_examples`.
+    The clients are `partition.ids`, otherwise those that are publicly `known`, otherwise every id
+    that occurs, sorted as text. Raises InputError if their number is not `clients.number`, if an id is
+    not among them, or if a client has fewer than `partition.min_examples`.
     """
     counts = Counter(owners)
-    ids = sorted(counts) if settings.ids is None else list(settings.ids)
+    chosen = known if settings.ids is None else settings.ids
+    ids = sorted(counts) if chosen is None else list(chosen)
     place = {key: k for k, key in enumerate(ids)}
     strange = sorted(set(counts) - set(ids))
     if strange:

@@ -138,20 +138,21 @@ def _gather(tables: Mapping[str, Table], reading: Reading, lenient: bool) -> _Ro
     labels: list[int] = []
     places: list[int] = []
     parts: dict[str, np.ndarray] = {}
-    seen: set[tuple[tuple[str, ...], int]] = set()
+    seen: set[tuple[tuple[str, ...], int, str | None]] = set()
     duplicates = strangers = 0
     for part in sorted(tables, key=ORDER.index):
         table, first, read = tables[part], len(texts), reading.index[part]
+        owners = _owners(table, part)
         for i, (text, label) in enumerate(zip(table.texts, table.labels, strict=True)):
             index = read[str(label)]
             if index is None and not lenient:
                 raise reading.refusal(table, i)
             if index is None:
                 strangers += 1
-            elif (text, index) in seen:
+            elif {(text, index, None), (text, index, owners[i])} & seen:
                 duplicates += 1
             else:
-                seen.add((text, index))
+                seen.add((text, index, owners[i]))
                 texts.append(text)
                 labels.append(index)
                 places.append(i)
@@ -160,6 +161,15 @@ def _gather(tables: Mapping[str, Table], reading: Reading, lenient: bool) -> _Ro
         texts, np.asarray(labels, dtype=np.int64), parts, np.asarray(places, dtype=np.int64),
         duplicates, strangers,
     )  # fmt: skip
+
+
+def _owners(table: Table, part: str) -> Sequence[str | None]:
+    """Return whose each row to train on is, None of all others: what two clients hold is two records.
+
+    If it were one, a client that takes its row back would give it to the other.
+    """
+    own = part in ("train", "all") and table.owners
+    return table.owners if own else [None] * len(table.texts)
 
 
 def _check_rates(settings: DataSettings, tables: Mapping[str, Table]) -> None:

@@ -21,3 +21,9 @@ def at_least(key: str, value: int, least: int) -> None:
     """Raise InputError unless value >= least."""
     if value < least:
         raise wrong(key, value, f"a whole number of at least {least}")
+
+
+def different(key: str, values: tuple[str, ...] | None) -> None:
+    """Raise InputError unless there is at least one value, all different; None is allowed."""
+    if values is not None and (not values or len(set(values)) < len(values)):
+        raise wrong(key, list(values), "at least one id, no two of them equal")

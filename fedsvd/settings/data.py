@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedsvd.errors import one_of, wrong
-from fedsvd.settings.checks import at_least, choice, positive
+from fedsvd.settings.checks import at_least, choice, different, positive
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class DataSettings:
     limit: int | None = None  # of each part keep about this many, each row by its own coin
     id: str | None = None  # a column whose values must differ in all rows of all parts
     client: str | None = None  # a column that says whose each row is, for partition=natural
+    clients: tuple[str, ...] | None = None  # the ids in it, as publicly known
     public: int = 0  # texts that no client holds and the server may look at
     public_size: int | None = None  # about how many examples all clients hold, as publicly known
 
@@ -53,6 +54,7 @@ class DataSettings:
         if self.limit is not None:
             at_least("data.limit", self.limit, 1)
         at_least("data.public", self.public, 0)
+        different("data.clients", self.clients)
         if self.public_size is not None:
             at_least("data.public_size", self.public_size, 1)
 
@@ -81,13 +83,11 @@ class PartitionSettings:
     draws: int = 10
     holder: int | None = None  # of "own": the client that this process is; None: the server
     column: str | None = None  # of "natural": whose each row is; None: data.client
-    ids: tuple[str, ...] | None = None  # of "natural": the clients, in order; None: all that occur
+    ids: tuple[str, ...] | None = None  # of "natural": the clients, in order; None: data.clients
 
     def __post_init__(self) -> None:
         choice("partition.name", self.name, PARTITIONS)
         positive("partition.alpha", self.alpha)
         at_least("partition.min_examples", self.min_examples, 0)
         at_least("partition.draws", self.draws, 1)
-        ids = self.ids or ()
-        if self.ids is not None and (not ids or len(set(ids)) < len(ids)):
-            raise wrong("partition.ids", list(ids), "at least one id, no two of them equal")
+        different("partition.ids", self.ids)

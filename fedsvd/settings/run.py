@@ -78,6 +78,13 @@ class Settings:
         self._check_privacy()
         if self.partition.name == "own":
             self._check_own()
+        known = self.data.clients if self.partition.ids is None else self.partition.ids
+        if self.partition.name == "natural" and self.privacy.unit != "none" and known is None:
+            raise wrong(
+                "partition.ids", None,
+                "the clients' ids with partition=natural under privacy, as publicly known: that one "
+                "occurs in the data may hang on a single row",
+            )  # fmt: skip
 
     def _check_privacy(self) -> None:
         privacy, clients = self.privacy, self.clients

@@ -27,7 +27,7 @@ def dealt(settings: Callable[..., Settings], folder: Path, *more: str) -> list[l
     chosen = settings(
         "data=folder", f"data.path={folder}", "data.labels=['0','1']", "data.public_size=9",
         "partition=natural", "partition.min_examples=1", "clients.number=3", "clients.per_round=1",
-        *more,
+        "privacy=none", *more,
     )  # fmt: skip
     task, parts = deal(chosen)
     return [[task.texts[row][0] for row in part] for part in parts]
@@ -49,8 +49,23 @@ def test_rows_keep_their_owner_when_a_text_stands_twice(
     text = "\n".join(["text,label,user", *map(",".join, rows)])
     (tmp_path / "train.csv").write_text(text)
     (tmp_path / "validation.csv").write_text("text,label,user\nv,0,a\nw,1,a\n")
-    # The first of equal records counts.
-    assert dealt(settings, tmp_path, "partition.column=user") == [["y", "x"], ["x"], ["z"]]
+    # Equal records of one client are one, of two clients two.
+    assert dealt(settings, tmp_path, "partition.column=user") == [["x", "y", "x"], ["x"], ["z"]]
+
+
+def test_under_privacy_the_ids_are_declared(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    write(tmp_path, ["b", "a", "c"])
+    private = ["partition.column=user", "privacy=dp_sgd"]
+    with pytest.raises(
+        InputError, match=r"partition.ids: None is not allowed; it must be the clients"
+    ):
+        dealt(settings, tmp_path, *private)
+    expected = [["train 1"], ["train 0"], ["train 2"]]
+    assert dealt(settings, tmp_path, *private, "data.clients=[a,b,c]") == expected
+    turned = [*private, "data.clients=[a,b,c]", "partition.ids=[c,b,a]"]
+    assert dealt(settings, tmp_path, *turned) == expected[::-1]
 
 
 @pytest.mark.parametrize(

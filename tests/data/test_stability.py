@@ -124,6 +124,36 @@ def test_a_row_more_in_what_is_dealt_to_clients(name, seed, tmp_path):
     assert moved(*places) <= {(row[0], 1)}
 
 
+@pytest.mark.parametrize("unit", ["dp_sgd", "client_level"])
+@pytest.mark.parametrize("seed", range(5))
+def test_what_a_natural_client_takes_back_goes_to_no_other(unit, seed, tmp_path):
+    """One row of a client, or all of them, of texts that others hold too."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (f"text {rng.integers(60)}", LABELS[rng.integers(2)], "abc"[rng.integers(3)])
+        for _ in range(300)
+    ]
+    given = [
+        "data=folder", f"data.path={tmp_path}", "data.labels=[no,yes]", "data.public_size=300",
+        "data.limit=200", "data.public=20", "partition=natural", "partition.column=who",
+        "partition.ids=[a,b,c]", "partition.min_examples=0", f"privacy={unit}",
+        "clients.number=3", f"seed={seed}",
+    ]  # fmt: skip
+    one = int(rng.integers(300))
+    places = []
+    for held in (rows, rows[:one] + rows[one + 1 :], [r for r in rows if r[2] != "b"]):
+        text = "\n".join(["text,label,who", *map(",".join, held)])
+        (tmp_path / "train.csv").write_text(text)
+        (tmp_path / "validation.csv").write_text("text,label,who\ntext 1,no,x\ntext 2,yes,x\n")
+        task, parts = deal(compose_settings(*given))
+        places.append({k: records(task, part) for k, part in enumerate(parts)})
+    apart = moved(*places[:2])
+    assert apart <= {(rows[one][0], LABELS.index(rows[one][1]))}
+    assert not places[2][1]
+    assert [places[2][k] for k in (0, 2)] == [places[0][k] for k in (0, 2)]
+    assert places[0][0] & places[0][1]  # they do share texts
+
+
 @pytest.mark.parametrize("options", [[], ["data.limit=240"]], ids=["all", "limit"])
 def test_a_row_more_at_a_node(options, tmp_path):
     """The node of a deployment: of `limit` rows of the old shuffle 242 of these changed."""
