@@ -18,7 +18,7 @@ def natural(
     """Return each client's positions in `owners`, sorted, and the clients' ids in their order.
 
     The clients are `partition.ids`, otherwise those that are publicly `known`, otherwise every id
-    that occurs, sorted as text. Raises InputError if their number is not `clients.number`, if an id is
+    that occurs, sorted. Raises InputError if their number is not `clients.number`, if an id is
     not among them, or if a client has fewer than `partition.min_examples`.
     """
     counts = Counter(owners)
