@@ -15,6 +15,7 @@ from fedsvd.client.components import fold
 from fedsvd.client.failure import failure
 from fedsvd.client.faults import injected
 from fedsvd.client.rule import rule_in
+from fedsvd.client.scores import evaluate_part
 from fedsvd.client.training import LocalResult, train_locally
 from fedsvd.client.worker import Worker, get_worker
 from fedsvd.errors import InputError
@@ -123,9 +124,8 @@ def make_client_app(settings: Settings) -> ClientApp:
         received = from_record(arrays_of(message), worker.device)
         received.update(personal(context, worker.device))
         part = str(message.content.config_records[CONFIG][PART])
-        rows = worker.task.test if part == "test" else worker.task.validation
-        found = worker.evaluate(worker.initial.update(received), rows)
-        metrics = MetricRecord({**found, WEIGHT: float(len(rows))})
+        found = evaluate_part(worker, worker.initial.update(received), part)
+        metrics = MetricRecord({**found, WEIGHT: float(found["examples"])})
         return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
     return app
