@@ -12,10 +12,10 @@ from torch import Tensor
 
 from fedsvd.client.attack import poison
 from fedsvd.client.components import fold
+from fedsvd.client.evaluation import evaluate_part
 from fedsvd.client.failure import failure
 from fedsvd.client.faults import injected
 from fedsvd.client.rule import rule_in
-from fedsvd.client.scores import evaluate_part
 from fedsvd.client.training import LocalResult, train_locally
 from fedsvd.client.worker import Worker, get_worker
 from fedsvd.errors import InputError

@@ -115,9 +115,10 @@ def _many(plan: PrivacyPlan) -> list[str]:
 def _evaluates(start: Start) -> str:
     """Return on which rows the figures of rounds before the last are."""
     every, task = start.settings.recorder.evaluate_every, start.task
+    when = "after every round" if every == 1 else f"every {every} rounds"
     return (
-        f"{task.evaluated} of the validation examples every {every} rounds, the same every time; "
-        f"all {task.validation} after the last round"
+        f"{task.evaluated} of {task.validation} validation examples {when}, the same every time; "
+        "all of them after the last one"
     )
 
 

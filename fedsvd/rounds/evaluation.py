@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from fedsvd import records
 from fedsvd.client.app import PART
-from fedsvd.client.scores import evaluate_part
+from fedsvd.client.evaluation import evaluate_part
 from fedsvd.factors import factors_of
 from fedsvd.lowrank import spectra
 from fedsvd.privacy.plan import noise_source
@@ -36,7 +36,7 @@ def evaluated(run: Run, last: bool) -> dict[str, float]:
 
 
 def evaluate(run: Run, part: str) -> dict[str, float]:
-    """Return accuracy and loss on a part of the task: see `fedsvd.client.scores.evaluate_part`.
+    """Return accuracy and loss on a part of the task: see `fedsvd.client.evaluation.evaluate_part`.
 
     They are the global model's, averaged if so set, or, where clients keep factors of their own, the
     mean of all clients' models. What those tell of private data is outside any guarantee, as
