@@ -20,6 +20,7 @@ from fedsvd.command import run_hydra
 from fedsvd.composing import config_folder, explain
 from fedsvd.errors import InputError, RunError, TrialsFailed
 from fedsvd.execute import execute
+from fedsvd.objectives.metric import metric_of
 from fedsvd.terminal import as_failure, complain, guarded, one_line, say
 
 __all__ = ["config_folder", "execute", "explain", "main"]
@@ -71,14 +72,15 @@ def _main(arguments: list[str]) -> int:
 
 
 def _job(config: Any) -> float:
-    """Run one composed configuration; its validation accuracy is what a sweeper optimises."""
+    """Run one composed configuration; its figure of validation is what a sweeper optimises."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     hydra_config = HydraConfig.get()
     overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     assert isinstance(overrides, list)
-    return execute(config, Path(hydra_config.runtime.output_dir), overrides)["accuracy"]
+    summary = execute(config, Path(hydra_config.runtime.output_dir), overrides)
+    return float(summary[metric_of(summary).name])
 
 
 if __name__ == "__main__":

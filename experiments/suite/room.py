@@ -89,7 +89,7 @@ def train(suite: dict[str, Any], key: dict[str, Any]) -> dict[str, float]:
         optimizer.step()
         schedule.step()
     labels = worker.tokens.labels[torch.as_tensor(worker.task.validation)]
-    right = worker.logits(worker.task.validation.tolist()).argmax(1) == labels
+    right = worker.outputs(worker.task.validation.tolist()).argmax(1) == labels
     found = {
         "accuracy": round(float(right.double().mean()), 4),
         "majority": round(float(labels.bincount().max() / len(labels)), 4),

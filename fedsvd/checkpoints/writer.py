@@ -1,6 +1,7 @@
 """When checkpoints are written, which are kept, and which is the best."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -20,14 +21,15 @@ class CheckpointWriter:
 
     def __init__(self, folder: Path, resumed: Mapping[str, Any] | None = None) -> None:
         self._metrics, self._folder = folder / METRICS, folder / "checkpoints"
-        self._best = -1.0 if resumed is None else float(resumed["best"])
+        best = None if resumed is None else resumed["best"]
+        self._best = -math.inf if best is None else float(best)
         self._bytes, self._hash = 0, hashlib.sha256()
 
     def round(self, run: Run) -> None:
         """Write what is due after the last round in the run's history, which its metrics hold."""
         metrics, settings = run.history[-1], run.settings.recorder
         number = run.state.round
-        found = score(metrics)
+        found = score(run.worker.objective.metric, metrics)
         best = found is not None and found > self._best
         due = number % settings.checkpoint_every == 0 or number == run.rounds or "ended" in metrics
         if found is not None and best:
@@ -43,7 +45,8 @@ class CheckpointWriter:
         private_folder(self._folder)
         path = round_file(self._folder, run.state.round)
         metrics = {"bytes": self._bytes, "sha256": self._hash.hexdigest()}
-        save(run, path, {"metrics": metrics, "best": self._best})
+        best = self._best if math.isfinite(self._best) else None
+        save(run, path, {"metrics": metrics, "best": best})
         link(path, self._folder / "last.safetensors")
         for old in round_files(self._folder)[run.settings.recorder.keep :]:
             if old != path:

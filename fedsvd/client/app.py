@@ -56,7 +56,7 @@ def make_client_app(settings: Settings) -> ClientApp:
     into the client's state instead of the reply, and taken from there in its next round.
     Losses, gradient norms and clip fractions are computed on private data outside the mechanism;
     they are sent only with `privacy.diagnostics`, for the eyes of whoever simulates.
-    An evaluation message is answered with accuracy and loss of the client's own model; under privacy
+    An evaluation message is answered with loss and metrics of the client's own model; under privacy
     only with `privacy.diagnostics`, whatever a server asks for.
     """
     app = ClientApp(mods=[*injected(settings)])

@@ -10,11 +10,6 @@ from fedsvd.settings import AttackSettings
 NAME_OF_LABELS = "label_flip"
 
 
-def flip(labels: Tensor, classes: int) -> Tensor:
-    """Return K - 1 - y for labels y of K classes."""
-    return classes - 1 - labels
-
-
 def poison(
     sent: Mapping[str, Tensor], received: Mapping[str, Tensor], attack: AttackSettings,
     generator: Generator,

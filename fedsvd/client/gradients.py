@@ -22,7 +22,8 @@ from fedsvd.client.use import Use
 from fedsvd.data.task import Task
 from fedsvd.data.tokens import Tokens
 from fedsvd.errors import InputError, wrong
-from fedsvd.models.classifier import Classifier
+from fedsvd.models.base import Model
+from fedsvd.objectives.base import Objective
 from fedsvd.privacy.dpsgd import gradients_alone
 from fedsvd.privacy.exactness import TOLERANCE, Difference, farthest
 from fedsvd.privacy.hooks import Hooks
@@ -44,10 +45,14 @@ class Worker(Protocol):
     tokens: Tokens
     plan: PrivacyPlan
     device: torch.device
-    model: Classifier
+    model: Model
     hooks: Hooks | None
     use: Use
     kept: Kept | None
+
+    @property
+    def objective(self) -> Objective:
+        """What the model is trained for."""
 
     @property
     def trains(self) -> tuple[str, ...]:
@@ -107,7 +112,8 @@ def _asked(worker: Worker) -> Iterator[Worker]:
         known: Any = worker
         tokens, longest = worker.tokens, worker.settings.model.max_length
         name, model = worker.settings.model.name, worker.model.backbone
-        asked = some_tokens(name, model, tokens, longest, worker.task.classes)
+        classes = worker.task.classes
+        asked = some_tokens(name, model, tokens, longest, classes, worker.objective)
         # Nothing is kept yet of these: the blocks below are asked too.
         kept = worker.kept and worker.kept.apart()
         yield replace(known, tokens=asked, kept=kept)

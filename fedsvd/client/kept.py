@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fedsvd.adapters.blocks import find_blocks
 from fedsvd.client.arena import Arena
 from fedsvd.data.tokens import Tokens
-from fedsvd.models.classifier import Classifier
+from fedsvd.models.base import Model
 from fedsvd.models.lower import Lower
 from fedsvd.privacy.exactness import TOLERANCE
 from fedsvd.terminal import complain
@@ -58,7 +58,7 @@ class Kept:
     """
 
     def __init__(
-        self, model: Classifier, device: torch.device, store: Store, trains: bool = True
+        self, model: Model, device: torch.device, store: Store, trains: bool = True
     ) -> None:
         self.model, self.device, self.store, self.trains = model, device, store, trains
 
@@ -112,7 +112,7 @@ def _digest(tokens: Tokens, row: int, precision: str) -> bytes:
 
 
 def keep(
-    model: Classifier, asked: Tokens, device: torch.device, weights: str, budget: int | None,
+    model: Model, asked: Tokens, device: torch.device, weights: str, budget: int | None,
     dropout: float,
 ) -> tuple[Kept | None, str]:  # fmt: skip
     """Return what keeps hidden states for the model, or None, and a phrase for the screen.

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from fedsvd.data.tokens import Tokens
 from fedsvd.errors import InputError
-from fedsvd.models.classifier import Classifier
+from fedsvd.models.base import Model
 from fedsvd.models.usable import vocabulary
+from fedsvd.objectives.base import Objective
 from fedsvd.randomness import Purpose, torch_stream
 
 SEED = 0  # the same question whatever a run's seed
@@ -18,12 +19,13 @@ LENGTHS = (3, 7, 13, 5)  # of random texts, before one of the longest that is al
 
 
 def some_tokens(
-    name: str, backbone: nn.Module, tokens: Tokens, longest: int, classes: int
-) -> Tokens:
+    name: str, backbone: nn.Module, tokens: Tokens, longest: int, classes: int,
+    objective: Objective,
+) -> Tokens:  # fmt: skip
     """Return five random texts of unequal lengths, one of `longest` or of what the model takes.
 
-    They look like `tokens`, whose columns and padding they have, and hold nothing of them. `name` is
-    the model's, for InputError.
+    They look like `tokens`, whose columns and padding they have, and hold nothing of them; what they
+    are trained to say is random too. `name` is the model's, for InputError.
     """
     model: Any = backbone
     pad, places = tokens.pad_id, getattr(model.config, "max_position_embeddings", None)
@@ -36,11 +38,12 @@ def some_tokens(
     columns = {"input_ids": [ids + (ids >= pad).long() for ids in drawn]}  # any but padding
     if "token_type_ids" in tokens.columns:
         columns["token_type_ids"] = [(torch.arange(t) >= t // 2).long() for t in lengths]
-    labels = torch.randint(classes, (len(lengths),), generator=generator)
-    return Tokens(columns, labels, torch.tensor(lengths), pad)
+    none = torch.zeros(len(lengths), dtype=torch.int64)
+    found = Tokens(columns, none, torch.tensor(lengths), pad)
+    return objective.random(found, classes, generator)
 
 
-def unreached(model: Classifier, layers: Iterable[str], tokens: Tokens, name: str) -> list[str]:
+def unreached(model: Model, layers: Iterable[str], tokens: Tokens, name: str) -> list[str]:
     """Return which of the backbone's `layers` the features (n, d) do not depend on.
 
     Measured by one backward pass from a random projection of the features of `tokens`, in float32:

@@ -11,9 +11,9 @@ from fedsvd.adapters import calibration
 from fedsvd.adapters.base import Inputs
 from fedsvd.adapters.build import stand_in
 from fedsvd.data.task import Task
-from fedsvd.data.tokens import Tokens, tokenise
-from fedsvd.errors import InputError
-from fedsvd.models.classifier import Classifier
+from fedsvd.data.tokens import Tokens
+from fedsvd.models.base import Model
+from fedsvd.objectives.build import objective_of
 from fedsvd.settings import Settings
 
 
@@ -25,7 +25,7 @@ class PublicTexts:
     task: Task
     tokens: Tokens
     tokenizer: Any
-    model: Classifier
+    model: Model
     device: torch.device
 
     def inputs(self, names: Iterable[str]) -> Mapping[str, Inputs]:
@@ -44,8 +44,8 @@ class PublicTexts:
     def gradients(self, names: Iterable[str]) -> Mapping[str, Tensor]:
         """Return the mean gradient dL/dW (d_out, d_in), float64, of the named layers' weights.
 
-        L is the cross-entropy, computed in float32, of `adapter.calibration` public texts; where no
-        rows are public, of the texts of the labels, all of them; where there are none of these
+        L is the objective's loss, computed in float32, of `adapter.calibration` public texts; where
+        no rows are public, of the texts of the labels, all of them; where there are none of these
         either, without privacy, of training texts.
         """
         tokens, rows = self._labelled()
@@ -55,17 +55,16 @@ class PublicTexts:
         most, task = self.settings.adapter.calibration, self.task
         if len(task.public):
             return self.tokens, spread(task.public.tolist(), most)
-        if self.settings.data.label_texts is not None:
-            tokens = label_tokens(self.settings, task, self.tokenizer)
-            return tokens, list(range(len(tokens.labels)))
+        described = objective_of(self.settings.task).described(self.settings, task, self.tokenizer)
+        if described is not None:
+            return described, list(range(len(described.labels)))
         assert stand_in(self.settings) == "training"  # anything else was refused
         return self.tokens, spread(task.train.tolist(), most)
 
     def _losses(self, tokens: Tokens, rows: Sequence[int]) -> Iterator[Tensor]:
         for group in self._groups(tokens, rows):
             batch = tokens.batch(group, self.device)
-            logits = self.model(batch.inputs)
-            yield torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+            yield objective_of(self.settings.task).losses(self.model, batch)
 
     def _groups(self, tokens: Tokens, rows: Sequence[int]) -> Iterator[list[int]]:
         return tokens.microbatches(rows, self.settings.training.microbatch_tokens)
@@ -75,22 +74,3 @@ def spread(rows: Sequence[int], most: int) -> list[int]:
     """Return at most `most` of the rows, evenly spaced: a source may be sorted by label."""
     count = min(most, len(rows))
     return [rows[i * len(rows) // count] for i in range(count)]
-
-
-def label_tokens(settings: Settings, task: Task, tokenizer: Any) -> Tokens:
-    """Return `data.label_texts` as tokens with their labels, label by label.
-
-    Raises InputError unless there is a list of texts for each label, of which some token is left.
-    """
-    label_texts = settings.data.label_texts
-    if label_texts is None or len(label_texts) != task.classes or not all(label_texts):
-        raise InputError(
-            f"data.label_texts: what starts from texts needs a list of texts for each of the "
-            f"{task.classes} labels ({', '.join(task.label_names)})"
-        )
-    texts = [text for own in label_texts for text in own]
-    labels = [k for k, own in enumerate(label_texts) for _ in own]
-    tokens = tokenise(tokenizer, [(t,) for t in texts], labels, settings.model.max_length)
-    if tokens.empty:
-        raise InputError(f"data.label_texts: {texts[tokens.empty[0]]!r} gives no tokens")
-    return tokens

@@ -8,6 +8,7 @@ from fedsvd.data.task import Task
 from fedsvd.data.tokens import Tokens
 from fedsvd.errors import InputError
 from fedsvd.models.usable import taken
+from fedsvd.objectives.build import objective_of
 from fedsvd.settings import Settings
 from fedsvd.terminal import complain
 
@@ -34,12 +35,13 @@ def only_usable(
         return [part[~np.isin(part, unfit)] for part in parts]
     if tokens.empty:
         row, rest = tokens.empty[0], len(tokens.empty) - 1
-        why = f"gives no tokens with the tokeniser of {name!r}"
+        why = f"{objective_of(settings.task).unusable} with the tokeniser of {name!r}"
         hint = "take the row out, or another model"
     else:
         row, rest = long[0], len(long) - 1
-        why = f"gives {int(tokens.lengths[row])} tokens after truncation, {name!r} takes {most}"
+        length = int(tokens.lengths[row])
+        why = f"its text gives {length} tokens after truncation, {name!r} takes {most}"
         hint = f"set model.max_length to {most} at most"
     where = task.rows[row] if task.rows else task.source
     more = f" (and {rest} more rows)" if rest else ""
-    raise InputError(f"{where}: its text {why}{more}; {hint}")
+    raise InputError(f"{where}: {why}{more}; {hint}")

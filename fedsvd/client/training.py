@@ -23,7 +23,7 @@ from fedsvd.client.worker import Worker
 from fedsvd.errors import InputError
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
-from fedsvd.models.classifier import Classifier
+from fedsvd.models.base import Model
 from fedsvd.privacy.dpsgd import StepReport, dp_step, make_optimizer, poisson_sample
 from fedsvd.randomness import Purpose, attempt_key, numpy_stream, scoped_dropout
 from fedsvd.settings import TrainingSettings
@@ -206,7 +206,7 @@ def penalty_step(
 
 
 def penalty_of(
-    model: Classifier, parameters: list[torch.nn.Parameter], training: TrainingSettings,
+    model: Model, parameters: list[torch.nn.Parameter], training: TrainingSettings,
     round: int, rounds: int,
 ) -> Callable[[], None]:  # fmt: skip
     """Return what `penalty_step` does, for a model without a worker."""

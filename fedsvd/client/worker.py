@@ -13,35 +13,35 @@ from fedsvd.adapters import lora
 from fedsvd.adapters.build import check_inputs
 from fedsvd.adapters.targets import find_layers
 from fedsvd.client import dropout
-from fedsvd.client.attack import flip
 from fedsvd.client.gradients import settle
 from fedsvd.client.kept import Kept, keep
 from fedsvd.client.probe import SHORT, some_tokens, unreached
-from fedsvd.client.public import PublicTexts, label_tokens
-from fedsvd.client.scores import TOKENS, TOKENS_ELSEWHERE, means
+from fedsvd.client.public import PublicTexts
 from fedsvd.client.texts import only_usable
 from fedsvd.client.use import Use
 from fedsvd.data.natural import natural
 from fedsvd.data.partition import partition
 from fedsvd.data.splits import subset
 from fedsvd.data.task import Holder, Task, load_task
-from fedsvd.data.tokens import Batch, Tokens, tokenise
+from fedsvd.data.tokens import Tokens
 from fedsvd.errors import InputError, wrong
 from fedsvd.factors import factors_of
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
-from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
-from fedsvd.models.classifier import Classifier
+from fedsvd.models.backbone import load_tokenizer, locate
+from fedsvd.models.base import Model
 from fedsvd.models.digest import weights_digest
-from fedsvd.models.fixed_heads import fixed_head
-from fedsvd.models.heads import random_head, text_head, two_layer_head, zero_head
 from fedsvd.models.usable import fit_tokenizer
+from fedsvd.objectives.base import Objective
+from fedsvd.objectives.build import objective_of
 from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import PrivacyPlan, make_plan
-from fedsvd.settings import Settings
-from fedsvd.settings.model import FIXED_HEADS
+from fedsvd.settings import DataSettings, Settings
 from fedsvd.terminal import complain
-from fedsvd.threads import one_thread
+
+# Padded tokens of a batch that is evaluated: few fit a processor's caches, many fill a card.
+TOKENS = {"cpu": 1024}
+TOKENS_ELSEWHERE = 7680
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Worker:
     device: torch.device
     precision: str
     tokenizer: Any
-    model: Classifier
+    model: Model
     hooks: Hooks | None
     origin: str
     left_out: Sequence[str] = ()
@@ -72,6 +72,11 @@ class Worker:
     use: Use = field(default_factory=Use)
     kept: Kept | None = None
     blocks: str = ""
+
+    @property
+    def objective(self) -> Objective:
+        """What the model is trained for."""
+        return objective_of(self.settings.task)
 
     @property
     def initial(self) -> AdapterState:
@@ -125,40 +130,39 @@ class Worker:
         return tuple(kind for kind in ("A", "B") if kind in kinds)
 
     def losses(self, rows: Sequence[int], flipped: bool = False) -> Tensor:
-        """Return the cross-entropy (n,) of each of the given rows, of a wrong label if `flipped`."""
+        """Return the loss (n,) of each of the given rows, of a wrong label if `flipped`."""
         batch = self.tokens.batch(rows, self.device)
         kept = self.kept if self.kept is not None and self.kept.trains else None
-        logits = self._logits(batch, rows, kept)
-        labels = flip(batch.labels, self.task.classes) if flipped else batch.labels
-        return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        if flipped:
+            batch = self.objective.flipped(batch, self.task.classes)
+        return self.objective.losses(self.model, batch, self._entering(rows, kept))
 
     @torch.inference_mode()
-    def logits(self, rows: Sequence[int]) -> Tensor:
-        """Return logits (n, K) on the CPU in the order of `rows`, computed in length order."""
-        out = torch.zeros(len(rows), self.task.classes)
+    def outputs(self, rows: Sequence[int]) -> Tensor:
+        """Return the objective's outputs (n, k) of `rows`, on the CPU, computed in length order."""
+        out = torch.zeros(len(rows), self.objective.width(self.task.classes))
         place = {int(row): i for i, row in enumerate(rows)}
         budget = TOKENS.get(self.device.type, TOKENS_ELSEWHERE)
         for group in self.tokens.microbatches([int(r) for r in rows], budget):
             batch = self.tokens.batch(group, self.device)
             index = torch.tensor([place[r] for r in group])
-            out[index] = self._logits(batch, group, self.kept).float().cpu()
+            found = self.objective.outputs(self.model, batch, self._entering(group, self.kept))
+            out[index] = found.float().cpu()
         return out
 
-    def _logits(self, batch: Batch, rows: Sequence[int], kept: Kept | None) -> Tensor:
-        if kept is None:
-            return self.model(batch.inputs)
-        entering = kept.entering(self.tokens, [int(row) for row in rows])
-        return self.model(batch.inputs, entering)
+    def _entering(self, rows: Sequence[int], kept: Kept | None) -> Tensor | None:
+        """Return what enters the lowest adapted block of each row, None if the whole model runs."""
+        return None if kept is None else kept.entering(self.tokens, [int(row) for row in rows])
 
     def evaluate(self, state: AdapterState, rows: np.ndarray) -> dict[str, float]:
-        """Return accuracy in [0, 1] and mean cross-entropy of a state on rows of the task."""
-        return means(*self.scored(state, rows))
+        """Return the loss and the objective's metrics of a state on rows of the task."""
+        return self.objective.measure(*self.scored(state, rows))
 
     def scored(self, state: AdapterState, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return a state's logits (n, K) on rows of the task, and the labels (n,) of these."""
+        """Return a state's outputs (n, k) on rows of the task, and the labels (n,) of these."""
         self.model.write(state)
         self.model.set_dropout(False)  # also after a client that failed half way
-        return self.logits(rows.tolist()), self.tokens.labels[torch.as_tensor(rows)]
+        return self.outputs(rows.tolist()), self.tokens.labels[torch.as_tensor(rows)]
 
 
 _built: dict[str, Worker] = {}
@@ -179,7 +183,7 @@ def read_ahead(settings: Settings) -> None:
     Raises InputError.
     """
     task, _ = deal(settings)
-    tokenise(load_tokenizer(settings.model), task.texts, task.labels, settings.model.max_length)
+    objective_of(settings.task).tokens(settings, task, load_tokenizer(settings.model))
 
 
 def build_worker(settings: Settings) -> Worker:
@@ -190,6 +194,8 @@ def build_worker(settings: Settings) -> Worker:
     """
     if settings.engine.threads is not None:
         torch.set_num_threads(settings.engine.threads)
+    objective = objective_of(settings.task)
+    objective.check(settings)
     device = choose_device(settings.device)
     precision = choose_precision(settings.training.precision, device)
     trains = factors_of(settings)
@@ -201,14 +207,14 @@ def build_worker(settings: Settings) -> Worker:
     plan = make_plan(settings, [0 if own else len(p) for p in parts])
 
     tokenizer = load_tokenizer(settings.model)
-    backbone = load_backbone(settings.model)
+    backbone = objective.backbone(settings)
     fit_tokenizer(settings.model.name, backbone, tokenizer)
-    tokens = tokenise(tokenizer, task.texts, task.labels, settings.model.max_length)
+    tokens = objective.tokens(settings, task, tokenizer)
     parts = only_usable(settings, task, tokens, backbone, parts)
     weights, backbone = weights_digest(backbone), backbone.to(device)
-    head = _make_head(settings, backbone, tokenizer, task, device, precision)
+    head = objective.head(settings, backbone, tokenizer, task, device, precision)
 
-    bare = _classifier(settings, lora.Attached(backbone, {}, AdapterState({})), head, "fp32")
+    bare = objective.model(settings, lora.Attached(backbone, {}, AdapterState({})), head, "fp32")
     public = PublicTexts(settings, task, tokens, tokenizer, bare, device)
     left_out = _unreached(settings, bare, tokens, task.classes)
     # A client with data of its own has no public texts, and must not look at its private ones.
@@ -217,7 +223,7 @@ def build_worker(settings: Settings) -> Worker:
         backbone, settings.adapter, settings.seed, trains, looks[0], unreached=left_out,
         differentiate=looks[1],
     )  # fmt: skip
-    model = _classifier(settings, attached, head, precision)
+    model = objective.model(settings, attached, head, precision)
     _check_trainable(model, trains)
     by_hooks = plan.per_example and settings.privacy.gradients != "loop"
     hooks = Hooks(model) if by_hooks else None
@@ -234,8 +240,9 @@ def finish(worker: Worker) -> None:
     settings, model = worker.settings, worker.model
     longest = settings.model.max_length
     asked = some_tokens(
-        settings.model.name, model.backbone, worker.tokens, longest, worker.task.classes
-    )
+        settings.model.name, model.backbone, worker.tokens, longest, worker.task.classes,
+        worker.objective,
+    )  # fmt: skip
     worker.kept, worker.blocks = keep(
         model, asked, worker.device, worker.weights, settings.training.cache_bytes,
         settings.model.dropout,
@@ -253,7 +260,7 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
     given, number = settings.partition, settings.clients.number
     private = settings.privacy.unit != "none"
     if given.name != "own":
-        data = replace(settings.data, client=_column(settings))
+        data = replace(_columns(settings), client=_column(settings))
         task = load_task(data, settings.seed, private=private)
         _tell(task.notes)
         if data.client is not None:
@@ -264,7 +271,7 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
         dealt = partition(texts, labels, number, given, settings.seed, task.classes)
         return task, [task.train[positions] for positions in dealt]
     holder: Holder = "server" if given.holder is None else "client"
-    task = load_task(settings.data, settings.seed, holder, private)
+    task = load_task(_columns(settings), settings.seed, holder, private)
     _tell(task.notes)
     parts = [np.empty(0, dtype=np.int64)] * number
     if given.holder is not None:
@@ -276,6 +283,11 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
             raise wrong("partition.min_examples", given.min_examples, f"at most {len(task.train)}")
         parts[given.holder] = task.train
     return task, parts
+
+
+def _columns(settings: Settings) -> DataSettings:
+    """Return the settings of the data with the columns that the objective reads."""
+    return objective_of(settings.task).columns(settings.data)
 
 
 def _column(settings: Settings) -> str | None:
@@ -314,64 +326,17 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
-def _make_head(
-    settings: Settings, backbone: torch.nn.Module, tokenizer: Any, task: Task,
-    device: torch.device, precision: str,
-) -> torch.nn.Module:  # fmt: skip
-    model = settings.model
-    features, bias = int(backbone.config.hidden_size), model.head_bias  # type: ignore[union-attr,arg-type]
-    if model.head in FIXED_HEADS:
-        return fixed_head(
-            model.head, features, task.classes, settings.seed, device,
-            model.head_cosine, model.head_dim,
-        )  # fmt: skip
-    if model.head_form == "two_layer":
-        return two_layer_head(
-            features, task.classes, bias, settings.seed, device,
-            dropout=model.dropout, zeros=model.head_start == "zeros",
-        )  # fmt: skip
-    if model.head_start == "zeros":
-        return zero_head(features, task.classes, bias, device)
-    if model.head_start == "random":
-        return random_head(features, task.classes, bias, settings.seed, device)
-    tokens = label_tokens(settings, task, tokenizer)
-    bare = _classifier(
-        settings, lora.Attached(backbone, {}, AdapterState({})),
-        zero_head(features, task.classes, False, device), precision,
-    )  # fmt: skip
-    prototypes = []
-    with torch.inference_mode(), one_thread():  # a frozen head never travels
-        for label in range(task.classes):
-            batch = tokens.batch((tokens.labels == label).nonzero().flatten().tolist(), device)
-            prototypes.append(bare.features(batch.inputs).mean(dim=0))
-    return text_head(torch.stack(prototypes).clone(), bias)
-
-
-def _unreached(settings: Settings, bare: Classifier, tokens: Tokens, classes: int) -> list[str]:
+def _unreached(settings: Settings, bare: Model, tokens: Tokens, classes: int) -> list[str]:
     """Return which targeted layers get no gradient; none are targeted with adapter=none."""
     none = settings.adapter.name == "none"
     names = [] if none else find_layers(bare.backbone, settings.adapter)
     name = settings.model.name
-    asked = some_tokens(name, bare.backbone, tokens, min(SHORT, settings.model.max_length), classes)
+    longest, objective = min(SHORT, settings.model.max_length), objective_of(settings.task)
+    asked = some_tokens(name, bare.backbone, tokens, longest, classes, objective)
     return unreached(bare, names, asked, settings.model.name)
 
 
-def _classifier(
-    settings: Settings, attached: lora.Attached, head: torch.nn.Module, precision: str
-) -> Classifier:
-    model = settings.model
-    return Classifier(
-        attached,
-        head,
-        pooling=model.pooling,
-        normalize=model.unit_features,
-        scale=model.logit_scale,
-        precision=precision,
-        head_trains=model.head_trains,
-    )
-
-
-def _check_trainable(model: Classifier, trains: Sequence[str]) -> None:
+def _check_trainable(model: Model, trains: Sequence[str]) -> None:
     """Raise RuntimeError unless exactly what should train requires gradients."""
     named = {id(p): name for name, p in model.trainable().items()}
     extra = set(model.initial.extra)

@@ -1,6 +1,5 @@
 """What a run gives away: an adapter that PEFT loads, and the classifier around it."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +15,9 @@ from fedsvd.adapters.build import build_adapter
 from fedsvd.client.worker import Worker
 from fedsvd.exports.card import write_card
 from fedsvd.lowrank import AdapterState, LowRank, difference
-from fedsvd.models.backbone import load_backbone, written_name
-from fedsvd.models.digest import vocabulary_digest
+from fedsvd.models.backbone import written_name
+from fedsvd.objectives.base import Exported
 
-CLASSIFIER = "classifier.json"
-HEAD = "head.safetensors"
 ADAPTER, MERGED = "adapter", "merged"
 
 
@@ -29,7 +26,16 @@ def export(worker: Worker, state: AdapterState, folder: Path, summary: Mapping[s
     written = export_adapter(worker, state, folder)
     if written:
         write_card(folder / written, summary, "peft" if written == ADAPTER else "transformers")
-    export_classifier(worker, state, folder / "classifier", written)
+    export_rest(worker, state, folder, written)
+
+
+def export_rest(worker: Worker, state: AdapterState, folder: Path, written: str) -> None:
+    """Write what the objective needs beside what `export_adapter` has written, which it returned."""
+    worker.model.write(state)
+    given = Exported(
+        worker.settings, worker.task, worker.tokenizer, worker.model, worker.weights, written
+    )
+    worker.objective.export(given, folder)
 
 
 def export_adapter(worker: Worker, state: AdapterState, folder: Path) -> str:
@@ -51,15 +57,16 @@ def export_adapter(worker: Worker, state: AdapterState, folder: Path) -> str:
     if factors is None:
         _export_merged(worker, folder / MERGED)
         return MERGED
+    prefix = worker.objective.prefix(worker.model.backbone)
     tensors = {
-        f"base_model.model.{layer}.lora_{k}.weight": value
+        f"base_model.model.{prefix}{layer}.lora_{k}.weight": value
         for layer, pair in factors.items()
         for k, value in (("A", pair.A), ("B", pair.B))
     }
     if kind == "dora":
         for layer, module in layers.items():
-            magnitude = module.magnitude.weight  # type: ignore[union-attr]
-            tensors[f"base_model.model.{layer}.lora_magnitude_vector"] = magnitude  # type: ignore[assignment]
+            name = f"base_model.model.{prefix}{layer}.lora_magnitude_vector"
+            tensors[name] = module.magnitude.weight  # type: ignore[union-attr,assignment]
     config = _peft_config(worker, factors, use_dora=kind == "dora")
     (folder / ADAPTER).mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder / ADAPTER))
@@ -88,35 +95,38 @@ def _peft_config(worker: Worker, factors: Mapping[str, LowRank], use_dora: bool)
     """Return PEFT's configuration for pairs whose scale is that of their layers."""
     from peft import LoraConfig
 
-    layers: dict[str, Any] = worker.model.layers
-    ranks = {n: p.rank for n, p in factors.items()}
+    prefix = worker.objective.prefix(worker.model.backbone)
+    layers: dict[str, Any] = {f"{prefix}{n}": m for n, m in worker.model.layers.items()}
+    ranks = {f"{prefix}{n}": p.rank for n, p in factors.items()}
     scales = {n: layers[n].scaling[NAME] for n in ranks}
     rslora = worker.settings.adapter.rslora
     alphas = {n: scales[n] * (math.sqrt(r) if rslora else r) for n, r in ranks.items()}
-    first = next(iter(factors))
+    first = next(iter(ranks))
     bases = [m.get_base_layer() for m in layers.values()]
     config = LoraConfig(
         r=ranks[first],
         lora_alpha=alphas[first],
         rank_pattern={n: r for n, r in ranks.items() if r != ranks[first]},
         alpha_pattern={n: a for n, a in alphas.items() if a != alphas[first]},
-        target_modules=list(factors),
+        target_modules=list(ranks),
         base_model_name_or_path=written_name(worker.settings.model),
         inference_mode=True,
+        task_type=worker.objective.peft_task,
         use_rslora=rslora,
         use_dora=use_dora,
         fan_in_fan_out=all(isinstance(base, Conv1D) for base in bases),
     )
     # PEFT makes a set of them, which has another order in every process.
-    config.target_modules = sorted(factors)
+    config.target_modules = sorted(ranks)
     return config
 
 
 def _export_merged(worker: Worker, folder: Path) -> None:
-    """Write the pretrained backbone with every adapted layer's weight replaced by the merged one."""
-    plain = load_backbone(worker.settings.model)
+    """Write the pretrained model with every adapted layer's weight replaced by the merged one."""
+    plain = worker.objective.pretrained(worker.settings)
+    prefix = worker.objective.prefix(worker.model.backbone)
     for layer, module in worker.model.layers.items():
-        set_weight(plain.get_submodule(layer), merged_weight(module).cpu())
+        set_weight(plain.get_submodule(f"{prefix}{layer}"), merged_weight(module).cpu())
     plain.save_pretrained(str(folder))  # type: ignore[operator]
 
 
@@ -141,32 +151,3 @@ def with_base(factors: Mapping[str, LowRank], base: Mapping[str, Tensor]) -> dic
         A = torch.nn.functional.pad(A, (0, 0, 0, lacking))
         pairs[layer] = LowRank(A.float(), B.float())
     return pairs
-
-
-def export_classifier(worker: Worker, state: AdapterState, folder: Path, backbone: str) -> None:
-    """Write `classifier/`: the head, and what is needed to put the model together again.
-
-    `backbone` is what `export_adapter` returned.
-    """
-    worker.model.write(state)
-    model = worker.settings.model
-    head = {f"head.{n}": p.detach().cpu() for n, p in worker.model.head.named_parameters()}
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({n: t.contiguous() for n, t in head.items()}, folder / HEAD)
-    description = {
-        "model": written_name(model),
-        "weights": worker.weights,
-        "vocabulary": vocabulary_digest(worker.tokenizer),
-        "package": model.package,
-        "folder": model.folder,
-        "revision": model.revision,
-        "pooling": model.pooling,
-        "normalize": model.unit_features,
-        "scale": model.logit_scale,
-        "max_length": model.max_length,
-        "labels": list(worker.task.label_names),
-        "text_columns": len(worker.settings.data.text),
-        "adapter": backbone == ADAPTER,
-        "merged": backbone == MERGED,
-    }
-    (folder / CLASSIFIER).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fedsvd.data.tokens import Tokens, tokenise
 from fedsvd.errors import InputError
-from fedsvd.exports.export import CLASSIFIER, HEAD, MERGED
+from fedsvd.exports.export import MERGED
 from fedsvd.exports.texts import rows_of
 from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
 from fedsvd.models.classifier import pool
@@ -20,6 +20,7 @@ from fedsvd.models.digest import vocabulary_digest, weights_digest
 from fedsvd.models.fixed_heads import projections
 from fedsvd.models.heads import scores
 from fedsvd.models.usable import fit_tokenizer, taken
+from fedsvd.objectives.classification import CLASSIFIER, HEAD
 from fedsvd.settings import ModelSettings
 
 

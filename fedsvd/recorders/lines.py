@@ -7,6 +7,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from fedsvd.adapters.build import stand_in
+from fedsvd.objectives.metric import metric_of
 from fedsvd.privacy.plan import PrivacyPlan, noise_source, warnings_of
 from fedsvd.rounds.record import Start
 from fedsvd.settings import ModelSettings, Settings
@@ -162,9 +163,11 @@ def _budget(plan: PrivacyPlan) -> str:
 
 def round_line(metrics: Mapping[str, Any]) -> str:
     """Return what came of a round."""
-    if "accuracy" in metrics:
+    metric = metric_of(metrics)
+    if metric.name in metrics:
         rows = f" on {metrics['examples']}" if "examples" in metrics else ""
-        parts = [f"loss {metrics['loss']:.4f}", f"accuracy {metrics['accuracy']:.4f}{rows}"]
+        told = f"{metric.title} {metrics[metric.name]:.4f}{rows}"
+        parts = [f"loss {metrics['loss']:.4f}", told]
     else:  # the global state is evaluated every recorder.evaluate_every rounds
         parts = [f"clients' loss {_number(metrics.get('train_loss'), '.4f')}"]
     if metrics.get("epsilon_max") is not None:
@@ -188,14 +191,12 @@ def trouble(metrics: Mapping[str, Any]) -> list[str]:
 
 def ending(told: Mapping[str, Any], folder: Path) -> list[str]:
     """Return what came of a run: a name and a value a line."""
+    metric = metric_of(told)
+    name, raw = metric.name, told.get(f"raw_{metric.name}")
     rows = [
-        ("validation accuracy", f"{told['accuracy']:.4f}{_on(told)}  ({_best(told)})"),
-        *(
-            [("  of the last model", f"{told['raw_accuracy']:.4f}")]
-            if told.get("raw_accuracy") is not None
-            else []
-        ),
-        ("test accuracy", _number(told["test_accuracy"], ".4f") + _on(told, "test_")),
+        (f"validation {metric.title}", f"{told[name]:.4f}{_on(told)}  ({_best(told, name)})"),
+        *([("  of the last model", f"{raw:.4f}")] if raw is not None else []),
+        (f"test {metric.title}", _number(told[f"test_{name}"], ".4f") + _on(told, "test_")),
         ("epsilon spent", _spent(told)),
         *_above(told),
         *_published(told),
@@ -213,9 +214,9 @@ def _on(told: Mapping[str, Any], part: str = "") -> str:
     return f" on {number:,} examples" if number else ""
 
 
-def _best(told: Mapping[str, Any]) -> str:
-    """Return the best of the rounds' accuracies, with its rows where these are not the last one's."""
-    figure, number = f"{told['best_accuracy']:.4f}", told.get("best_examples")
+def _best(told: Mapping[str, Any], name: str) -> str:
+    """Return the best of the rounds' figures, with its rows where these are not the last one's."""
+    figure, number = f"{told[f'best_{name}']:.4f}", told.get("best_examples")
     if number is None or number == told.get("examples"):
         return f"best {figure}"
     return f"best of the rounds on the same {number}: {figure}, round {told['best_round']}"

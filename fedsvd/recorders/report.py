@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsvd.files import write_text
+from fedsvd.objectives.metric import Metric, metric_of
 from fedsvd.pages import BLUE, GREY, INK, ORANGE, canvas, label, page, svg
 from fedsvd.privacy.plan import PrivacyPlan, noise_source, warnings_of
 from fedsvd.rounds.record import Start, Summary
@@ -13,17 +14,23 @@ History = Sequence[Mapping[str, Any]]
 
 
 def write_report(path: Path, start: Start, summary: Summary) -> None:
-    """Write the page: facts, accuracy and loss, epsilon, gradient norms, singular values.
+    """Write the page: facts, metric and loss, epsilon, gradient norms, singular values.
 
     Everything is inline, and text from configuration and data is escaped.
     """
-    history, plan = summary.history, start.plan
+    history, plan, metric = summary.history, start.plan, metric_of(summary.values)
     spectra = summary.values["singular_values"]
-    drawn = _accuracy(history), _epsilon(history, plan), _norms(history, plan), _spectra(spectra)
+    drawn = (
+        _figures(history, metric),
+        _epsilon(history, plan),
+        _norms(history, plan),
+        _spectra(spectra),
+    )
     text = page(
         __package__,
         "report.html",
         summary={k: v for k, v in summary.values.items() if k != "singular_values"},
+        metric=metric,
         plan=plan,
         noise=noise_source(plan),
         warnings=warnings_of(plan),
@@ -41,22 +48,23 @@ def _mix(labels: Sequence[str], counts: Sequence[int]) -> str:
     return ", ".join(held) or "on its own machine"
 
 
-def _accuracy(history: History) -> dict[str, str]:
-    scored = [m for m in history if "accuracy" in m]
+def _figures(history: History, metric: Metric) -> dict[str, str]:
+    name, raw_name = metric.name, f"raw_{metric.name}"
+    scored = [m for m in history if name in m]
     rounds = [m["round"] for m in scored]
     figure, (left, right) = canvas(2)
-    left.plot(rounds, [_same_rows(m, "accuracy") for m in scored], color=BLUE, marker=".")
-    label(left, "round", "validation accuracy")
-    raw = [(m["round"], m["raw_accuracy"]) for m in scored if "raw_accuracy" in m]
+    left.plot(rounds, [_same_rows(m, name) for m in scored], color=BLUE, marker=".")
+    label(left, "round", f"validation {metric.title}")
+    raw = [(m["round"], m[raw_name]) for m in scored if raw_name in m]
     if raw:
         left.lines[0].set_label("average")
         left.plot(*zip(*raw, strict=True), color=GREY, lw=1, label="last model")
     values = [_same_rows(m, "loss") for m in scored]
     right.plot(rounds, values, color=BLUE, marker=".", label="validation")
     note = ""
-    for last in [m for m in scored if "subset_accuracy" in m][-1:]:
+    for last in [m for m in scored if f"subset_{name}" in m][-1:]:
         told = f"all {last['examples']}"
-        for axis, key in ((left, "accuracy"), (right, "loss")):
+        for axis, key in ((left, name), (right, "loss")):
             axis.plot([last["round"]], [last[key]], "s", color=INK, ms=5, label=told)
         note = (
             f"The lines of validation are on the same {last['subset_examples']} of its "
@@ -69,7 +77,7 @@ def _accuracy(history: History) -> dict[str, str]:
         right.plot(*zip(*trained, strict=True), color=ORANGE, lw=1, label="clients, mean")
     label(right, "round", "cross-entropy")
     right.legend(frameon=False)
-    return {"title": "Accuracy and loss", "svg": svg(figure), "note": note}
+    return {"title": f"{metric.title.capitalize()} and loss", "svg": svg(figure), "note": note}
 
 
 def _same_rows(metrics: Mapping[str, Any], key: str) -> float:

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import final
 
 from fedsvd.errors import InputError
+from fedsvd.objectives.build import OBJECTIVES
 from fedsvd.recorders.recorder import Recorder
 from fedsvd.rounds.record import RoundRecord, Start, Summary
 
+METRICS = ("loss", *dict.fromkeys(m.name for o in OBJECTIVES.values() for m in o.metrics))
 NAMES = (
-    "accuracy", "loss", "examples", "subset_accuracy", "subset_loss", "train_loss", "epsilon_max",
+    *METRICS, "examples", *(f"subset_{name}" for name in METRICS), "train_loss", "epsilon_max",
     "bytes_up", "bytes_down",
 )  # fmt: skip
 
@@ -31,7 +33,7 @@ class TensorBoardRecorder(Recorder):
         """Nothing to write yet."""
 
     def round(self, record: RoundRecord) -> None:
-        """Write accuracy, loss, epsilon and bytes of the round."""
+        """Write loss, metrics, epsilon and bytes of the round."""
         for name in NAMES:
             if record.metrics.get(name) is not None:
                 self._writer.add_scalar(name, record.metrics[name], record.round)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from fedsvd.errors import InputError
 from fedsvd.files import write_text
-from fedsvd.results.collect import find_runs, group_runs
+from fedsvd.objectives.metric import Metric
+from fedsvd.results.collect import find_runs, group_runs, metric_of_groups
 from fedsvd.results.compare import Row, as_csv, compare, find_group
-from fedsvd.results.sweep import HEADINGS, budget_figure, cells, write_sweep_report
+from fedsvd.results.sweep import budget_figure, cells, headings, write_sweep_report
 from fedsvd.terminal import columns, guarded, plain, say, status_of
 
 
@@ -29,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--baseline", help="the group, or a part of its name, to compare with")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table as CSV")
     parser.add_argument(
-        "--figure", type=Path, metavar="FILE", help="accuracy against epsilon, as .svg or .png"
+        "--figure",
+        type=Path,
+        metavar="FILE",
+        help="the runs' figure against epsilon, as .svg or .png",
     )
     with guarded():
         given = parser.parse_args(arguments)
@@ -48,11 +52,12 @@ def _report(folder: Path, baseline: str | None, table: Path | None, figure: Path
     drawn = budget_figure(groups)
     if figure is not None and drawn is None:
         raise InputError(f"--figure: no run in {folder} has an epsilon")
-    show(rows)
+    metric = metric_of_groups(groups)
+    show(rows, metric)
     for run in unfinished:
         say(f"left out, unfinished: {run}")
     if table is not None:
-        write_text(table, as_csv(rows))
+        write_text(table, as_csv(rows, metric))
     if figure is not None:
         drawn.savefig(figure, metadata={"Date": None} if figure.suffix == ".svg" else None)
     if (folder / "config.yaml").exists():
@@ -61,9 +66,9 @@ def _report(folder: Path, baseline: str | None, table: Path | None, figure: Path
     say(f"report: {folder / 'report.html'}")
 
 
-def show(rows: Sequence[Row]) -> None:
+def show(rows: Sequence[Row], metric: Metric) -> None:
     """Print the rows as a table, the name of the group last: it may be long, and is never cut."""
-    told = [HEADINGS, *(cells(row) for row in rows)]
+    told = [headings(metric), *(cells(row) for row in rows)]
     lines = columns([[plain(cell) for cell in (*row[1:], row[0])] for row in told], left=range(9))
     say("\n".join(lines))
 

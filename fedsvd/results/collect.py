@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fedsvd.errors import InputError
+from fedsvd.objectives.metric import Metric, metric_of
 
 # What tells nothing of the method: it does not change what is estimated, or is the sample itself.
 APART = ("seed", "engine.", "recorder.", "device", "resume", "training.microbatch_tokens",
@@ -47,6 +48,15 @@ class Group:
         return {seed: float(v) for seed, v in found.items() if v is not None}
 
 
+def metric_of_groups(groups: Sequence[Group]) -> Metric:
+    """Return the metric by which the runs are compared; InputError if they are of several kinds."""
+    found = dict.fromkeys(metric_of(run.summary) for group in groups for run in group.runs)
+    if len(found) > 1:
+        told = " and ".join(metric.title for metric in found)
+        raise InputError(f"runs are compared by one figure, and these have {told}; take them apart")
+    return next(iter(found))
+
+
 def find_runs(folder: Path) -> tuple[list[Finished], list[Path]]:
     """Return the finished runs at any depth below `folder`, and the folders of unfinished ones.
 
@@ -65,7 +75,7 @@ def find_runs(folder: Path) -> tuple[list[Finished], list[Path]]:
             settings: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
             summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
             finished.append(Finished(run, dict(_flat(settings)), summary))
-            summary["seed"], summary["accuracy"]
+            summary["seed"], summary[metric_of(summary).name]
         except Exception as error:  # YAML's and JSON's own errors, or other things than expected
             raise InputError(f"{run}: is not a run of this software: {error!r}") from error
     if not finished:

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 from fedsvd.errors import InputError, one_of
-from fedsvd.results.collect import Group
+from fedsvd.objectives.metric import Metric
+from fedsvd.results.collect import Group, metric_of_groups
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Row:
     seeds: str
     epsilon_target: float | None
     epsilon_max: float | None  # the largest of any client of any run
-    accuracy: Estimate
-    test_accuracy: Estimate | None
+    figure: Estimate
+    test_figure: Estimate | None
     difference: Estimate | None = None
     test_difference: Estimate | None = None
 
@@ -49,11 +50,11 @@ class Row:
 def compare(groups: Sequence[Group], baseline: str | None = None) -> list[Row]:
     """Return a row for each group, with differences to the group that `baseline` names."""
     base = find_group(groups, baseline) if baseline is not None else None
-    rows = []
+    rows, name = [], metric_of_groups(groups).name
     for group in groups:
         targets = set(group.values("epsilon_target").values())
-        accuracy = estimate(list(group.values("accuracy").values()))
-        assert accuracy is not None
+        found = estimate(list(group.values(name).values()))
+        assert found is not None
         against = base if base is not None and base is not group else None
         rows.append(
             Row(
@@ -61,10 +62,10 @@ def compare(groups: Sequence[Group], baseline: str | None = None) -> list[Row]:
                 " ".join(str(run.seed) for run in group.runs),
                 min(targets) if targets else None,
                 max(group.values("epsilon_max").values(), default=None),
-                accuracy,
-                estimate(list(group.values("test_accuracy").values())),
-                paired(group, against, "accuracy") if against else None,
-                paired(group, against, "test_accuracy") if against else None,
+                found,
+                estimate(list(group.values(f"test_{name}").values())),
+                paired(group, against, name) if against else None,
+                paired(group, against, f"test_{name}") if against else None,
             )
         )
     return rows
@@ -88,14 +89,17 @@ def find_group(groups: Sequence[Group], name: str) -> Group:
     return found[0]
 
 
-def as_csv(rows: Sequence[Row]) -> str:
+def as_csv(rows: Sequence[Row], metric: Metric) -> str:
     """Return the rows as CSV; empty where there is no value."""
-    estimates = ("accuracy", "test_accuracy", "difference", "test_difference")
+    estimates = {
+        "figure": metric.name, "test_figure": f"test_{metric.name}", "difference": "difference",
+        "test_difference": "test_difference",
+    }  # fmt: skip
     plain = ("name", "seeds", "epsilon_target", "epsilon_max")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     parts = ("mean", "half", "n")
-    writer.writerow([*plain, *(f"{e}_{p}" for e in estimates for p in parts)])
+    writer.writerow([*plain, *(f"{e}_{p}" for e in estimates.values() for p in parts)])
     for row in rows:
         told = asdict(row)
         cells = [told[key] for key in plain]

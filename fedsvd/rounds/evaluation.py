@@ -12,6 +12,7 @@ from fedsvd.client.app import PART
 from fedsvd.client.evaluation import evaluate_part
 from fedsvd.factors import factors_of
 from fedsvd.lowrank import spectra
+from fedsvd.objectives.metric import Metric
 from fedsvd.privacy.plan import noise_source
 from fedsvd.rounds.averaging import describe, model_state
 from fedsvd.rounds.published import published_figure
@@ -20,23 +21,23 @@ from fedsvd.strategies.base import Strategy
 
 
 def evaluated(run: Run, last: bool) -> dict[str, float]:
-    """Return accuracy and loss on the validation part: after the last round all of it.
+    """Return loss and metrics on the validation part: after the last round all of it.
 
     Before it they are on the subset that `recorder.evaluate_examples` asks for; `examples` says how
-    many rows that are. Where models are averaged they are the average's; `raw_accuracy`, `raw_loss`
-    the last one's. `evaluate_seconds` is what it took.
+    many rows that are. Where models are averaged they are the average's; those that begin
+    with `raw_` are the last one's. `evaluate_seconds` is what it took.
     """
     began = time.perf_counter()
     part = "validation" if last else "subset"
     found = evaluate(run, part)
     if run.average is not None:
         raw = evaluate_part(run.worker, run.state, part)
-        found.update({f"raw_{key}": raw[key] for key in ("accuracy", "loss")})
+        found.update({f"raw_{key}": raw[key] for key in raw if not key.endswith("examples")})
     return {**found, "evaluate_seconds": time.perf_counter() - began}
 
 
 def evaluate(run: Run, part: str) -> dict[str, float]:
-    """Return accuracy and loss on a part of the task: see `fedsvd.client.evaluation.evaluate_part`.
+    """Return loss and metrics on a part of the task: see `fedsvd.client.evaluation.evaluate_part`.
 
     They are the global model's, averaged if so set, or, where clients keep factors of their own, the
     mean of all clients' models. What those tell of private data is outside any guarantee, as
@@ -72,12 +73,18 @@ def is_due(run: Run, metrics: Mapping[str, Any]) -> bool:
     return metrics["round"] % run.settings.recorder.evaluate_every == 0 or is_last(run, metrics)
 
 
-def score(metrics: Mapping[str, Any]) -> float | None:
-    """Return the accuracy by which rounds are compared, None where a round was not evaluated.
+def figure(metric: Metric, metrics: Mapping[str, Any]) -> float | None:
+    """Return the figure by which rounds are compared, None where a round was not evaluated.
 
     It is on the same rows in all rounds: on the subset, also after the last round.
     """
-    return metrics.get("subset_accuracy", metrics.get("accuracy"))
+    return metrics.get(f"subset_{metric.name}", metrics.get(metric.name))
+
+
+def score(metric: Metric, metrics: Mapping[str, Any]) -> float | None:
+    """Return that figure with the sign that makes more of it better."""
+    found = figure(metric, metrics)
+    return None if found is None else metric.score(found)
 
 
 def reasons(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -97,8 +104,9 @@ def summarise(run: Run) -> dict[str, Any]:
     began = time.perf_counter()
     test = evaluate(run, "test") if looks else {}
     evaluating = time.perf_counter() - began
-    scored = [m for m in run.history if "accuracy" in m]
-    last, best = scored[-1], max(scored, key=lambda m: score(m) or 0.0)
+    metric, more = run.worker.objective.metric, run.worker.objective.metrics[1:]
+    scored = [m for m in run.history if metric.name in m]
+    last, best = scored[-1], max(scored, key=lambda m: score(metric, m) or 0.0)
     published = published_figure(run)
     return {
         "strategy": settings.strategy.target,
@@ -109,16 +117,18 @@ def summarise(run: Run) -> dict[str, Any]:
         "head_form": settings.model.head_form,
         "seed": settings.seed,
         "rounds_completed": run.state.round,
-        "accuracy": last["accuracy"],
+        metric.name: last[metric.name],
         "loss": last["loss"],
+        **{m.name: last[m.name] for m in more},
         "examples": last.get("examples"),
-        "best_accuracy": score(best),
+        f"best_{metric.name}": figure(metric, best),
         "best_round": best["round"],
         "best_examples": best.get("subset_examples", best.get("examples")),
-        "raw_accuracy": last.get("raw_accuracy"),
+        f"raw_{metric.name}": last.get(f"raw_{metric.name}"),
         "averaging": describe(run),
-        "test_accuracy": test.get("accuracy"),
+        f"test_{metric.name}": test.get(metric.name),
         "test_loss": test.get("loss"),
+        **{f"test_{m.name}": test.get(m.name) for m in more},
         "test_examples": test.get("examples"),
         "unit": run.ledger.plan.unit,
         "epsilon_target": run.ledger.plan.epsilon,

@@ -6,13 +6,15 @@ from typing import Any
 from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.settings.attack import AttackSettings
 from fedsvd.settings.averaging import AveragingSettings
-from fedsvd.settings.checks import at_least
+from fedsvd.settings.checks import at_least, choice
 from fedsvd.settings.clients import ClientSettings, TrainingSettings
 from fedsvd.settings.data import PUBLISHED_CLIENTS, DataSettings, PartitionSettings
 from fedsvd.settings.engine import EngineSettings, RecorderSettings
 from fedsvd.settings.faults import FaultSettings
 from fedsvd.settings.model import AdapterSettings, ModelSettings
 from fedsvd.settings.privacy import PrivacySettings
+
+TASKS = ("classification",)
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,12 @@ class Settings:
     faults: FaultSettings = field(default_factory=FaultSettings)
     attack: AttackSettings = field(default_factory=AttackSettings)
     averaging: AveragingSettings = field(default_factory=AveragingSettings)
+    task: str = "classification"  # what a model is trained for: see fedsvd.objectives
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
         at_least("rounds", self.rounds, 1)
+        choice("task", self.task, TASKS)
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
             raise one_of("device", self.device, ("auto", "cpu", "cuda"))
         if self.adapter.name == "none" and not self.model.head_trains:

@@ -16,7 +16,7 @@ class Account(JobReturn):
 
     @property
     def return_value(self) -> Any:
-        """The accuracy of a trial that is complete; raises what a failed one ended with."""
+        """The figure of a trial that is complete; raises what a failed one ended with."""
         if self.status is JobStatus.COMPLETED:
             return self._return_value
         raise self._return_value

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from fedsvd.engines.cluster import connect, room_for
 from fedsvd.engines.slices import first_ready, free, value_of
 from fedsvd.errors import InputError, one_of, wrong
+from fedsvd.objectives.metric import metric_of
 from fedsvd.settings import EngineSettings, Settings
 from fedsvd.settings.checks import at_least
 from fedsvd.sweep.account import Account, Failure, failed, names
@@ -208,11 +209,11 @@ def _settle(trial: Trial, reference: Any, retries: int) -> bool:
 
 
 def _account(trial: Trial, trials: Sequence[Trial]) -> JobReturn:
-    """Return what Hydra's sweepers read: the accuracy, or the failure that ends the command."""
+    """Return what Hydra's sweepers read: the run's figure, or the failure that ends the command."""
     account = Account(overrides=[trial.name], task_name=str(trial.number))
     account.status = JobStatus.COMPLETED if trial.summary else JobStatus.FAILED
     if trial.summary:
-        account.return_value = trial.summary["accuracy"]
+        account.return_value = trial.summary[metric_of(trial.summary).name]
         return account
     failures = [Failure(t.number, t.name, t.reason, t.refused) for t in trials if not t.summary]
     account.return_value = failed(failures, len(trials))

@@ -13,11 +13,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fedsvd.objectives.metric import MAIN, metric_of
 from fedsvd.settings import Settings
 from fedsvd.sweep.trial import LOG, SUMMARY, Outcome
 from fedsvd.terminal import columns, output, plain
 
-HEADINGS = ("trial", "state", "round", "accuracy", "epsilon", "overrides")
+HEADINGS = ("trial", "state", "round", "epsilon", "overrides")
 
 
 class State(enum.Enum):
@@ -67,7 +68,8 @@ class Trial:
         self.summary, self.reason, self.refused = outcome.summary, outcome.reason, outcome.refused
         self.state = State.FAILED if outcome.summary is None else State.DONE
         if outcome.summary is not None:
-            known = {k: outcome.summary.get(k) for k in ("accuracy", "epsilon_max")}
+            keys = (*(metric.name for metric in MAIN), "epsilon_max")
+            known = {k: outcome.summary[k] for k in keys if k in outcome.summary}
             self.latest = {"round": outcome.summary["rounds_completed"], **known}
 
     def look(self) -> None:
@@ -81,7 +83,7 @@ class Trial:
                 whole, _, _ = file.read().rpartition(b"\n")
             for line in whole.splitlines():
                 told = json.loads(line)
-                shown = ("round", "accuracy", "epsilon_max")
+                shown = ("round", *(metric.name for metric in MAIN), "epsilon_max")
                 self.latest.update({k: told[k] for k in shown if told.get(k) is not None})
             self._read += len(whole) + 1 if whole else 0
             self.state = State.RUNNING
@@ -122,16 +124,21 @@ class Progress:
         """Leave the table as it is at the end, every value whole and on one line."""
         if self._live is not None:
             self._live.stop()
-        rows = [HEADINGS, *(self._row(trial) for trial in self._trials)]
+        rows = [self._headings(), *(self._row(trial) for trial in self._trials)]
         for line in columns(rows, left=(1, 5)):
             self._print(line)
+
+    def _headings(self) -> list[str]:
+        """Return the columns' heads; one of them is the figure that trials are compared by."""
+        found = {metric_of(t.latest).title for t in self._trials}
+        return [*HEADINGS[:3], found.pop() if len(found) == 1 else "figure", *HEADINGS[3:]]
 
     def _print(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table(box=None, padding=(0, 2), header_style="bold")
-        for name in HEADINGS:
+        for name in self._headings():
             text = name in ("state", "overrides")
             table.add_column(name, justify="left" if text else "right", overflow="fold")
         for trial in self._trials:
@@ -143,14 +150,15 @@ class Progress:
 
 
 def _row(trial: Trial) -> list[str]:
-    number, accuracy = trial.latest.get("round"), trial.latest.get("accuracy")
+    number = trial.latest.get("round")
+    found = trial.latest.get(metric_of(trial.latest).name)
     epsilon = trial.latest.get("epsilon_max")
     again = f" ({trial.attempts})" if trial.attempts > 1 else ""
     return [
         str(trial.number),
         trial.state.value + again,
         "-" if number is None else f"{number}/{trial.settings.rounds}",
-        "-" if accuracy is None else f"{accuracy:.4f}",
+        "-" if found is None else f"{found:.4f}",
         "-" if epsilon is None else f"{epsilon:.3f}",
         trial.name,
     ]

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from fedsvd.client.attack import flip, poison
+from fedsvd.client.attack import poison
 from fedsvd.experiment import prepare
+from fedsvd.objectives.classification import flip
 from fedsvd.rounds.attempt import one_round
 from fedsvd.settings import AttackSettings
 from fedsvd.strategies.build import build_strategy

@@ -57,7 +57,7 @@ def test_losses_gradients_and_logits_are_those_of_the_whole_model(name, layers):
         assert (one.kept is None) == bool(more)
         one.model.write(moved_state(one))
         one.model.double()
-        found.append((*gradients(one, [0, 5, 3, 8]), one.logits([7, 2, 0])))
+        found.append((*gradients(one, [0, 5, 3, 8]), one.outputs([7, 2, 0])))
     for ours, plain in zip(*found, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-12)
 
@@ -79,7 +79,7 @@ def test_the_bits_depend_on_the_example_alone():
     one = three("BERT")
     first = {r: one.kept.entering(one.tokens, [r])[0] for r in (3, 0, 7)}
     fresh = one.kept.apart()
-    one.logits(list(range(12)))  # others, in inference mode and in batches, between
+    one.outputs(list(range(12)))  # others, in inference mode and in batches, between
     for rows in ([7, 1, 3], [0, 2, 5, 3, 7, 11]):
         for source in (one.kept, fresh):
             batch = source.entering(one.tokens, rows)
@@ -136,7 +136,7 @@ def test_a_full_disk_costs_time_and_is_told_once(monkeypatch, capsys):
     one, whole = three("BERT", "training.cache=0"), three("BERT")
     capsys.readouterr()
     for _ in range(2):
-        assert torch.equal(one.logits([0, 1, 2]), whole.logits([0, 1, 2]))
+        assert torch.equal(one.outputs([0, 1, 2]), whole.logits([0, 1, 2]))
     told = capsys.readouterr().err
     assert told.count("training.cache: No space left on device") == 1
     assert not one.kept.store.held
@@ -160,7 +160,7 @@ def test_dropout_below_turns_it_off_for_steps_alone(monkeypatch):
     ends = [train_locally(w, state, 0, 1).state.digest() for w in (one, plain)]
     assert ends[0] == ends[1]
     assert not calls
-    torch.testing.assert_close(one.logits([0, 1]), plain.logits([0, 1]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(one.outputs([0, 1]), plain.logits([0, 1]), rtol=1e-5, atol=1e-6)
     assert calls
 
 
@@ -254,7 +254,7 @@ def test_bf16_is_kept_in_bf16_and_enters_as_it_would():
     assert {t.dtype for t in one.kept.store.held.values()} == {torch.float32, torch.bfloat16}
     assert half.dtype == torch.float32
     assert not torch.equal(single, half)
-    torch.testing.assert_close(one.logits([0, 1]), plain.logits([0, 1]), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(one.outputs([0, 1]), plain.logits([0, 1]), rtol=0.05, atol=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from fedsvd.lowrank import AdapterState
 from fedsvd.models.backbone import load_backbone
 from fedsvd.models.classifier import Classifier
 from fedsvd.models.heads import zero_head
+from fedsvd.objectives.build import objective_of
 from fedsvd.settings import ModelSettings
 from fedsvd.strategies.build import build_strategy
 from tests.conftest import compose_settings
@@ -127,7 +128,7 @@ def classifier(backbone):
 
 def tokens_of(backbone, inputs):
     like = build_worker(compose_settings(*inputs[1])).tokens
-    return some_tokens("tiny", backbone, like, 9, 2)
+    return some_tokens("tiny", backbone, like, 9, 2, objective_of("classification"))
 
 
 def test_each_kind_of_layer_that_gets_no_gradient_is_found(inputs):

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from fedsvd.adapters import calibration
-from fedsvd.client.public import label_tokens, spread
+from fedsvd.client.public import spread
 from fedsvd.client.worker import build_worker
 from fedsvd.data.tokens import tokenise
 from fedsvd.errors import InputError
 from fedsvd.models.backbone import load_backbone, load_tokenizer
 from fedsvd.models.heads import random_head
+from fedsvd.objectives.label_texts import label_tokens
 from fedsvd.run import config_folder
 from fedsvd.strategies.build import build_strategy
 from fedsvd.strategies.pairs import check_pair

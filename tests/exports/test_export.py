@@ -12,7 +12,7 @@ from transformers import AutoModel, BertConfig, BertModel, GPT2Config, GPT2Model
 
 from fedsvd.adapters import Eva, Inputs, Olora, Pissa, lora
 from fedsvd.experiment import prepare
-from fedsvd.exports.export import export_adapter, export_classifier
+from fedsvd.exports.export import export_adapter, export_rest
 from fedsvd.exports.load import load
 from fedsvd.models.backbone import load_tokenizer
 from fedsvd.rounds.attempt import one_round
@@ -191,13 +191,13 @@ def test_what_is_exported_computes_the_same_in_a_process_without_fedsvd(
         assert run.state.digest() != first, name
         out, worker = tmp_path / "runs" / name, run.worker
         assert export_adapter(worker, run.state, out) == folder, name
-        export_classifier(worker, run.state, out / "classifier", folder)
+        export_rest(worker, run.state, out, folder)
         inputs = worker.tokens.batch(worker.task.validation[:6].tolist()).inputs
         save_file(inputs, out / "inputs.safetensors")
         with torch.inference_mode():
             hidden = worker.model.backbone(**inputs).last_hidden_state
         texts = [worker.task.texts[i] for i in worker.task.validation[:6]]
-        expected[name] = (hidden, worker.logits(worker.task.validation[:6].tolist()), texts)
+        expected[name] = (hidden, worker.outputs(worker.task.validation[:6].tolist()), texts)
         if name in ("equiangular", "etf", "grassmann_fixed"):  # every client derives the head
             assert not run.state.extra
             assert not any(p.requires_grad for p in worker.model.head.parameters())

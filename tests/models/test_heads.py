@@ -207,7 +207,7 @@ def test_a_frozen_head_drops_while_clients_train_and_not_after():
     assert modes
     assert all(modes)
     modes.clear()
-    worker.logits(range(4))
+    worker.outputs(range(4))
     assert modes == [False] * len(modes) != []
 
 

@@ -77,7 +77,7 @@ def test_differences_are_over_matched_seeds(sweep):
     assert found.n == 3
     assert math.isclose(found.mean - found.half, low)
     assert math.isclose(found.mean + found.half, high)
-    assert rows[2].accuracy.n == 4
+    assert rows[2].figure.n == 4
     assert rows[1].epsilon_max == pytest.approx(2.97)
 
 

@@ -1,0 +1,13 @@
+"""From the name of a task's kind (`task=`) to its objective."""
+
+from collections.abc import Mapping
+
+from fedsvd.objectives.base import Objective
+from fedsvd.objectives.classification import Classification
+
+OBJECTIVES: Mapping[str, Objective] = {"classification": Classification()}
+
+
+def objective_of(name: str) -> Objective:
+    """Return the objective that `task=NAME` names."""
+    return OBJECTIVES[name]
