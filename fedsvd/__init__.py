@@ -8,7 +8,7 @@ __all__ = ["__version__", "load"]
 
 
 def load(run: Any) -> Any:
-    """Return the classifier of a finished run; see `fedsvd.exports.load.load`."""
+    """Return the model of a finished run; see `fedsvd.exports.load.load`."""
     from fedsvd.exports.load import load as read
 
     return read(run)

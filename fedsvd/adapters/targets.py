@@ -31,17 +31,18 @@ def find_layers(
 
     An entry of `adapter.targets` is the last part (or parts) of a layer's path, a pattern with *, ?
     or [] for the whole path, or "all". "query", "key" and "value" also mean what DistilBERT, Llama
-    and GPT-2 call them. `adapter.ranks` maps such names or patterns to ranks; the last that fits a
-    layer counts; where `adapter.rank` is null, a layer without such a name gets the smaller of its
-    sizes. Layers that are `unreached`, as no gradient gets there, are left out, and so are those
+    and GPT-2 call them; in other families "query" and "value" each mean what PEFT adapts there by its
+    own table (Qwen, Mistral, Gemma, Phi, ...). `adapter.ranks` maps such names or patterns to ranks;
+    the last that fits a layer counts; where `adapter.rank` is null, a layer without such a name gets
+    the smaller of its sizes. Layers that are `unreached`, as no gradient gets there, are left out, and so are those
     outside the blocks of `adapter.layers`. Raises InputError if an entry fits no linear layer or only
     unreached ones, there are no such blocks, or a rank exceeds its sizes.
     """
     linear = {n: m for n, m in backbone.named_modules() if isinstance(m, LINEAR)}
-    family = FAMILIES.get(str(getattr(getattr(backbone, "config", None), "model_type", "")), {})
+    kind = str(getattr(getattr(backbone, "config", None), "model_type", ""))
     chosen: set[str] = set()
     for target in settings.targets:
-        fitting = _matching("adapter.targets", target, linear, family)
+        fitting = _matching("adapter.targets", target, linear, kind)
         chosen.update(name for name in fitting if name not in unreached)
         if all(name in unreached for name in fitting):
             raise InputError(
@@ -56,7 +57,7 @@ def find_layers(
         if name in chosen
     }
     for pattern, rank in (settings.ranks or {}).items():
-        fitting = [n for n in _matching("adapter.ranks", pattern, linear, family) if n in ranks]
+        fitting = [n for n in _matching("adapter.ranks", pattern, linear, kind) if n in ranks]
         if not fitting:
             raise wrong("adapter.ranks", pattern, "a name or pattern of a layer in adapter.targets")
         ranks.update(dict.fromkeys(fitting, rank))
@@ -109,20 +110,28 @@ def _in_upper(backbone: nn.Module, chosen: Collection[str], layers: str) -> set[
     return kept
 
 
-def _matching(
-    key: str, target: str, linear: Mapping[str, nn.Module], family: Mapping[str, str]
-) -> list[str]:
+def _matching(key: str, target: str, linear: Mapping[str, nn.Module], kind: str) -> list[str]:
+    family, listed = FAMILIES.get(kind, {}), _listed(kind)
     if target == ALL:
         return list(linear)
     found = [n for n in linear if _fits(n, target)]
     if not found and target in family:
         found = [n for n in linear if _fits(n, family[target])]
+    if not found and target in ("query", "value"):
+        found = [n for n in linear if any(_fits(n, usual) for usual in listed)]
     if not found:
         names = sorted({n.rsplit(".", 1)[-1] for n in linear})
         raise InputError(
             f"{key}: no linear layer of the model is called {target!r}; it has {', '.join(names)}"
         )
     return found
+
+
+def _listed(kind: str) -> list[str]:
+    """Return which layers PEFT adapts in a family of models where nobody names any."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+    return list(KNOWN.get(kind, ()))
 
 
 def _fits(name: str, target: str) -> bool:

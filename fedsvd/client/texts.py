@@ -36,6 +36,7 @@ def only_usable(
     if tokens.empty:
         row, rest = tokens.empty[0], len(tokens.empty) - 1
         why = f"{objective_of(settings.task).unusable} with the tokeniser of {name!r}"
+        why = tokens.faults.get(row, why)
         hint = "take the row out, or another model"
     else:
         row, rest = long[0], len(long) - 1

@@ -9,7 +9,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-from fedsvd.data.rows import Table, short
+from fedsvd.data.conversation import short
+from fedsvd.data.rows import Table
 from fedsvd.errors import InputError
 from fedsvd.settings import DataSettings
 
@@ -23,11 +24,14 @@ def label_names(
 ) -> tuple[str, ...]:
     """Return the names of the labels 0..K-1.
 
-    They are `data.labels`, or the classes in the schema of the source, or those of the rows. Under
-    privacy only a hub's schema is a declaration: that of a file may have been made from its rows.
+    None where rows have no labels. They are `data.labels`, or the classes in the schema of the
+    source, or those of the rows. Under privacy only a hub's schema is a declaration: that of a file
+    may have been made from its rows.
     Raises InputError for what is not declared under privacy, for fewer than 2 or more than
     `MOST_LABELS`, and for labels of rows that look like one another, or like no classes.
     """
+    if settings.label is None:
+        return ()
     if settings.labels is not None:
         return settings.labels
     typed = {part: t for part, t in tables.items() if t.label_names is not None}

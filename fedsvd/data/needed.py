@@ -33,11 +33,12 @@ def check_needed(settings: Settings) -> None:
     if path is None and data.hub is None and not packaged:
         lacks["data.path"] = "data.path (a folder, a file, or a hub id)"
     published = data.hub is not None if path is None else not path.exists()  # perhaps, by a hub
-    if privacy.unit != "none" and data.labels is None and not published:
+    if settings.labelled and privacy.unit != "none" and data.labels is None and not published:
         lacks["data.labels"] = LABELS
     if privacy.unit == "example" and not privacy.public_counts and data.public_size is None:
         lacks["data.public_size"] = SIZE
-    if settings.model.head_start == "texts" and settings.model.head not in FIXED_HEADS:
+    words = settings.model.head_start == "texts" and settings.model.head not in FIXED_HEADS
+    if settings.labelled and words:
         if data.label_texts is None:
             lacks["data.label_texts"] = WORDS
         elif data.labels is not None and len(data.label_texts) != len(data.labels):

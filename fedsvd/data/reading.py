@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import final
 
+from fedsvd.data.conversation import short
 from fedsvd.data.labels import (
     Places,
     by_index,
@@ -21,7 +22,7 @@ from fedsvd.data.labels import (
     listed,
     two_ways,
 )  # fmt: skip
-from fedsvd.data.rows import Table, short
+from fedsvd.data.rows import Table
 from fedsvd.errors import InputError
 from fedsvd.settings import DataSettings
 
@@ -61,9 +62,12 @@ def read_labels(
 
     `alone`: no row decides, as under privacy and where every process has other rows. `lenient`: a
     column that mixes names and indices is no error, each of its labels has one reading all the same.
-    Raises InputError for such a mixture, a column that can be read in two ways, and classes of the
-    source's own that are not among `data.labels`.
+    Where rows have no labels they are all in one class. Raises InputError for such a mixture, a
+    column that can be read in two ways, and classes of the source's own that are not among
+    `data.labels`.
     """
+    if settings.label is None:
+        return Reading({part: {"": 0} for part in tables}, names, settings)
     plain = {part: t for part, t in tables.items() if not _typed(t, settings)}
     if settings.labels is None and len(plain) == len(tables):
         settings = replace(settings, label_type="names")  # they are what was found

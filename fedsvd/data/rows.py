@@ -3,10 +3,11 @@
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedsvd.data.conversation import conversation, short
 from fedsvd.data.source import Source
 from fedsvd.errors import InputError, nearest
 from fedsvd.settings import DataSettings
@@ -55,7 +56,7 @@ def read_table(sources: Iterable[Source], settings: DataSettings, declares: bool
     table, place, names = None, "", None
     for source in sources:
         wanted = _wanted(source, settings)
-        classes = source.classes.get(settings.label)
+        classes = None if settings.label is None else source.classes.get(settings.label)
         if table is None:
             table, place, names = Table([], [], classes, declares=declares), source.place, classes
         elif classes != names:
@@ -63,8 +64,8 @@ def read_table(sources: Iterable[Source], settings: DataSettings, declares: bool
         table.files.append((len(table.texts), f"{source.place}: {source.unit}"))
         for number, row in _kept(source, wanted, settings):
             where = f"{source.place}: {source.unit} {number}"
-            table.texts.append(tuple(_text(row[c], c, where) for c in settings.text))
-            table.labels.append(_label(row[settings.label], classes, settings, where))
+            table.texts.append(tuple(_read(row[c], c, where, settings) for c in settings.text))
+            table.labels.append(_label(row, classes, settings, where))
             table.numbers.append(number)
             if settings.id is not None:
                 table.ids.append(_id(row[settings.id], settings.id, where, "data.id"))
@@ -78,7 +79,9 @@ def read_table(sources: Iterable[Source], settings: DataSettings, declares: bool
 
 def _wanted(source: Source, settings: DataSettings) -> list[tuple[str, str]]:
     """Return the columns that are needed, each with the key that asks for it."""
-    wanted = [("data.text", c) for c in settings.text] + [("data.label", settings.label)]
+    of_text = "data.text" if settings.messages is None else "data.messages"
+    wanted = [(of_text, c) for c in settings.text]
+    wanted += [("data.label", settings.label)] if settings.label is not None else []
     wanted += [("data.filter", c) for c in settings.filter or {}]
     wanted += [("data.id", settings.id)] if settings.id is not None else []
     wanted += [("partition.column", settings.client)] if settings.client is not None else []
@@ -128,6 +131,12 @@ def _is(value: Any, told: str, classes: Sequence[str] | None) -> bool:
     return str(value) == told
 
 
+def _read(value: Any, column: str, where: str, settings: DataSettings) -> str:
+    if column == settings.messages:
+        return conversation(value, f"{where}: column {column!r}")
+    return _text(value, column, where)
+
+
 def _text(value: Any, column: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}: column {column!r} holds no text but {short(value)}")
@@ -142,8 +151,16 @@ def _text(value: Any, column: str, where: str) -> str:
     return value
 
 
-def _label(value: Any, classes: Sequence[str] | None, settings: DataSettings, where: str) -> str:
-    """Return a label as text, whole numbers without a point; InputError if it is no label."""
+def _label(
+    row: Mapping[str, Any], classes: Sequence[str] | None, settings: DataSettings, where: str
+) -> str:
+    """Return a label as text, whole numbers without a point; InputError if it is no label.
+
+    It is "" where rows have none.
+    """
+    if settings.label is None:
+        return ""
+    value = row[settings.label]
     declared: Sequence[str] = settings.labels or ()
     what = f"{where}: column {settings.label!r} holds"
     if isinstance(value, (list, tuple, dict)):
@@ -178,9 +195,3 @@ def _id(value: Any, column: str, where: str, key: str) -> str:
     if value is None or value != value or str(value).strip() == "":
         raise InputError(f"{where}: column {column!r} holds no id but {short(value)} ({key})")
     return str(value)
-
-
-def short(value: object) -> str:
-    """Return a value as it is written in code, cut after 80 characters, for messages."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

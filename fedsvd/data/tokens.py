@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
@@ -20,10 +20,14 @@ WORTH = 1000  # texts from which on tokens are kept
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded inputs (n, t) int64 by the model's argument names, and labels (n,) int64."""
+    """Padded inputs (n, t) int64 by the model's argument names, and labels (n,) int64.
+
+    `counted` (n, t) says of which tokens a loss is taken, where it is of tokens.
+    """
 
     inputs: dict[str, Tensor]
     labels: Tensor
+    counted: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,6 +39,9 @@ class Tokens:
 
     `columns` maps "input_ids" (and "token_type_ids" if the model has them) to one int64 tensor a
     text; `lengths` (n,) counts tokens, of which `added` are the tokeniser's and not the text's.
+    `counted`, where a loss is of tokens, says by row (t,) of which: every one is predicted from those
+    before it, so the first never counts. `faults` say why nothing can be learnt of a row, beside what
+    is `empty`; `truncated` is how many rows were cut, None where nobody counted.
     """
 
     columns: dict[str, list[Tensor]]
@@ -42,11 +49,17 @@ class Tokens:
     lengths: Tensor
     pad_id: int
     added: int = 0
+    counted: list[Tensor] | None = None
+    faults: Mapping[int, str] = field(default_factory=dict)
+    truncated: int | None = None
 
     @property
     def empty(self) -> list[int]:
         """The rows that have no token of their own: nothing can be said about them."""
-        return torch.nonzero(self.lengths <= self.added).flatten().tolist()
+        none = self.lengths <= self.added
+        if self.counted is not None:
+            none = torch.tensor([not bool(c[1:].any()) for c in self.counted], dtype=torch.bool)
+        return sorted({*torch.nonzero(none).flatten().tolist(), *self.faults})
 
     def batch(self, rows: Sequence[int], device: torch.device | str = "cpu") -> Batch:
         """Return the padded batch of the given rows, in their order."""
@@ -63,7 +76,10 @@ class Tokens:
         ).to(torch.int64)
         index = torch.as_tensor(rows, dtype=torch.int64)
         moved = {name: t.to(device, non_blocking=True) for name, t in inputs.items()}
-        return Batch(moved, self.labels[index].to(device))
+        counted = None
+        if self.counted is not None:
+            counted = pad_sequence([self.counted[i] for i in rows], batch_first=True).to(device)
+        return Batch(moved, self.labels[index].to(device), counted)
 
     def microbatches(self, rows: Sequence[int], budget: int) -> Iterator[list[int]]:
         """Yield groups of rows, sorted by length, each of at most `budget` padded tokens.
@@ -93,15 +109,25 @@ def tokenise(
     an equal tokeniser, are not tokenised again. Raises InputError if the tokeniser cannot take the
     texts, or adds as many tokens as there is room for.
     """
+    found = kept_tokens(
+        tokenizer, texts, (max_length,), lambda: _tokenise(tokenizer, texts, labels, max_length)
+    )
+    return replace(found, labels=torch.as_tensor(labels, dtype=torch.int64))
+
+
+def kept_tokens(
+    tokenizer: Any, texts: Sequence[tuple[str, ...]], more: tuple[object, ...],
+    make: Callable[[], Tokens],
+) -> Tokens:  # fmt: skip
+    """Return what `make` gives, kept for as long as tokeniser, texts and what is `more` are equal."""
     key = None
     if len(texts) >= WORTH and getattr(tokenizer, "backend_tokenizer", None) is not None:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
         for left in ("truncation", "padding"):  # by its last call; ours says its own
             rules.pop(left, None)
         told = f"{type(tokenizer).__name__} {tokenizer.init_kwargs} {json.dumps(rules)}"
-        key = (hashlib.blake2b(told.encode()).digest(), max_length, digest_of(texts))
-    found = _kept.get(key, lambda: _tokenise(tokenizer, texts, labels, max_length))
-    return replace(found, labels=torch.as_tensor(labels, dtype=torch.int64))
+        key = (hashlib.blake2b(told.encode()).digest(), *more, digest_of(texts))
+    return _kept.get(key, make)
 
 
 def _tokenise(
@@ -110,7 +136,7 @@ def _tokenise(
     columns = list(zip(*texts, strict=True))
     if not columns:
         none = torch.zeros(0, dtype=torch.int64)
-        return Tokens({"input_ids": []}, none, none, _pad_id(tokenizer))
+        return Tokens({"input_ids": []}, none, none, pad_id_of(tokenizer))
     added = int(tokenizer.num_special_tokens_to_add(pair=len(columns) == 2))
     if added >= max_length:
         raise wrong("model.max_length", max_length, f"above the {added} tokens added to every text")
@@ -134,7 +160,7 @@ def _tokenise(
         {name: _views(encoded[name], lengths) for name in names},
         torch.as_tensor(labels, dtype=torch.int64),
         torch.tensor(lengths, dtype=torch.int64),
-        _pad_id(tokenizer),
+        pad_id_of(tokenizer),
         added,
     )
 
@@ -145,6 +171,7 @@ def _views(rows: Sequence[Sequence[int]], lengths: list[int]) -> list[Tensor]:
     return list(torch.from_numpy(flat).split(lengths))
 
 
-def _pad_id(tokenizer: Any) -> int:
+def pad_id_of(tokenizer: Any) -> int:
+    """Return the id that pads: the padding token's, or that of the end of a text."""
     pad = tokenizer.pad_token_id
     return int(pad if pad is not None else tokenizer.eos_token_id)

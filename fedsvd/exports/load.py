@@ -1,8 +1,6 @@
-"""A finished run as a classifier."""
+"""A finished run as a classifier, or as the language model that it is."""
 
-import json
-import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,19 @@ from torch import Tensor, nn
 
 from fedsvd.data.tokens import Tokens, tokenise
 from fedsvd.errors import InputError
-from fedsvd.exports.export import MERGED
+from fedsvd.exports.language import LoadedLanguageModel, load_language
+from fedsvd.exports.parts import description, put_together, with_adapter
 from fedsvd.exports.texts import rows_of
-from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
+from fedsvd.models.backbone import load_backbone
 from fedsvd.models.classifier import pool
-from fedsvd.models.digest import vocabulary_digest, weights_digest
 from fedsvd.models.fixed_heads import projections
 from fedsvd.models.heads import scores
 from fedsvd.models.usable import fit_tokenizer, taken
+from fedsvd.objectives.causal import FILE, FOLDER
 from fedsvd.objectives.classification import CLASSIFIER, HEAD
 from fedsvd.settings import ModelSettings
+
+FEATURES = ("pooling", "normalize", "scale")  # keys of `model` that a classifier needs beside
 
 
 @dataclass(frozen=True)
@@ -86,48 +87,21 @@ class LoadedClassifier:
         return [self.labels[int(i)] for i in self.logits(texts).argmax(dim=1)]
 
 
-def load(run: str | Path) -> LoadedClassifier:
-    """Return the classifier that a finished run left in its folder.
+def load(run: str | Path) -> "LoadedClassifier | LoadedLanguageModel":
+    """Return the model that a finished run left in its folder: a classifier, or a language model.
 
     The backbone is found as the run found it (package, folder or hub) and gets `adapter/` from
     PEFT. Raises InputError if the folder holds no finished run, or if the base model or its tokeniser
     are not those that the run was trained on.
     """
     folder = Path(run)
-    try:
-        told = json.loads((folder / "classifier" / CLASSIFIER).read_text(encoding="utf-8"))
-        names = ("package", "folder", "revision", "pooling", "normalize", "scale", "max_length")
-        model = ModelSettings(name=told["model"], **{k: told[k] for k in names})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: holds no finished run (classifier/{CLASSIFIER})") from error
-    own = replace(model, name=str(folder / MERGED), package=None, revision=None)
-    merged = bool(told.get("merged"))
-    backbone, tokenizer = load_backbone(own if merged else model), load_tokenizer(model)
-    # Runs of earlier versions hold no digests.
-    if not merged and told.get("weights"):
-        _same(folder, model, "weights", told["weights"], weights_digest(backbone))
-    if told.get("vocabulary"):
-        _same(folder, model, "vocabulary", told["vocabulary"], vocabulary_digest(tokenizer))
+    if (folder / FOLDER / FILE).is_file():
+        return load_language(folder)
+    told, model = description(folder, "classifier", CLASSIFIER, FEATURES)
+    backbone, tokenizer = put_together(folder, told, model, load_backbone)
     fit_tokenizer(model.name, backbone, tokenizer)
-    if told["adapter"]:
-        from peft import PeftModel
-
-        if not (folder / "adapter" / "adapter_model.safetensors").is_file():
-            raise InputError(f"{folder}: adapter/ holds no adapter_model.safetensors")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a missing key is only a warning in PEFT
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            backbone = PeftModel.from_pretrained(backbone, str(folder / "adapter")).eval()
+    backbone = with_adapter(folder, told, backbone)
     head = load_file(folder / "classifier" / HEAD)
     weights = {n.removeprefix("head."): t for n, t in head.items()}
     labels, columns = tuple(told["labels"]), told.get("text_columns")
     return LoadedClassifier(tokenizer, backbone, weights, model, labels, columns)
-
-
-def _same(folder: Path, model: ModelSettings, what: str, then: str, now: str) -> None:
-    """Raise InputError unless the base model found is the one that was trained on."""
-    if then != now:
-        raise InputError(
-            f"{folder}: the {what} of {locate(model).location!r} are not those that the run was "
-            f"trained on (SHA-256 {now[:12]}, then {then[:12]})"
-        )

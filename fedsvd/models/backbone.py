@@ -87,23 +87,36 @@ def load_tokenizer(settings: ModelSettings) -> Any:
 def load_backbone(settings: ModelSettings) -> nn.Module:
     """Return the pretrained backbone in float32, frozen, in evaluation mode, on the CPU.
 
-    Its dropout probabilities are `model.dropout`. Code shipped with a model is never run. Of an
-    encoder-decoder that needs texts for its decoder it is the encoder. Raises InputError if it cannot
-    be loaded, if its weights are not those that its configuration describes, or if it cannot run.
+    Of an encoder-decoder that needs texts for its decoder it is the encoder. Raises InputError as
+    `load_pretrained` does, and if it cannot run.
     """
     from transformers import AutoModel, AutoModelForTextEncoding
+
+    def kind(config: Any) -> Any:
+        return AutoModelForTextEncoding if _encoder(config) else AutoModel
+
+    return usable(settings.name, load_pretrained(settings, kind)).requires_grad_(False)
+
+
+def load_pretrained(settings: ModelSettings, kind: Any) -> nn.Module:
+    """Return a pretrained model in float32, frozen, in evaluation mode, on the CPU.
+
+    `kind` gives the class of Transformers' for a configuration. Dropout probabilities are
+    `model.dropout`. Code shipped with a model is never run. Raises InputError if it cannot be loaded,
+    or if its weights are not those that its configuration describes.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what it reports is looked at below
     config = _config(settings)
     extra: dict[str, Any] = {}
-    if config.model_type in ("bert", "roberta"):
+    if config.model_type in ("bert", "roberta") and kind(config).__name__ == "AutoModel":
         extra["add_pooling_layer"] = False
     # Eager attention: on short texts its CPU backward takes half the time of the fused one.
     model, report = _load(
         settings,
-        (AutoModelForTextEncoding if _encoder(config) else AutoModel).from_pretrained,
+        kind(config).from_pretrained,
         config=config,
         dtype="float32",
         attn_implementation="eager",
@@ -119,8 +132,8 @@ def load_backbone(settings: ModelSettings) -> nn.Module:
         for name, value in model.state_dict().items():
             if name in report["missing_keys"] and pooler(name):
                 value.zero_()  # an unused pooler, which Transformers draws anew in every process
-    model = model.eval().requires_grad_(False)
-    return usable(settings.name, model).requires_grad_(False)
+    found: nn.Module = model.eval().requires_grad_(False)
+    return found
 
 
 def _config(settings: ModelSettings) -> Any:

@@ -32,9 +32,10 @@ class Model(nn.Module, ABC):
         self.layers = attached.layers
         self.precision = precision
         # A frozen head is not part of the state: every process derives the same one.
-        extra = {f"head.{n}": p.detach().clone() for n, p in head.named_parameters()}
+        trained = head.named_parameters() if head_trains else ()
+        extra = {f"head.{n}": p.detach().clone() for n, p in trained}
         own = attached.initial.extra
-        self.initial = replace(attached.initial, extra={**own, **(extra if head_trains else {})})
+        self.initial = replace(attached.initial, extra={**own, **extra})
         self.penalty, self.decoupled = attached.penalty, attached.decoupled
         self.lower: Lower | None = None
         self._valid: Tensor | None = None  # (n, t, 1) of the batch under way: which are tokens

@@ -21,6 +21,15 @@ from fedsvd.settings import DataSettings, Settings
 
 
 @dataclass(frozen=True)
+class Head:
+    """What stands on the backbone: a name and a form for records, and a phrase for the screen."""
+
+    name: str
+    form: str
+    phrase: str
+
+
+@dataclass(frozen=True)
 class Exported:
     """A finished model, with its state written into it, and what a folder must say to load it.
 
@@ -72,6 +81,10 @@ class Objective(ABC):
         """Return public rows that describe what is to be learnt, None if the settings hold none."""
 
     # The model.
+
+    @abstractmethod
+    def output(self, settings: Settings) -> Head:
+        """Return what stands on the backbone, in words."""
 
     @abstractmethod
     def pretrained(self, settings: Settings) -> nn.Module:

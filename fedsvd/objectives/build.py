@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 from fedsvd.objectives.base import Objective
+from fedsvd.objectives.causal import Causal
 from fedsvd.objectives.classification import Classification
 
-OBJECTIVES: Mapping[str, Objective] = {"classification": Classification()}
+OBJECTIVES: Mapping[str, Objective] = {"classification": Classification(), "causal": Causal()}
 
 
 def objective_of(name: str) -> Objective:

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from fedsvd.adapters import lora
 from fedsvd.data.task import Task
 from fedsvd.data.tokens import Batch, Tokens, tokenise
+from fedsvd.errors import wrong
 from fedsvd.lowrank import AdapterState
 from fedsvd.models.backbone import load_backbone, written_name
 from fedsvd.models.base import Model
@@ -19,7 +20,7 @@ from fedsvd.models.classifier import Classifier
 from fedsvd.models.digest import vocabulary_digest
 from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.models.heads import random_head, text_head, two_layer_head, zero_head
-from fedsvd.objectives.base import Exported, Objective
+from fedsvd.objectives.base import Exported, Head, Objective
 from fedsvd.objectives.label_texts import label_tokens
 from fedsvd.objectives.metric import ACCURACY, Metric
 from fedsvd.settings import DataSettings, Settings
@@ -38,7 +39,13 @@ class Classification(Objective):
     unusable: ClassVar[str] = "its text gives no tokens"
 
     def check(self, settings: Settings) -> None:
-        """Nothing is amiss with any settings."""
+        """Refuse rows without a label."""
+        if settings.data.label is None or settings.data.messages is not None:
+            key = "data.label" if settings.data.label is None else "data.messages"
+            raise wrong(
+                key, getattr(settings.data, key.removeprefix("data.")),
+                "used with task=causal; rows to classify are texts with a label",
+            )  # fmt: skip
 
     def columns(self, data: DataSettings) -> DataSettings:
         """Return the settings as they are: texts and a label."""
@@ -58,6 +65,13 @@ class Classification(Objective):
         if settings.data.label_texts is None:
             return None
         return label_tokens(settings, task, tokenizer)
+
+    def output(self, settings: Settings) -> Head:
+        """Return the pooling and the head that `model` asks for."""
+        model = settings.model
+        layers = " of two layers" if model.head_form == "two_layer" else ""
+        phrase = f"{model.pooling} pooling, head {model.head}{layers}"
+        return Head(model.head, model.head_form, phrase)
 
     def pretrained(self, settings: Settings) -> nn.Module:
         """Return the backbone, which is all that comes pretrained."""

@@ -28,9 +28,11 @@ class Metric:
 
 
 ACCURACY = Metric("accuracy", "accuracy", higher=True, share=True)
+PERPLEXITY = Metric("perplexity", "perplexity", higher=False)
+TOKEN_ACCURACY = Metric("token_accuracy", "token accuracy", higher=True, share=True)
 
 # By which runs are compared, one for every objective.
-MAIN = (ACCURACY,)
+MAIN = (ACCURACY, PERPLEXITY)
 
 
 def metric_of(told: Mapping[str, Any]) -> Metric:

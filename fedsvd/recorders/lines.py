@@ -7,10 +7,11 @@ from typing import Any
 from rich.cells import cell_len
 
 from fedsvd.adapters.build import stand_in
+from fedsvd.objectives.build import objective_of
 from fedsvd.objectives.metric import metric_of
 from fedsvd.privacy.plan import PrivacyPlan, noise_source, warnings_of
 from fedsvd.rounds.record import Start
-from fedsvd.settings import ModelSettings, Settings
+from fedsvd.settings import Settings
 from fedsvd.settings.model import UPPER_THIRD
 from fedsvd.terminal import Output, columns, plain
 
@@ -24,11 +25,12 @@ FEW = 20  # clients that get a line each
 def header(start: Start) -> list[str]:
     """Return what a run is: a name and a fact a line."""
     settings, task, model, plan = start.settings, start.task, start.model, start.plan
-    chosen = settings.model
+    chosen, output = settings.model, objective_of(settings.task).output(settings)
+    cut = f"; {task.truncated} truncated to {chosen.max_length} tokens" if task.truncated else ""
     facts = [
         ("task", f"{task.name} from {task.source}: {task.train} train, {task.validation} validation, "
-                 f"{task.test} test ({task.duplicates} duplicates dropped)"),
-        ("model", f"{chosen.name} from {model.origin}; {chosen.pooling} pooling, {_head(chosen)}"),
+                 f"{task.test} test ({task.duplicates} duplicates dropped){cut}"),
+        ("model", f"{chosen.name} from {model.origin}; {output.phrase}"),
         *([("evaluates", _evaluates(start))] if task.evaluated is not None else []),
         ("adapter", _adapter(settings)),
         ("strategy", settings.strategy.target),
@@ -74,6 +76,8 @@ def clients(start: Start, to: Output, width: int) -> list[str]:
     ]  # fmt: skip
     lines = columns(rows)
     used = max(map(len, lines))
+    if len(start.task.labels) < 2:  # there is nothing that clients hold shares of
+        return lines
     names = [to.fit(plain(name)) for name in start.task.labels]
     held = [start.task.clients[c.client] for c in plan.clients]
     mixes = ["labels", *(mix(names, counts, width - used - 2) for counts in held)]
@@ -121,10 +125,6 @@ def _evaluates(start: Start) -> str:
         f"{task.evaluated} of {task.validation} validation examples {when}, the same every time; "
         "all of them after the last one"
     )
-
-
-def _head(model: ModelSettings) -> str:
-    return f"head {model.head}" + (" of two layers" if model.head_form == "two_layer" else "")
 
 
 def _adapter(settings: Settings) -> str:

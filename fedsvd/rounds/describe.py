@@ -13,16 +13,18 @@ from fedsvd.rounds.run import Run
 def describe_start(run: Run) -> Start:
     """Return what a run is, before its next round."""
     worker, task, model = run.worker, run.worker.task, run.worker.model
-    counts = [np.bincount(task.labels[rows], minlength=task.classes) for rows in worker.parts]
+    names = tuple(task.label_names) or ("examples",)
+    counts = [np.bincount(task.labels[rows], minlength=len(names)) for rows in worker.parts]
     return Start(
         settings=run.settings,
         plan=worker.plan,
         rounds=run.rounds,
         task=TaskRecord(
-            task.name, task.source, tuple(task.label_names), len(task.train),
+            task.name, task.source, names, len(task.train),
             len(task.validation), len(task.test), task.duplicates,
             tuple(tuple(c.tolist()) for c in counts),
             len(worker.subset) if len(worker.subset) < len(task.validation) else None,
+            worker.tokens.truncated,
         ),
         model=ModelRecord(
             worker.origin, sum(p.numel() for p in model.parameters()),

@@ -104,6 +104,7 @@ def summarise(run: Run) -> dict[str, Any]:
     began = time.perf_counter()
     test = evaluate(run, "test") if looks else {}
     evaluating = time.perf_counter() - began
+    output = run.worker.objective.output(settings)
     metric, more = run.worker.objective.metric, run.worker.objective.metrics[1:]
     scored = [m for m in run.history if metric.name in m]
     last, best = scored[-1], max(scored, key=lambda m: score(metric, m) or 0.0)
@@ -113,8 +114,8 @@ def summarise(run: Run) -> dict[str, Any]:
         "adapter": settings.adapter.label,
         "task": task.name,
         "model": settings.model.name,
-        "head": settings.model.head,
-        "head_form": settings.model.head_form,
+        "head": output.name,
+        "head_form": output.form,
         "seed": settings.seed,
         "rounds_completed": run.state.round,
         metric.name: last[metric.name],

@@ -15,7 +15,8 @@ class TaskRecord:
     `source` is a phrase. `train`, `validation` and `test` count examples, `duplicates` those that
     were dropped. `clients[k][c]` is how many examples of label c client k holds; all are 0 for a
     client whose data is on its own machine. `evaluated` counts the validation examples of evaluations
-    before the last one, None if that is all of them.
+    before the last one, None if that is all of them. `truncated` counts rows that were cut, None
+    where that is not counted. Rows without labels are all of one, "examples".
     """
 
     name: str
@@ -27,6 +28,7 @@ class TaskRecord:
     duplicates: int
     clients: tuple[tuple[int, ...], ...]
     evaluated: int | None = None
+    truncated: int | None = None
 
 
 @dataclass(frozen=True)

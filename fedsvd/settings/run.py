@@ -14,7 +14,7 @@ from fedsvd.settings.faults import FaultSettings
 from fedsvd.settings.model import AdapterSettings, ModelSettings
 from fedsvd.settings.privacy import PrivacySettings
 
-TASKS = ("classification",)
+TASKS = ("classification", "causal")
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,11 @@ class Settings:
                 "occurs in the data may hang on a single row",
             )  # fmt: skip
 
+    @property
+    def labelled(self) -> bool:
+        """Whether every row has one of a fixed set of labels."""
+        return self.task == "classification"
+
     def _check_privacy(self) -> None:
         privacy, clients = self.privacy, self.clients
         if privacy.unit == "none":
@@ -124,7 +129,7 @@ class Settings:
     def _check_own(self) -> None:
         """Refuse what does not hold where clients are others' machines, or what nobody knows."""
         privacy = self.privacy
-        if self.data.labels is None:
+        if self.labelled and self.data.labels is None:
             raise wrong("data.labels", None, "the list of labels with partition=own")
         if privacy.unit == "none":
             return

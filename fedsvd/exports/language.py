@@ -1,0 +1,137 @@
+"""A finished run as a language model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from fedsvd.data.conversation import conversation
+from fedsvd.errors import InputError
+from fedsvd.exports.parts import description, put_together, with_adapter
+from fedsvd.exports.texts import rows_of
+from fedsvd.models.decoder import body_of, load_language_model
+from fedsvd.models.usable import fit_tokenizer
+from fedsvd.objectives.causal import FILE, FOLDER
+from fedsvd.objectives.said import encode
+from fedsvd.settings import ModelSettings
+
+
+@final
+@dataclass(frozen=True)
+class LoadedLanguageModel:
+    """Tokeniser and language model with its adapter of a finished run, in float32.
+
+    `messages` says that rows are conversations, `columns` how many texts a row has otherwise: 1 for
+    plain texts, 2 for a prompt and its completion.
+    """
+
+    tokenizer: Any
+    network: nn.Module
+    model: ModelSettings
+    messages: bool
+    columns: int
+
+    @torch.inference_mode()
+    def score(self, rows: Any) -> Tensor:
+        """Return the loss (n,) of each row, as in training: the mean of -log p of what is to be said.
+
+        `rows` is a list of what the run's rows were: texts, pairs of prompt and completion, or lists
+        of messages. Longer rows are cut as in training. Raises InputError that names the number of the
+        first row (from 1) that cannot be used.
+        """
+        texts = self._conversations(rows) if self.messages else rows_of(rows, self.columns)
+        name, longest = self.model.name, self.model.max_length
+        table = encode(self.tokenizer, texts, self.messages, longest, name)
+        if table.faults:
+            number = min(table.faults)
+            raise InputError(f"texts: number {number + 1}: {table.faults[number]}")
+        known: Any = self.network
+        losses = torch.zeros(len(texts))
+        for row in range(len(texts)):
+            batch = table.batch([row], self._device)
+            logits = known(**batch.inputs).logits[0, :-1].float()
+            each = nn.functional.cross_entropy(
+                logits, batch.inputs["input_ids"][0, 1:], reduction="none"
+            )
+            assert batch.counted is not None
+            losses[row] = each[batch.counted[0, 1:]].mean()
+        return losses
+
+    @torch.inference_mode()
+    def generate(self, prompts: Any, max_new_tokens: int = 64, batch: int = 8) -> list[str]:
+        """Return what the model says after each prompt, the likeliest token each time.
+
+        `prompts` is a text or a list of texts; where rows are conversations, a list of messages or a
+        list of such. It ends with the end of a text, or after `max_new_tokens`.
+        """
+        told = self._asked(prompts)
+        return [
+            said
+            for start in range(0, len(told), batch)
+            for said in self._continued(told[start : start + batch], max_new_tokens)
+        ]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def _asked(self, prompts: Any) -> list[list[int]]:
+        """Return the tokens of each prompt, as a row of training has them before what is said."""
+        if self.messages:
+            given = [prompts] if _is_conversation(prompts) else list(prompts)
+            texts = [
+                self.tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True
+                )
+                for messages in given
+            ]
+        else:
+            texts = [row[0] for row in rows_of(prompts, 1)]
+        if not texts:
+            return []
+        found = self.tokenizer(texts, add_special_tokens=not self.messages)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        if not self.messages:  # a tokeniser may end every text by itself
+            found = [ids[:-1] if len(ids) > 1 and ids[-1] == end else ids for ids in found]
+        for number, ids in enumerate(found, 1):
+            if not ids:
+                raise InputError(f"texts: number {number} gives no tokens")
+        return [list(ids) for ids in found]
+
+    def _continued(self, prompts: Sequence[list[int]], most: int) -> list[str]:
+        """Return what is said after prompts that are padded on the left to one length."""
+        longest = max(map(len, prompts))
+        end = self.tokenizer.eos_token_id
+        pad = end if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts])
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+        known: Any = self.network
+        said = known.generate(
+            input_ids=ids.to(self._device), attention_mask=mask.to(self._device),
+            max_new_tokens=most, do_sample=False, use_cache=True, pad_token_id=pad,
+            eos_token_id=end,
+        )  # fmt: skip
+        return [str(self.tokenizer.decode(row[longest:], skip_special_tokens=True)) for row in said]
+
+    def _conversations(self, rows: Any) -> list[tuple[str]]:
+        given = [rows] if _is_conversation(rows) else list(rows)
+        return [(conversation(row, f"texts: number {i}"),) for i, row in enumerate(given, 1)]
+
+
+def _is_conversation(value: Any) -> bool:
+    """Return whether a value is one list of messages, and not a list of such."""
+    return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Mapping)
+
+
+def load_language(folder: Path) -> LoadedLanguageModel:
+    """Return the language model of a finished run's folder; see `fedsvd.exports.load.load`."""
+    told, model = description(folder, FOLDER, FILE)
+    network, tokenizer = put_together(folder, told, model, load_language_model, body_of)
+    fit_tokenizer(model.name, body_of(network), tokenizer)
+    network = with_adapter(folder, told, network)
+    return LoadedLanguageModel(
+        tokenizer, network, model, bool(told["messages"]), int(told["text_columns"])
+    )
