@@ -1,9 +1,9 @@
 """python -m benchmarks.quickstart [EXPERIMENT] [--avx2] [KEY=VALUE ...]: where a run's time goes.
 
 Runs the command once, by default the quickstart, and prints the shares of start, training, evaluation
-and the rest: of the processor's time, which other jobs move less, and of the clock. `--avx2` is like a
-processor without AVX-512 and bf16. The goals: 60 s on two cores, evaluation at most 0.15 of the run,
-its first round within 10 s.
+and the rest: of the processor's time, which other jobs move less, and of the clock. `--avx2` is like
+a processor without AVX-512 and bf16. The goals: 60 s on two cores, evaluation at most 0.15 of the
+run, its first round within 10 s.
 """
 
 import argparse

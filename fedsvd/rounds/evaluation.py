@@ -18,6 +18,11 @@ from fedsvd.rounds.published import published_figure
 from fedsvd.rounds.run import Run
 from fedsvd.strategies.base import Strategy
 
+# What is taken of a client's reply to an evaluation.
+FIGURES = (
+    "accuracy", "loss", "examples", "subset_accuracy", "subset_loss", "subset_examples",
+)  # fmt: skip
+
 
 def evaluated(run: Run, last: bool) -> dict[str, float]:
     """Return accuracy and loss on the validation part: after the last round all of it.
@@ -58,7 +63,11 @@ def evaluate(run: Run, part: str) -> dict[str, float]:
         [Message(content, node, MessageType.EVALUATE) for node in run.grid.get_node_ids()]
     )
     found = [records.metrics_of(r) for r in replies if not r.has_error()]
-    means = {key: fmean(float(m[key]) for m in found) for key in found[0] if key != records.WEIGHT}
+    means = {
+        key: fmean(float(m[key]) for m in found) if found else float("nan")  # type: ignore[arg-type]
+        for key in FIGURES
+        if key in ("accuracy", "loss") or (found and all(key in m for m in found))
+    }
     return {key: int(x) if key.endswith("examples") else x for key, x in means.items()}
 
 
