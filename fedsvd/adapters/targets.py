@@ -34,9 +34,9 @@ def find_layers(
     and GPT-2 call them; in other families "query" and "value" each mean what PEFT adapts there by its
     own table (Qwen, Mistral, Gemma, Phi, ...). `adapter.ranks` maps such names or patterns to ranks;
     the last that fits a layer counts; where `adapter.rank` is null, a layer without such a name gets
-    the smaller of its sizes. Layers that are `unreached`, as no gradient gets there, are left out, and so are those
-    outside the blocks of `adapter.layers`. Raises InputError if an entry fits no linear layer or only
-    unreached ones, there are no such blocks, or a rank exceeds its sizes.
+    the smaller of its sizes. Layers that are `unreached`, as no gradient gets there, are left out,
+    and so are those outside the blocks of `adapter.layers`. Raises InputError if an entry fits no
+    linear layer or only unreached ones, there are no such blocks, or a rank exceeds its sizes.
     """
     linear = {n: m for n, m in backbone.named_modules() if isinstance(m, LINEAR)}
     kind = str(getattr(getattr(backbone, "config", None), "model_type", ""))

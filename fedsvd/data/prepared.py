@@ -2,8 +2,8 @@
 
 from pathlib import PurePath
 
-TASKS = ("multiemo", "newsgroups", "squad_pairs", "vader", "vitaminc")
-MODELS = ("bert_tiny", "minilm_l3")
+TASKS = ("multiemo", "newsgroups", "squad_pairs", "squad_qa", "vader", "vitaminc")
+MODELS = ("bert_tiny", "minilm_l3", "smollm2")
 
 
 def hint(place: str) -> str:

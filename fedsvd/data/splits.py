@@ -20,7 +20,8 @@ def split(
     "public". Of "all", or of a train part without validation, each row goes to validation or test
     with the probabilities `data.validation` and `data.test`. Then, of what is to train, each row is
     public with probability data.public / data.public_size, unless the source has public rows; and
-    each remaining one is kept with probability data.limit / data.public_size. Raises InputError if
+    each remaining one is kept with probability data.limit / data.public_size; of validation and test
+    with that of data.limit_evaluation, if given, to their public size. Raises InputError if
     `data.public` cannot be had.
     """
     pool = parts.get("all", parts.get("train", np.zeros(0, dtype=np.int64)))
@@ -36,10 +37,11 @@ def split(
     train = pool[drawn >= start]
     for part in ("validation", "test"):
         rows = parts.get(part, found.get(part, pool[:0]))
-        found[part] = _limited(rows, texts, settings, seed, _public_size(part, parts, settings))
+        whole = _public_size(part, parts, settings)
+        found[part] = _limited(rows, texts, settings.held_out, seed, whole)
     if settings.public:
         found["public"], train = _public(parts, train, texts, settings, seed, source)
-    found["train"] = _limited(train, texts, settings, seed, settings.public_size)
+    found["train"] = _limited(train, texts, settings.limit, seed, settings.public_size)
     return {part: np.sort(rows) for part, rows in found.items()}
 
 
@@ -55,8 +57,8 @@ def subset(
     """
     values = coins([texts[i] for i in rows], seed, Purpose.EVALUATION)
     size = _public_size("validation", given, settings)
-    if size is not None and settings.limit is not None:
-        size = min(size, settings.limit)
+    if size is not None and settings.held_out is not None:
+        size = min(size, settings.held_out)
     kept = taken(values, number, size)
     return rows[kept] if kept.any() else rows
 
@@ -80,14 +82,14 @@ def _public_size(part: str, given: Collection[str], settings: DataSettings) -> f
 
 
 def _limited(
-    rows: np.ndarray, texts: Sequence[tuple[str, ...]], settings: DataSettings, seed: int,
+    rows: np.ndarray, texts: Sequence[tuple[str, ...]], limit: int | None, seed: int,
     size: float | None,
 ) -> np.ndarray:  # fmt: skip
-    """Return about `data.limit` of the rows, of which there are publicly `size`."""
-    if settings.limit is None:
+    """Return about `limit` of the rows, of which there are publicly `size`; None: all."""
+    if limit is None:
         return rows
     values = coins([texts[i] for i in rows], seed, Purpose.SPLIT, "limit")
-    return rows[taken(values, settings.limit, size)]
+    return rows[taken(values, limit, size)]
 
 
 def _public(

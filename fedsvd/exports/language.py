@@ -39,8 +39,8 @@ class LoadedLanguageModel:
         """Return the loss (n,) of each row, as in training: the mean of -log p of what is to be said.
 
         `rows` is a list of what the run's rows were: texts, pairs of prompt and completion, or lists
-        of messages. Longer rows are cut as in training. Raises InputError that names the number of the
-        first row (from 1) that cannot be used.
+        of messages. Longer rows are cut as in training. Raises InputError that names the number of
+        the first row (from 1) that cannot be used.
         """
         texts = self._conversations(rows) if self.messages else rows_of(rows, self.columns)
         name, longest = self.model.name, self.model.max_length

@@ -59,7 +59,14 @@ def evaluate(run: Run, part: str) -> dict[str, float]:
         [Message(content, node, MessageType.EVALUATE) for node in run.grid.get_node_ids()]
     )
     found = [records.metrics_of(r) for r in replies if not r.has_error()]
-    means = {key: fmean(float(m[key]) for m in found) for key in found[0] if key != records.WEIGHT}
+    first, *more = worker.objective.metrics
+    figures = [first.name, "loss", *(metric.name for metric in more)]
+    told = [*figures, "examples", *(f"subset_{key}" for key in (*figures, "examples"))]
+    means = {  # nothing else is taken of a client's reply
+        key: fmean(float(m[key]) for m in found) if found else float("nan")  # type: ignore[arg-type]
+        for key in told
+        if key in figures or (found and all(key in m for m in found))
+    }
     return {key: int(x) if key.endswith("examples") else x for key, x in means.items()}
 
 

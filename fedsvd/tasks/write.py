@@ -19,7 +19,7 @@ PARTS = ("train", "validation", "test")
 @final
 @dataclass(frozen=True)
 class Row:
-    """One labelled text. `client` says whose it is, "" where nobody's; `text` are one or two."""
+    """One text, or two. `label` is "" where rows have none, `client` where it is nobody's."""
 
     text: tuple[str, ...]
     label: str
@@ -70,17 +70,19 @@ def write(name: str, prepared: Prepared, folder: Path) -> Path:
         new.mkdir()
         counts = {}
         owned = any(row.client for row in prepared.parts["train"])
+        labelled = any(row.label for row in prepared.parts["train"])
+        more = [*(["label"] if labelled else []), *(["client"] if owned else [])]
         for part in PARTS:
             rows = list(once(prepared.parts[part]))
             with (new / f"{part}.csv").open("w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
-                writer.writerow([*prepared.columns, "label", *(["client"] if owned else [])])
+                writer.writerow([*prepared.columns, *more])
                 writer.writerows(
-                    [*row.text, row.label, *([row.client] if owned else [])] for row in rows
+                    [*row.text, *(getattr(row, column) for column in more)] for row in rows
                 )
             counts[part] = {
                 "rows": len(rows),
-                "labels": dict(sorted(Counter(row.label for row in rows).items())),
+                "labels": dict(sorted(Counter(row.label for row in rows if row.label).items())),
                 "clients": dict(sorted(Counter(row.client for row in rows if row.client).items())),
                 "sha256": hashlib.sha256((new / f"{part}.csv").read_bytes()).hexdigest(),
             }

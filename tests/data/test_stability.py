@@ -31,6 +31,7 @@ OPTIONS = {
     "limit": {"limit": 30, "public_size": 50},
     "public": {"public": 10, "public_size": 50},
     "both": {"limit": 30, "public": 10, "public_size": 50},
+    "evaluation": {"limit": 30, "limit_evaluation": 3, "public_size": 50},
 }
 
 
@@ -95,7 +96,11 @@ def test_a_row_more_in_a_file_that_is_split_here(options, rows, row, data, tmp_p
     assert sum(map(len, texts)) == len(set().union(*texts))  # both labels of a text in one part
 
 
-@pytest.mark.parametrize("options", [{}, {"limit": 10}], ids=["plain", "limit"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"limit": 20}, {"limit": 30, "limit_evaluation": 20}],
+    ids=["plain", "limit", "evaluation"],
+)
 @given(rows=ROWS, row=ROW, data=st.data())
 @hypothesis(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
