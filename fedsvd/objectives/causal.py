@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from fedsvd.adapters import lora
 from fedsvd.data.task import Task
 from fedsvd.data.tokens import Batch, Tokens, kept_tokens
-from fedsvd.errors import wrong
+from fedsvd.errors import InputError, wrong
 from fedsvd.models.backbone import written_name
 from fedsvd.models.base import Model
 from fedsvd.models.decoder import Output, body_of, load_language_model, output_of
@@ -62,6 +62,12 @@ class Causal(Objective):
         """Return the task's rows as tokens; those that are to be said are counted."""
         messages, most = settings.data.messages is not None, settings.model.max_length
         name = settings.model.name
+        if messages and not tokenizer.chat_template:
+            raise InputError(
+                f"{task.rows[0] if task.rows else task.source}: a conversation, and the tokeniser of "
+                f"{name!r} has no chat template (model.name, data.messages); take a model that was "
+                "tuned on conversations, or data.text=[prompt,completion]"
+            )
         return kept_tokens(
             tokenizer, task.texts, ("causal", messages, most, str(tokenizer.chat_template)),
             lambda: encode(tokenizer, task.texts, messages, most, name),

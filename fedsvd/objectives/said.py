@@ -24,15 +24,10 @@ def encode(
     a conversation in the tokeniser's chat template, of which the turns of the assistant count. A row
     is tokenised as one text: a token that holds a character of what is to be said counts. Rows are
     cut after `max_length` tokens; `Tokens.truncated` says how many are. `name` is the model's.
-    Raises InputError for a tokeniser that cannot say where its tokens stand, or has no template.
+    Raises InputError for a tokeniser that cannot say where its tokens stand.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"model.name: the tokeniser of {name!r} does not say where tokens stand")
-    if messages and not tokenizer.chat_template:
-        raise InputError(
-            f"model.name: the tokeniser of {name!r} has no chat template, which data.messages needs; "
-            "take an instruction-tuned model, or data.text=[prompt,completion]"
-        )
     ids: list[np.ndarray] = []
     counted: list[np.ndarray] = []
     faults: dict[int, str] = {}

@@ -36,18 +36,20 @@ def evaluated(run: Run, last: bool) -> dict[str, float]:
     return {**found, "evaluate_seconds": time.perf_counter() - began}
 
 
-def evaluate(run: Run, part: str) -> dict[str, float]:
+def evaluate(
+    run: Run, part: str, owners: dict[str, dict[str, float]] | None = None
+) -> dict[str, float]:
     """Return loss and metrics on a part of the task: see `fedsvd.client.evaluation.evaluate_part`.
 
     They are the global model's, averaged if so set, or, where clients keep factors of their own, the
     mean of all clients' models. What those tell of private data is outside any guarantee, as
-    diagnostics are.
+    diagnostics are. `owners` gets the global model's figures on each client's rows of the part.
     """
     strategy, worker = run.strategy, run.worker
     kinds = {*factors_of(run.settings), "extra"}
     keeps = isinstance(strategy, Strategy) and set(strategy.keeps) & kinds
     if not keeps or (worker.plan.private and not run.settings.privacy.diagnostics):
-        return evaluate_part(worker, model_state(run), part)
+        return evaluate_part(worker, model_state(run), part, owners)
     run.grid.invite(range(run.settings.clients.number))
     content = RecordDict(
         {
@@ -109,7 +111,8 @@ def summarise(run: Run) -> dict[str, Any]:
     settings, task = run.settings, run.worker.task
     looks = settings.recorder.test and len(task.test)
     began = time.perf_counter()
-    test = evaluate(run, "test") if looks else {}
+    owners: dict[str, dict[str, float]] = {}
+    test = evaluate(run, "test", owners) if looks else {}
     evaluating = time.perf_counter() - began
     output = run.worker.objective.output(settings)
     metric, more = run.worker.objective.metric, run.worker.objective.metrics[1:]
@@ -138,6 +141,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "test_loss": test.get("loss"),
         **{f"test_{m.name}": test.get(m.name) for m in more},
         "test_examples": test.get("examples"),
+        **({"test_by_client": owners} if owners else {}),
         "unit": run.ledger.plan.unit,
         "epsilon_target": run.ledger.plan.epsilon,
         "epsilon_max": run.ledger.epsilon_max(),
