@@ -22,8 +22,7 @@ def encode(
     A row is a plain text, of which every token counts; a prompt and its completion, of which the
     completion's count and an end of text, where the tokeniser has one, after it; or, with `messages`,
     a conversation in the tokeniser's chat template, of which the turns of the assistant count. A row
-    is tokenised as one text: a token that holds a character of what is to be said counts. Rows are
-    cut after `max_length` tokens; `Tokens.truncated` says how many are. `name` is the model's.
+    is tokenised as one text: a token counts if it ends within what is to be said. Rows are cut after `max_length` tokens; `Tokens.truncated` says how many are. `name` is the model's.
     Raises InputError for a tokeniser that cannot say where its tokens stand.
     """
     if not getattr(tokenizer, "is_fast", False):
@@ -116,7 +115,7 @@ def _tokens(
         places = np.asarray(encoded["offset_mapping"][i], dtype=np.int64).reshape(-1, 2)
         said = np.zeros(len(found), dtype=np.bool_)
         for first, last in spans:
-            said |= (places[:, 1] > first) & (places[:, 0] < last) & (places[:, 1] > places[:, 0])
+            said |= (first < places[:, 1]) & (places[:, 1] <= last)
         completion = bool(spans) and not messages and spans[0][0] > 0
         if completion and end is not None:
             # A tokeniser that ends every text by itself has said it already.
