@@ -66,7 +66,8 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
     if not issubclass(found, Strategy):
         return
     trains = factors_of(settings)
-    kept = set(found.keeps) & set(trains)
+    keeps = rule.keeps if isinstance(rule, Strategy) else found.keeps
+    kept = set(keeps) & set(trains)
     if settings.averaging.active and kept:
         raise wrong(
             "averaging.name", settings.averaging.name,
@@ -81,7 +82,7 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
             settings.training.factors,
             f"'auto' or 'B' with {settings.strategy.target}, whose clients must hold one A",
         )
-    lost = [kind for kind in trains if kind not in (*found.keeps, *found.broadcasts)]
+    lost = [kind for kind in trains if kind not in (*keeps, *found.broadcasts)]
     if lost:
         raise InputError(
             f"training.factors: {settings.training.factors!r} has clients train {lost[0]}, which "
