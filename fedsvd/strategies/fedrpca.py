@@ -19,8 +19,8 @@ class FedRpca(Strategy):
     (entries, K) is client k's update of it; robust PCA gives the low rank L and the sparse S, in the
     state's dtype (16 bits count as 32). Means are weighted by p_k, but the split sees every client
     once, so weights are only partly respected. Where S is not 0, clients that send the same do not
-    get it back: their S is scaled too. `scale` is fixed; the paper's schedule of it could not be checked,
-    nor any official code.
+    get it back: their S is scaled too. `scale` is fixed; the paper's schedule of it could not be
+    checked, nor any official code.
 
     Dense noise has no low rank and goes to S: under noise this is close to FedAvg with the server
     rate `scale`, and with one message it is nothing else. So it is refused where the server has one.
