@@ -335,7 +335,9 @@ def test_what_a_constructor_keeps_with_the_clients_is_what_is_checked(lab, setti
     chosen = settings("strategy._target_=my_lab.Own")
     check_use(chosen, build_strategy(chosen.strategy))
     shared = settings("strategy._target_=my_lab.Own", "+strategy.own=false")
-    with pytest.raises(InputError, match=r"clients train B, which my_lab\.Own averages but does not"):
+    with pytest.raises(
+        InputError, match=r"clients train B, which my_lab\.Own averages but does not"
+    ):
         check_use(shared, build_strategy(shared.strategy))
     averaged = settings("strategy._target_=my_lab.Own", "averaging=ema")
     with pytest.raises(InputError, match=r"averaging\.name.* keep B of their own"):
