@@ -62,7 +62,8 @@ def train_locally(
     `reports` receives each step as it is taken, so that a caller knows them after a failure.
     `rule` is what the strategy asks beside.
     A further `attempt` at a round has streams of its own: what was released before is not the same.
-    Raises RefusedState for a state that no honest run reaches, under privacy by example.
+    Raises RefusedState where a step would begin from a state that no honest run reaches, under
+    privacy by example.
     """
     if worker.use.kinds is None:
         worker.use.kinds = worker.trains
@@ -80,8 +81,9 @@ def _train(
 ) -> LocalResult:  # fmt: skip
     settings, plan = worker.settings, worker.plan.clients[client]
     training, rows = settings.training, worker.parts[client]
+    limits = None
     if worker.plan.per_example:
-        refuse(worker.model.layers, worker.initial, state)
+        limits = refuse(worker.model.layers, worker.initial, state)
     worker.model.write(state)
     named = worker.model.trainable()
     parameters = list(named.values())
@@ -137,6 +139,8 @@ def _train(
     # Under privacy by example all that is drawn belongs to an example: see fedsvd.client.dropout.
     with scoped_dropout(settings.seed, round, client, worker.device):
         for step in range(1, training.local_steps + 1):
+            if limits is not None and step > 1:
+                limits.hold(named)
             worker.narrow(rule.kinds(step, trains))
             drawn = [int(rows[i]) for i in poisson_sample(len(rows), plan.sample_rate, sampler)]
             groups = list(worker.tokens.microbatches(drawn, training.microbatch_tokens))

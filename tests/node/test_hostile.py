@@ -208,6 +208,7 @@ MESSAGES = {
     "steps that nobody knows": odd(**{"local-steps": "backwards"}),
     "a decay of one": odd(**{"local-beta2": 1.0}),
     "a rate below zero": odd(**{"local-rate_A": -1.0}),
+    "a pull beyond the last move": odd(**{"local-gamma": 1.5}),
     "values that are not finite": lambda: message(arrays={"x": Array(np.float32([np.nan]))}),
     "absurd values": lambda: message(arrays={"x": Array(np.float32([1e30]))}),
     "whole numbers": lambda: message(arrays={"x": Array(np.arange(3))}),
