@@ -226,9 +226,11 @@ def finish(worker: Worker) -> None:
     asked = some_tokens(
         settings.model.name, model.backbone, worker.tokens, longest, worker.task.classes
     )
+    # Hidden states of a node's private texts are written nowhere.
+    on_disk = settings.partition.name != "own"
     worker.kept, worker.blocks = keep(
         model, asked, worker.device, worker.weights, settings.training.cache_bytes,
-        settings.model.dropout,
+        settings.model.dropout, on_disk,
     )  # fmt: skip
     if worker.plan.per_example:
         settle(worker)

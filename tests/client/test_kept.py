@@ -142,6 +142,56 @@ def test_a_full_disk_costs_time_and_is_told_once(monkeypatch, capsys):
     assert not one.kept.store.held
 
 
+@pytest.mark.parametrize("budget", [0, 2500, 4500, 10**6])
+def test_memory_alone_is_never_more_than_the_budget(monkeypatch, tmp_path, budget):
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: pytest.fail("a file was made"))
+    monkeypatch.setattr(arena, "CHUNK", 2000)
+    room, held = Arena(budget, on_disk=False), 0
+    for _ in range(100):
+        try:
+            room.hold(torch.ones(48))
+            held += 1
+        except OSError:
+            break
+    assert room.memory <= budget
+    assert room.files == 0
+    assert held == min(100, 10 * (budget // 2000) + budget % 2000 // 192)
+
+
+def test_a_node_keeps_hidden_states_in_memory_alone(tmp_path, monkeypatch, capsys):
+    """Beyond the limit they are computed again, to the same bits; a simulation would take files."""
+    given = [*make_inputs(tmp_path), "adapter.layers=1", "training.cache=3000"]
+    own = [
+        "partition=own", "partition.holder=0", "privacy.secure_noise=true",
+        "privacy.diagnostics=false",
+    ]  # fmt: skip
+    # Of the node alone: what its rows are split into for the simulation is another matter.
+    node, drawn = (build_worker(compose_settings(*given, *more)) for more in (own, []))
+    rows = list(range(20))
+    capsys.readouterr()
+    found = [node.kept.entering(node.tokens, rows) for _ in range(2)]
+    told = capsys.readouterr().err
+    assert told.count("training.cache: 3000 bytes are full; what finds no room in memory is") == 1
+    store = node.kept.store
+    assert 0 < len(store.held) < len(rows)
+    assert (store.arena.memory, store.arena.files) == (3000, 0)
+    assert torch.equal(*found)
+    fresh = node.kept.apart()
+    assert not fresh.store.arena.on_disk
+    assert torch.equal(fresh.entering(node.tokens, rows[::-1]).flip(0), found[0])
+    drawn.kept.entering(drawn.tokens, rows)
+    assert drawn.kept.store is not store  # not even where the weights are the same
+    assert drawn.kept.store.arena.files > 0
+
+
+def test_more_memory_than_was_full_is_used():
+    key = ("weights", "test")
+    store = kept.store_for(key, 10, False)
+    store.full = True
+    assert kept.store_for(key, 5, False).full
+    assert not kept.store_for(key, 20, False).full
+
+
 def count(monkeypatch):
     calls, real = [], Kept.entering
     monkeypatch.setattr(
