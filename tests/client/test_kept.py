@@ -17,7 +17,7 @@ from fedsvd.client.training import train_locally
 from fedsvd.client.worker import build_worker
 from fedsvd.engines.ray import worker_settings
 from fedsvd.errors import InputError
-from fedsvd.testing.architectures import ARCHITECTURES, DECODER, small_worker
+from fedsvd.testing.architectures import ARCHITECTURES, DECODER, small_backbone, small_worker
 from tests.conftest import TINY, compose_settings
 from tests.privacy.steps import GIVEN, moved_state, step_sum
 from tests.tiny import make_inputs, outcome, run
@@ -140,6 +140,32 @@ def test_a_full_disk_costs_time_and_is_told_once(monkeypatch, capsys):
     told = capsys.readouterr().err
     assert told.count("training.cache: No space left on device") == 1
     assert not one.kept.store.held
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no such call here")
+def test_a_files_blocks_are_taken_before_it_is_written(monkeypatch):
+    """Else a full disk would end the process when the map is written to."""
+    found, real = [], arena._reserve
+
+    def seen(file, size):
+        before = os.fstat(file).st_blocks
+        real(file, size)
+        after = os.fstat(file)
+        found.append((before, after.st_blocks * 512 >= size, after.st_size == size))
+
+    monkeypatch.setattr(arena, "_reserve", seen)
+    Arena(0).hold(torch.ones(5))
+    assert found == [(0, True, True)]
+
+    def full(file, offset, size):
+        assert (offset, size) == (0, arena.CHUNK)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        Arena(0).hold(torch.ones(5))
+    monkeypatch.delattr(os, "posix_fallocate")
+    assert torch.equal(Arena(0).hold(torch.ones(5)), torch.ones(5))
 
 
 @pytest.mark.parametrize("budget", [0, 2500, 4500, 10**6])
@@ -265,6 +291,34 @@ def test_a_model_that_cannot_run_from_there_is_left_as_it_was(name):
     state = moved_state(one)
     ends = [train_locally(w, state, 0, 1).state.digest() for w in (one, plain)]
     assert ends[0] == ends[1]
+
+
+def draws(block, inputs, output):
+    torch.rand(1)
+
+
+def remembers(block, inputs, output):
+    block.seen.add_(1)
+
+
+@pytest.mark.parametrize(
+    ("does", "why"),
+    [
+        (draws, "the model draws random numbers"),
+        (remembers, "the model remembers what it has seen"),
+    ],
+)
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_model_that_is_no_function_of_the_tokens_is_run_as_a_whole(does, why, at):
+    backbone = small_backbone(replace(ARCHITECTURES["BERT"], settings=THREE["BERT"]))
+    block = backbone.encoder.layer[at]
+    block.register_buffer("seen", torch.zeros(1))
+    block.register_forward_hook(does)
+    drawn = torch.get_rng_state()
+    one = three("BERT", "privacy=none", backbone=backbone)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert (one.kept, one.model.lower) == (None, None)
+    assert one.blocks.endswith(f"run every time: {why}")
 
 
 def test_wrong_states_are_seen(monkeypatch):
