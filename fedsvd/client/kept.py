@@ -145,7 +145,9 @@ def keep(
         isinstance(m, nn.Dropout) and m.p > 0 for m in model.backbone.modules() if m not in above
     )
     dtype = next(model.backbone.parameters()).dtype
-    key = (weights, str(device), torch.get_num_threads(), dtype, blocks.path, start)
+    # Two models can have the same weights and another number of heads or another activation.
+    form = {k: v for k, v in model.backbone.config.to_dict().items() if k != "_name_or_path"}  # type: ignore[operator, union-attr]
+    key = (weights, repr(form), str(device), torch.get_num_threads(), dtype, blocks.path, start)
     store = store_for(key, budget, on_disk) if weights else Store(Arena(budget, on_disk))
     kept = Kept(model, device, store, trains=not drops)
     model.lower = Lower(list(blocks.modules), start)

@@ -1,6 +1,7 @@
 """What enters the lowest adapted block is kept, and nothing but the time tells."""
 
 import errno
+import json
 import os
 import tempfile
 from dataclasses import replace
@@ -17,9 +18,10 @@ from fedsvd.client.training import train_locally
 from fedsvd.client.worker import build_worker
 from fedsvd.engines.ray import worker_settings
 from fedsvd.errors import InputError
+from fedsvd.strategies.build import build_strategy
 from fedsvd.testing.architectures import ARCHITECTURES, DECODER, small_backbone, small_worker
 from tests.conftest import TINY, compose_settings
-from tests.privacy.steps import GIVEN, moved_state, step_sum
+from tests.privacy.steps import GIVEN, N, moved_state, step_sum
 from tests.tiny import make_inputs, outcome, run
 
 THREE = {
@@ -415,6 +417,56 @@ def test_a_later_run_on_the_same_weights_finds_what_is_there(inputs):
     assert len(second.kept.store.held) == 3
     third = build_worker(compose_settings(*inputs, "engine.threads=2"))
     assert third.kept.store is not first.kept.store
+
+
+def test_equal_weights_of_another_form_share_nothing(tmp_path):
+    """What a norm adds, the number of heads, the activation: in no weight, and in every state."""
+    given = [*make_inputs(tmp_path), "adapter.layers=1"]
+    first = build_worker(compose_settings(*given))
+    states = first.kept.entering(first.tokens, [0, 1])
+    file = tmp_path / "model" / "config.json"
+    form = json.loads(file.read_text())
+    file.write_text(json.dumps({**form, "layer_norm_eps": 1.0}))
+    other = build_worker(compose_settings(*given))
+    assert other.weights == first.weights
+    assert other.kept.store is not first.kept.store
+    assert not torch.allclose(other.kept.entering(other.tokens, [0, 1]), states, atol=1e-4)
+    fresh = other.kept.apart().entering(other.tokens, [0, 1])
+    assert torch.equal(other.kept.entering(other.tokens, [0, 1]), fresh)
+
+
+def test_a_run_begins_with_the_rows_as_they_are(tmp_path):
+    """Two runs in a process with equal settings, a row taken out between them."""
+    settings = compose_settings(*make_inputs(tmp_path))
+    file = tmp_path / "data.csv"
+    runs = [experiment.prepare(settings, build_strategy(settings.strategy))]
+    lines = file.read_text().splitlines()
+    gone = runs[0].worker.task.texts[int(runs[0].worker.parts[2][0])]
+    file.write_text("\n".join(line for line in lines if not line.startswith(f"{gone[0]},")))
+    worker_of_the_first = worker.get_worker(settings)
+    assert worker_of_the_first is runs[0].worker  # a run that is under way keeps its rows
+    runs.append(experiment.prepare(settings, build_strategy(settings.strategy)))
+    held = [{r.worker.task.texts[i] for part in r.worker.parts for i in part} for r in runs]
+    assert held[0] - held[1] == {gone}
+    assert not held[1] - held[0]
+    again = experiment.prepare(settings, build_strategy(settings.strategy))
+    assert again.worker is runs[1].worker  # nothing has changed since
+
+
+@pytest.mark.parametrize("budget", ["auto", "0", "2000"])
+@pytest.mark.parametrize("name", ["BERT", "Llama"])
+def test_no_example_moves_more_than_its_clip_whatever_is_kept(name, budget):
+    """Each left out in turn: which are kept, and of whom there is room for, depends on all."""
+    one = three(name, *GIVEN, f"training.cache={budget}", n=N)
+    one.kept.store.arena.on_disk = False
+    state, rows = moved_state(one), list(range(N))
+    fresh = one.kept.store.held
+    sums = []
+    for left in (rows, *([r for r in rows if r != out] for out in rows)):
+        fresh.clear()
+        sums.append(step_sum(one, left, state))
+    clip = one.settings.privacy.clip_norm
+    assert max(float((sums[0] - other).norm()) for other in sums[1:]) < 1.001 * clip
 
 
 @pytest.mark.slow
