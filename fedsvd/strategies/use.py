@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
+from fedsvd.client.rule import LocalRule
 from fedsvd.errors import InputError, wrong
 from fedsvd.factors import factors_of, find_class
 from fedsvd.settings import Settings
@@ -156,6 +157,17 @@ def _check_noise(
         raise wrong(
             "training.optimizer", training.optimizer,
             f"'sgd' with {name}, which must know the noise that a client's steps add up to",
+        )  # fmt: skip
+    if settings.privacy.unit == "example" and strategy.local != LocalRule():
+        raise wrong(
+            "strategy", name,
+            "one with plain local steps: it must know the noise that a client's steps add up to, and "
+            "asks for others",
+        )  # fmt: skip
+    if settings.privacy.unit == "example" and settings.clients.ranks is not None:
+        raise wrong(
+            "clients.ranks", list(settings.clients.ranks),
+            f"null with {name}, which must know the noise in every entry",
         )  # fmt: skip
     if set(trains) != set(strategy.trains):
         raise wrong(
