@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 
 from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
 from experiments.suite.records import best, edges, read, record
-from experiments.suite.room import table as room
 from experiments.suite.tables import table
 from fedsvd import run
 from fedsvd.config import from_config
@@ -112,17 +111,3 @@ def test_the_best_of_the_search_is_reported_against_the_baseline(tmp_path: Path)
     # Student's t of 0, 0.1, 0.2: 4.3027 * 0.1 / sqrt 3
     assert row[6] == "+0.1000 ± 0.2484"
     assert row[8:] == ["+0.1000 ± 0.2484", "0.990", "1"]
-
-
-def test_room_is_what_lora_gains_over_the_head_alone(tmp_path: Path) -> None:
-    file = tmp_path / "room.jsonl"
-    lines = [
-        {"task": "vader", "model": "bert_tiny", "what": what, "lr": lr, "steps": 9,
-         "accuracy": accuracy, "majority": 0.4}
-        for what, lr, accuracy in (
-            ("head", 1e-2, 0.5), ("head", 1e-3, 0.55), ("lora", 5e-3, 0.65), ("lora", 1e-3, 0.6)
-        )
-    ]  # fmt: skip
-    file.write_text("\n".join(map(json.dumps, lines)))
-    (row,) = room(file, ["bert_tiny"], ["vader", "squad_pairs"])[2:]
-    assert row == "| bert_tiny | vader | 0.400 | 0.550 | 0.650 | - | - | +0.100, yes |"
