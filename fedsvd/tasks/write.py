@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -57,6 +57,17 @@ def take_groups(groups: Mapping[str, list[Row]], wanted: Mapping[str, int]) -> d
         found[part] = rows[:number]
     found["train"] = list(once(row for key in left for row in groups[key]))
     return found
+
+
+def deal_domains(
+    domains: Iterable[Mapping[str, list[Row]]], wanted: Mapping[str, int]
+) -> dict[str, list[Row]]:
+    """Return the rows of each part: `take_groups` of every domain, one domain after another."""
+    parts: dict[str, list[Row]] = {part: [] for part in PARTS}
+    for groups in domains:
+        for part, rows in take_groups(groups, wanted).items():
+            parts[part] += rows
+    return parts
 
 
 def write(name: str, prepared: Prepared, folder: Path) -> Path:
@@ -121,6 +132,3 @@ def _page(card: Mapping[str, Any]) -> str:
         ]
         lines.append(f"| {part} | {facts['rows']} | {told[0]} | {told[1]} | {facts['sha256']} |")
     return "\n".join(lines) + "\n"
-
-
-Prepare = Callable[[Path], Prepared]  # from the folder of archives
