@@ -101,6 +101,20 @@ def write(name: str, prepared: Prepared, folder: Path) -> Path:
         return replace(new, folder / name)
 
 
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a model and its tokeniser in Transformers' form, without its progress bar."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def replace(new: Path, old: Path) -> Path:
     """Put a folder in another's place, whose files are lost only then; return the place."""
     if old.exists():
