@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
 
+import yaml
 from omegaconf import OmegaConf
 
 from fedsvd.composing import compose
@@ -45,9 +46,9 @@ def meanings(folder: Path, choices: Mapping[str, str]) -> dict[str, str]:
 
     They are those of the chosen files, and for what these leave out of the group's default.
     """
-    first = folder / "config.yaml"
-    usual = [one for one in OmegaConf.load(first)["defaults"] if isinstance(one, Mapping)]
-    found = comments(first.read_text(encoding="utf-8"))
+    first = (folder / "config.yaml").read_text(encoding="utf-8")
+    usual = [one for one in yaml.safe_load(first)["defaults"] if isinstance(one, Mapping)]
+    found = comments(first)
     for default in usual:
         for group, option in default.items():
             for name in dict.fromkeys((choices.get(str(group), str(option)), str(option))):
