@@ -9,7 +9,6 @@ import pytest
 from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
 from experiments.suite.plan import settings_of as composed
 from experiments.suite.records import best, edges, read, record
-from experiments.suite.room import table as room
 from experiments.suite.tables import searched, table
 from fedsvd import run
 from fedsvd.strategies.build import build_strategy
@@ -142,17 +141,3 @@ def test_adamw_has_a_grid_of_its_own() -> None:
     adamw = Cell(*CELL.name.split("/")[:5], "fedsvd_adamw")
     assert {t.lr for t in grid(SUITE, adamw)} == set(SUITE["search"]["lr_adamw"])
     assert {t.lr for t in grid(SUITE, CELL)} == set(SUITE["search"]["lr"])
-
-
-def test_room_is_what_lora_gains_over_the_head_alone(tmp_path: Path) -> None:
-    file = tmp_path / "room.jsonl"
-    lines = [
-        {"task": "vader", "model": "bert_tiny", "what": what, "lr": lr, "steps": 9,
-         "accuracy": accuracy, "majority": 0.4}
-        for what, lr, accuracy in (
-            ("head", 1e-2, 0.5), ("head", 1e-3, 0.55), ("lora", 5e-3, 0.65), ("lora", 1e-3, 0.6)
-        )
-    ]  # fmt: skip
-    file.write_text("\n".join(map(json.dumps, lines)))
-    (row,) = room(file, ["bert_tiny"], ["vader", "squad_pairs"])[2:]
-    assert row == "| bert_tiny | vader | 0.400 | 0.550 | 0.650 | - | - | +0.100, yes |"

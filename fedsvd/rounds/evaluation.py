@@ -78,7 +78,7 @@ def summarise(run: Run) -> dict[str, Any]:
     looks = settings.recorder.test and len(task.test)
     test = evaluate(run, "test") if looks else {}
     scored = [m for m in run.history if "accuracy" in m]
-    published = published_figure(run)
+    published, final = published_figure(run), model_state(run)
     return {
         "strategy": settings.strategy.target,
         "adapter": settings.adapter.label,
@@ -114,7 +114,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "device": str(run.worker.device),
         "attack": settings.attack.name,
         "state_digest": run.state.digest(),
-        "average_digest": None if run.average is None else model_state(run).digest(),
-        "singular_values": spectra(model_state(run)),
+        "average_digest": None if run.average is None else final.digest(),
+        "singular_values": spectra(final),
         "seconds": run.seconds(),
     }  # fmt: skip

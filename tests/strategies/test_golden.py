@@ -442,6 +442,22 @@ def test_rolora_and_fedsa_average_what_they_are_sent():
         S.FedSa(head="frozen")
 
 
+def test_fedsb_means_r_and_with_it_the_clients_updates():
+    rng = np.random.default_rng(3)
+    B, A, Rs = rng.normal(size=(D_OUT, R)), rng.normal(size=(R, D_IN)), rng.normal(size=(3, R, R))
+    heads = rng.normal(size=(3, 2, 4))
+    states = [
+        AdapterState({}, {"l.R": torch.tensor(r), "head.weight": torch.tensor(h)}, 1)
+        for r, h in zip(Rs, heads, strict=True)
+    ]
+    sent = [S.Update(k, float(P[k]), state) for k, state in enumerate(states)]
+    new = S.FedSb().aggregate(states[0], sent)
+    np.testing.assert_allclose(new.extra["l.R"].numpy(), mean(Rs), atol=1e-12)
+    np.testing.assert_allclose(new.extra["head.weight"].numpy(), mean(heads), atol=1e-12)
+    exact = mean([B @ r @ A for r in Rs])
+    np.testing.assert_allclose(B @ new.extra["l.R"].numpy() @ A, exact, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["momentum", "adam", "yogi"])
 def test_server_optimisers_follow_their_recursions(name):
     server = ServerOptimizer(name, lr=0.1, beta1=0.8, beta2=0.9, tau=0.01)
