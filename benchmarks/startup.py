@@ -27,7 +27,7 @@ def main() -> None:
     mark("imports")
     run = experiment.prepare(settings, build_strategy(settings.strategy))
     mark("data, plan, model")
-    run.worker.evaluate(run.state, run.worker.task.validation)
+    run.worker.evaluate(run.state, run.worker.subset)
     mark("first evaluation")
     import resource
 

@@ -24,7 +24,7 @@ from fedsvd.rounds.again import charge
 from fedsvd.rounds.attempt import one_round
 from fedsvd.rounds.averaging import include, model_state
 from fedsvd.rounds.describe import describe_end, describe_round, describe_start
-from fedsvd.rounds.evaluation import evaluated, is_due, summarise
+from fedsvd.rounds.evaluation import evaluated, is_due, is_last, summarise
 from fedsvd.rounds.participation import all_spent
 from fedsvd.rounds.public import WorkerView
 from fedsvd.rounds.run import Run
@@ -122,7 +122,7 @@ def _enter(
 ) -> None:
     """Evaluate the state if that is due, and enter the round into history, records, checkpoints."""
     if is_due(run, metrics):
-        metrics.update(evaluated(run))
+        metrics.update(evaluated(run, is_last(run, metrics)))
     metrics["seconds"] = run.seconds()
     run.history.append(metrics)
     recorder.round(describe_round(run))

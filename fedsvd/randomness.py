@@ -38,6 +38,7 @@ class Purpose(StrEnum):
     ATTACK = "attack"
     CHECK = "check"
     AUDIT = "audit"
+    EVALUATION = "evaluation"
 
 
 # How keys, streams and noise are made. A run is only continued by what makes them as it did: the

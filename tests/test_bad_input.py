@@ -118,6 +118,8 @@ SETTINGS = [
     ({"engine.threads": 0}, "engine.threads: 0"),
     ({"recorder.name": "tensorbord"}, "(did you mean 'tensorboard'?)"),
     ({"recorder.evaluate_every": 0}, "recorder.evaluate_every: 0"),
+    ({"recorder.evaluate_examples": 0}, "recorder.evaluate_examples: 0"),
+    ({"data.limit_evaluation": 0}, "data.limit_evaluation: 0"),
     ({"recorder.checkpoint_every": 0}, "recorder.checkpoint_every: 0"),
     (
         {"recorder.keep": 0},

@@ -56,7 +56,8 @@ def found(folder: Path, name: str) -> list[Path]:
 
 def curve(run: Path) -> dict[int, float]:
     lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
-    return {x["round"]: x["accuracy"] for x in lines if "accuracy" in x}
+    # On the same rows in all rounds.
+    return {x["round"]: x.get("subset_accuracy", x["accuracy"]) for x in lines if "accuracy" in x}
 
 
 def spread(values: list[float]) -> str:

@@ -30,7 +30,11 @@ def record(file: Path, trial: Trial, run: Path, status: int) -> None:
         summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
         line |= {key: summary.get(key) for key in KEYS}
         rounds = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
-        line["curve"] = {m["round"]: round(m["accuracy"], 4) for m in rounds if "accuracy" in m}
+        line["curve"] = {  # on the same rows in all rounds
+            m["round"]: round(m.get("subset_accuracy", m["accuracy"]), 4)
+            for m in rounds
+            if "accuracy" in m
+        }
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as out:
         out.write(json.dumps(line) + "\n")

@@ -7,6 +7,7 @@ from typing import Any, final
 
 from fedsvd.checkpoints.resume import METRICS, round_file, round_files, save
 from fedsvd.files import link, private_folder
+from fedsvd.rounds.evaluation import score
 from fedsvd.rounds.run import Run
 
 
@@ -26,10 +27,11 @@ class CheckpointWriter:
         """Write what is due after the last round in the run's history, which its metrics hold."""
         metrics, settings = run.history[-1], run.settings.recorder
         number = run.state.round
-        best = metrics.get("accuracy", -1.0) > self._best
+        found = score(metrics)
+        best = found is not None and found > self._best
         due = number % settings.checkpoint_every == 0 or number == run.rounds or "ended" in metrics
-        if best:
-            self._best = metrics["accuracy"]
+        if found is not None and best:
+            self._best = found
         if best or due:
             self.halt(run)
         if best:

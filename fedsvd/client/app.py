@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsvd.client.attack import poison
 from fedsvd.client.components import fold
+from fedsvd.client.evaluation import evaluate_part
 from fedsvd.client.failure import failure
 from fedsvd.client.faults import injected
 from fedsvd.client.rule import rule_in
@@ -123,9 +124,8 @@ def make_client_app(settings: Settings) -> ClientApp:
         received = from_record(arrays_of(message), worker.device)
         received.update(personal(context, worker.device))
         part = str(message.content.config_records[CONFIG][PART])
-        rows = worker.task.test if part == "test" else worker.task.validation
-        found = worker.evaluate(worker.initial.update(received), rows)
-        metrics = MetricRecord({**found, WEIGHT: float(len(rows))})
+        found = evaluate_part(worker, worker.initial.update(received), part)
+        metrics = MetricRecord({**found, WEIGHT: float(found["examples"])})
         return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
     return app

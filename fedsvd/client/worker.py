@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from fedsvd.client.gradients import settle
 from fedsvd.client.kept import Kept, keep
 from fedsvd.client.probe import SHORT, some_tokens, unreached
 from fedsvd.client.public import PublicTexts, label_tokens
+from fedsvd.client.scores import TOKENS, TOKENS_ELSEWHERE, means
 from fedsvd.client.texts import only_usable
 from fedsvd.client.use import Use
 from fedsvd.data.natural import natural
 from fedsvd.data.partition import partition
 from fedsvd.data.sources import files_now
+from fedsvd.data.splits import subset
 from fedsvd.data.task import Holder, Task, load_task
 from fedsvd.data.tokens import Batch, Tokens, tokenise
 from fedsvd.errors import InputError, wrong
@@ -77,6 +80,13 @@ class Worker:
         """The global state before the first round."""
         return self.model.initial
 
+    @cached_property
+    def subset(self) -> np.ndarray:
+        """The rows of validation that are evaluated while a run goes, every time the same."""
+        settings, task = self.settings, self.task
+        number = settings.recorder.evaluate_examples
+        return subset(task.validation, task.texts, task.given, settings.data, number, settings.seed)
+
     def let_train(self, kinds: Sequence[str]) -> None:
         """Let exactly these kinds of factors train from now on, and the head as before."""
         self.use.kinds = tuple(kinds)
@@ -129,7 +139,7 @@ class Worker:
         """Return logits (n, K) on the CPU in the order of `rows`, computed in length order."""
         out = torch.zeros(len(rows), self.task.classes)
         place = {int(row): i for i, row in enumerate(rows)}
-        budget = 10 * self.settings.training.microbatch_tokens
+        budget = TOKENS.get(self.device.type, TOKENS_ELSEWHERE)
         for group in self.tokens.microbatches([int(r) for r in rows], budget):
             batch = self.tokens.batch(group, self.device)
             index = torch.tensor([place[r] for r in group])
@@ -144,13 +154,13 @@ class Worker:
 
     def evaluate(self, state: AdapterState, rows: np.ndarray) -> dict[str, float]:
         """Return accuracy in [0, 1] and mean cross-entropy of a state on rows of the task."""
+        return means(*self.scored(state, rows))
+
+    def scored(self, state: AdapterState, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return a state's logits (n, K) on rows of the task, and the labels (n,) of these."""
         self.model.write(state)
         self.model.set_dropout(False)  # also after a client that failed half way
-        logits = self.logits(rows.tolist())
-        labels = self.tokens.labels[torch.as_tensor(rows)]
-        loss = torch.nn.functional.cross_entropy(logits, labels)
-        accuracy = (logits.argmax(dim=1) == labels).double().mean()
-        return {"accuracy": float(accuracy), "loss": float(loss)}
+        return self.logits(rows.tolist()), self.tokens.labels[torch.as_tensor(rows)]
 
 
 _built: dict[str, Worker] = {}

@@ -1,6 +1,6 @@
 """Which rows clients hold, which the server has, which are public: for each row by its own coins."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -20,43 +20,76 @@ def split(
     "public". Of "all", or of a train part without validation, each row goes to validation or test
     with the probabilities `data.validation` and `data.test`. Then, of what is to train, each row is
     public with probability data.public / data.public_size, unless the source has public rows; and
-    each remaining one is kept with probability data.limit / data.public_size. Raises InputError if
+    each remaining one is kept with probability data.limit / data.public_size; of validation and test
+    with that of data.limit_evaluation, if given, to their public size. Raises InputError if
     `data.public` cannot be had.
     """
     pool = parts.get("all", parts.get("train", np.zeros(0, dtype=np.int64)))
-    shares = {"validation": settings.validation} if "validation" not in parts else {}
-    if "all" in parts:
-        shares = {"validation": settings.validation, "test": settings.test}
+    shares = _shares(parts, settings)
     drawn = np.ones(len(pool))
     if shares:  # otherwise the source says it all
         drawn = coins([texts[i] for i in pool], seed, Purpose.SPLIT)
     found: dict[str, np.ndarray] = {}
-    start, remains = 0.0, 1 - sum(shares.values())
+    start = 0.0
     for part, share in shares.items():
         found[part] = pool[(start <= drawn) & (drawn < start + share)]
         start += share
     train = pool[drawn >= start]
-    size = settings.public_size
     for part in ("validation", "test"):
-        # What the source itself gives the server is no private row: a cap there may be exact.
-        whole = None if size is None or part in parts else size * shares.get(part, 1) / remains
         rows = parts.get(part, found.get(part, pool[:0]))
-        found[part] = _limited(rows, texts, settings, seed, whole)
+        whole = _public_size(part, parts, settings)
+        found[part] = _limited(rows, texts, settings.held_out, seed, whole)
     if settings.public:
         found["public"], train = _public(parts, train, texts, settings, seed, source)
-    found["train"] = _limited(train, texts, settings, seed, size)
+    found["train"] = _limited(train, texts, settings.limit, seed, settings.public_size)
     return {part: np.sort(rows) for part, rows in found.items()}
 
 
+def subset(
+    rows: np.ndarray, texts: Sequence[tuple[str, ...]], given: Collection[str],
+    settings: DataSettings, number: int | None, seed: int,
+) -> np.ndarray:  # fmt: skip
+    """Return about `number` of the `rows` of validation, each by a coin of its own; None: all.
+
+    `given` names the parts that the source has. A part that was drawn is taken at a rate from public
+    numbers, so that a row more or less moves no other one; one that the source gives is capped. All
+    rows where none was drawn.
+    """
+    values = coins([texts[i] for i in rows], seed, Purpose.EVALUATION)
+    size = _public_size("validation", given, settings)
+    if size is not None and settings.held_out is not None:
+        size = min(size, settings.held_out)
+    kept = taken(values, number, size)
+    return rows[kept] if kept.any() else rows
+
+
+def _shares(given: Collection[str], settings: DataSettings) -> dict[str, float]:
+    """Return the probabilities of the parts that are drawn, as the source does not give them."""
+    if "all" in given:
+        return {"validation": settings.validation, "test": settings.test}
+    return {} if "validation" in given else {"validation": settings.validation}
+
+
+def _public_size(part: str, given: Collection[str], settings: DataSettings) -> float | None:
+    """Return about how many rows a drawn part publicly has before `data.limit`, None if unknown.
+
+    What the source itself gives the server is no private row: a cap there may be exact.
+    """
+    shares = _shares(given, settings)
+    if settings.public_size is None or part not in shares:
+        return None
+    return settings.public_size * shares[part] / (1 - sum(shares.values()))
+
+
 def _limited(
-    rows: np.ndarray, texts: Sequence[tuple[str, ...]], settings: DataSettings, seed: int,
+    rows: np.ndarray, texts: Sequence[tuple[str, ...]], limit: int | None, seed: int,
     size: float | None,
 ) -> np.ndarray:  # fmt: skip
-    """Return about `data.limit` of the rows, of which there are publicly `size`."""
-    if settings.limit is None:
+    """Return about `limit` of the rows, of which there are publicly `size`; None: all."""
+    if limit is None:
         return rows
     values = coins([texts[i] for i in rows], seed, Purpose.SPLIT, "limit")
-    return rows[taken(values, settings.limit, size)]
+    return rows[taken(values, limit, size)]
 
 
 def _public(

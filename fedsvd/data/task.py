@@ -54,6 +54,7 @@ class Task:
     notes: tuple[str, ...] = ()
     rows: list[str] = field(default_factory=list)  # where each text stands, for messages
     owners: tuple[str, ...] = ()  # with data.client: whose each text is
+    given: tuple[str, ...] = ()  # the parts that the source has; others were drawn
 
     @property
     def classes(self) -> int:
@@ -117,6 +118,7 @@ def load_task(
             for row in held
             if settings.client is not None
         ),
+        given=tuple(parts),
     )  # fmt: skip
 
 

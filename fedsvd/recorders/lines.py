@@ -28,6 +28,7 @@ def header(start: Start) -> list[str]:
         ("task", f"{task.name} from {task.source}: {task.train} train, {task.validation} validation, "
                  f"{task.test} test ({task.duplicates} duplicates dropped)"),
         ("model", f"{chosen.name} from {model.origin}; {chosen.pooling} pooling, {_head(chosen)}"),
+        *([("evaluates", _evaluates(start))] if task.evaluated is not None else []),
         ("adapter", _adapter(settings)),
         ("strategy", settings.strategy.target),
         *([("averaging", settings.averaging.describe(start.rounds))]
@@ -111,6 +112,16 @@ def _many(plan: PrivacyPlan) -> list[str]:
     return lines
 
 
+def _evaluates(start: Start) -> str:
+    """Return on which rows the figures of rounds before the last are."""
+    every, task = start.settings.recorder.evaluate_every, start.task
+    when = "after every round" if every == 1 else f"every {every} rounds"
+    return (
+        f"{task.evaluated} of {task.validation} validation examples {when}, the same every time; "
+        "all of them after the last one"
+    )
+
+
 def _head(model: ModelSettings) -> str:
     return f"head {model.head}" + (" of two layers" if model.head_form == "two_layer" else "")
 
@@ -152,7 +163,8 @@ def _budget(plan: PrivacyPlan) -> str:
 def round_line(metrics: Mapping[str, Any]) -> str:
     """Return what came of a round."""
     if "accuracy" in metrics:
-        parts = [f"loss {metrics['loss']:.4f}", f"accuracy {metrics['accuracy']:.4f}"]
+        rows = f" on {metrics['examples']}" if "examples" in metrics else ""
+        parts = [f"loss {metrics['loss']:.4f}", f"accuracy {metrics['accuracy']:.4f}{rows}"]
     else:  # the global state is evaluated every recorder.evaluate_every rounds
         parts = [f"clients' loss {_number(metrics.get('train_loss'), '.4f')}"]
     if metrics.get("epsilon_max") is not None:
@@ -177,22 +189,47 @@ def trouble(metrics: Mapping[str, Any]) -> list[str]:
 def ending(told: Mapping[str, Any], folder: Path) -> list[str]:
     """Return what came of a run: a name and a value a line."""
     rows = [
-        ("validation accuracy", f"{told['accuracy']:.4f}  (best {told['best_accuracy']:.4f})"),
+        ("validation accuracy", f"{told['accuracy']:.4f}{_on(told)}  ({_best(told)})"),
         *(
             [("  of the last model", f"{told['raw_accuracy']:.4f}")]
             if told.get("raw_accuracy") is not None
             else []
         ),
-        ("test accuracy", _number(told["test_accuracy"], ".4f")),
+        ("test accuracy", _number(told["test_accuracy"], ".4f") + _on(told, "test_")),
         ("epsilon spent", _spent(told)),
         *_above(told),
         *_published(told),
         ("sent up / down", f"{_size(told['bytes_up'])} / {_size(told['bytes_down'])}"),
-        ("time", clock(told["seconds"])),
+        ("time", clock(told["seconds"]) + _shares(told)),
         ("state digest", told["state_digest"][:16]),
         ("run folder", plain(str(folder))),
     ]
     return columns(rows, left=(0, 1))
+
+
+def _on(told: Mapping[str, Any], part: str = "") -> str:
+    """Return on how many examples a figure is, "" if that is not told."""
+    number = told.get(f"{part}examples")
+    return f" on {number:,} examples" if number else ""
+
+
+def _best(told: Mapping[str, Any]) -> str:
+    """Return the best of the rounds' accuracies, with its rows where these are not the last one's."""
+    figure, number = f"{told['best_accuracy']:.4f}", told.get("best_examples")
+    if number is None or number == told.get("examples"):
+        return f"best {figure}"
+    return f"best of the rounds on the same {number}: {figure}, round {told['best_round']}"
+
+
+def _shares(told: Mapping[str, Any]) -> str:
+    """Return how much of the time went into training and evaluation, "" if that is not told."""
+    if "seconds_evaluating" not in told or not told["seconds"]:
+        return ""
+    parts = [
+        f"{100 * told[f'seconds_{name}'] / told['seconds']:.0f} % {name}"
+        for name in ("training", "evaluating")
+    ]
+    return f"  ({', '.join(parts)})"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -45,20 +45,36 @@ def _accuracy(history: History) -> dict[str, str]:
     scored = [m for m in history if "accuracy" in m]
     rounds = [m["round"] for m in scored]
     figure, (left, right) = canvas(2)
-    left.plot(rounds, [m["accuracy"] for m in scored], color=BLUE, marker=".")
+    left.plot(rounds, [_same_rows(m, "accuracy") for m in scored], color=BLUE, marker=".")
     label(left, "round", "validation accuracy")
     raw = [(m["round"], m["raw_accuracy"]) for m in scored if "raw_accuracy" in m]
     if raw:
         left.lines[0].set_label("average")
         left.plot(*zip(*raw, strict=True), color=GREY, lw=1, label="last model")
+    values = [_same_rows(m, "loss") for m in scored]
+    right.plot(rounds, values, color=BLUE, marker=".", label="validation")
+    note = ""
+    for last in [m for m in scored if "subset_accuracy" in m][-1:]:
+        told = f"all {last['examples']}"
+        for axis, key in ((left, "accuracy"), (right, "loss")):
+            axis.plot([last["round"]], [last[key]], "s", color=INK, ms=5, label=told)
+        note = (
+            f"The lines of validation are on the same {last['subset_examples']} of its "
+            f"{last['examples']} examples in every round; the square is on all of them."
+        )
+    if left.get_legend_handles_labels()[0]:
         left.legend(frameon=False)
-    right.plot(rounds, [m["loss"] for m in scored], color=BLUE, marker=".", label="validation")
     trained = [(m["round"], m["train_loss"]) for m in history if m.get("train_loss")]
     if trained:
         right.plot(*zip(*trained, strict=True), color=ORANGE, lw=1, label="clients, mean")
     label(right, "round", "cross-entropy")
     right.legend(frameon=False)
-    return {"title": "Accuracy and loss", "svg": svg(figure), "note": ""}
+    return {"title": "Accuracy and loss", "svg": svg(figure), "note": note}
+
+
+def _same_rows(metrics: Mapping[str, Any], key: str) -> float:
+    """Return a round's figure on the rows that all rounds are evaluated on."""
+    return float(metrics.get(f"subset_{key}", metrics[key]))
 
 
 def _epsilon(history: History, plan: PrivacyPlan) -> dict[str, str] | None:

@@ -7,7 +7,10 @@ from fedsvd.errors import InputError
 from fedsvd.recorders.recorder import Recorder
 from fedsvd.rounds.record import RoundRecord, Start, Summary
 
-NAMES = ("accuracy", "loss", "train_loss", "epsilon_max", "bytes_up", "bytes_down")
+NAMES = (
+    "accuracy", "loss", "examples", "subset_accuracy", "subset_loss", "train_loss", "epsilon_max",
+    "bytes_up", "bytes_down",
+)  # fmt: skip
 
 
 @final

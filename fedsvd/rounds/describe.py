@@ -22,6 +22,7 @@ def describe_start(run: Run) -> Start:
             task.name, task.source, tuple(task.label_names), len(task.train),
             len(task.validation), len(task.test), task.duplicates,
             tuple(tuple(c.tolist()) for c in counts),
+            len(worker.subset) if len(worker.subset) < len(task.validation) else None,
         ),
         model=ModelRecord(
             worker.origin, sum(p.numel() for p in model.parameters()),

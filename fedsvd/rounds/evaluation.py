@@ -1,13 +1,15 @@
 """What a state is worth, and what a whole run comes to."""
 
+import time
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from fedsvd import records
 from fedsvd.client.app import PART
+from fedsvd.client.evaluation import evaluate_part
 from fedsvd.factors import factors_of
 from fedsvd.lowrank import spectra
 from fedsvd.privacy.plan import noise_source
@@ -16,21 +18,30 @@ from fedsvd.rounds.published import published_figure
 from fedsvd.rounds.run import Run
 from fedsvd.strategies.base import Strategy
 
+# What is taken of a client's reply to an evaluation.
+FIGURES = (
+    "accuracy", "loss", "examples", "subset_accuracy", "subset_loss", "subset_examples",
+)  # fmt: skip
 
-def evaluated(run: Run) -> dict[str, float]:
-    """Return accuracy and loss on the validation part.
 
-    Where models are averaged they are the average's; `raw_accuracy`, `raw_loss` the last one's.
+def evaluated(run: Run, last: bool) -> dict[str, float]:
+    """Return accuracy and loss on the validation part: after the last round all of it.
+
+    Before it they are on the subset that `recorder.evaluate_examples` asks for; `examples` says how
+    many rows that are. Where models are averaged they are the average's; `raw_accuracy`, `raw_loss`
+    the last one's. `evaluate_seconds` is what it took.
     """
-    found = evaluate(run, "validation")
+    began = time.perf_counter()
+    part = "validation" if last else "subset"
+    found = evaluate(run, part)
     if run.average is not None:
-        raw = run.worker.evaluate(run.state, run.worker.task.validation)
-        found.update({f"raw_{key}": value for key, value in raw.items()})
-    return found
+        raw = evaluate_part(run.worker, run.state, part)
+        found.update({f"raw_{key}": raw[key] for key in ("accuracy", "loss")})
+    return {**found, "evaluate_seconds": time.perf_counter() - began}
 
 
 def evaluate(run: Run, part: str) -> dict[str, float]:
-    """Return accuracy and loss on a part of the task, "validation" or "test".
+    """Return accuracy and loss on a part of the task: see `fedsvd.client.evaluation.evaluate_part`.
 
     They are the global model's, averaged if so set, or, where clients keep factors of their own, the
     mean of all clients' models. What those tell of private data is outside any guarantee, as
@@ -40,8 +51,7 @@ def evaluate(run: Run, part: str) -> dict[str, float]:
     kinds = {*factors_of(run.settings), "extra"}
     keeps = isinstance(strategy, Strategy) and set(strategy.keeps) & kinds
     if not keeps or (worker.plan.private and not run.settings.privacy.diagnostics):
-        rows = worker.task.test if part == "test" else worker.task.validation
-        return worker.evaluate(model_state(run), rows)
+        return evaluate_part(worker, model_state(run), part)
     run.grid.invite(range(run.settings.clients.number))
     content = RecordDict(
         {
@@ -53,13 +63,30 @@ def evaluate(run: Run, part: str) -> dict[str, float]:
         [Message(content, node, MessageType.EVALUATE) for node in run.grid.get_node_ids()]
     )
     found = [records.metrics_of(r) for r in replies if not r.has_error()]
-    return {key: float(np.mean([m[key] for m in found])) for key in ("accuracy", "loss")}
+    means = {
+        key: fmean(float(m[key]) for m in found) if found else float("nan")  # type: ignore[arg-type]
+        for key in FIGURES
+        if key in ("accuracy", "loss") or (found and all(key in m for m in found))
+    }
+    return {key: int(x) if key.endswith("examples") else x for key, x in means.items()}
+
+
+def is_last(run: Run, metrics: Mapping[str, Any]) -> bool:
+    """Return whether no round comes after this one."""
+    return metrics["round"] == run.rounds or "ended" in metrics
 
 
 def is_due(run: Run, metrics: Mapping[str, Any]) -> bool:
     """Return whether the state after this round is evaluated: every so many rounds, and the last."""
-    number, every = metrics["round"], run.settings.recorder.evaluate_every
-    return number % every == 0 or number == run.rounds or "ended" in metrics
+    return metrics["round"] % run.settings.recorder.evaluate_every == 0 or is_last(run, metrics)
+
+
+def score(metrics: Mapping[str, Any]) -> float | None:
+    """Return the accuracy by which rounds are compared, None where a round was not evaluated.
+
+    It is on the same rows in all rounds: on the subset, also after the last round.
+    """
+    return metrics.get("subset_accuracy", metrics.get("accuracy"))
 
 
 def reasons(history: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -76,8 +103,11 @@ def summarise(run: Run) -> dict[str, Any]:
     """Evaluate a run on the test part, once, and return what summary.json gets."""
     settings, task = run.settings, run.worker.task
     looks = settings.recorder.test and len(task.test)
+    began = time.perf_counter()
     test = evaluate(run, "test") if looks else {}
+    evaluating = time.perf_counter() - began
     scored = [m for m in run.history if "accuracy" in m]
+    last, best = scored[-1], max(scored, key=lambda m: score(m) or 0.0)
     published, final = published_figure(run), model_state(run)
     return {
         "strategy": settings.strategy.target,
@@ -88,13 +118,17 @@ def summarise(run: Run) -> dict[str, Any]:
         "head_form": settings.model.head_form,
         "seed": settings.seed,
         "rounds_completed": run.state.round,
-        "accuracy": scored[-1]["accuracy"],
-        "best_accuracy": max(m["accuracy"] for m in scored),
-        "loss": scored[-1]["loss"],
-        "raw_accuracy": scored[-1].get("raw_accuracy"),
+        "accuracy": last["accuracy"],
+        "loss": last["loss"],
+        "examples": last.get("examples"),
+        "best_accuracy": score(best),
+        "best_round": best["round"],
+        "best_examples": best.get("subset_examples", best.get("examples")),
+        "raw_accuracy": last.get("raw_accuracy"),
         "averaging": describe(run),
         "test_accuracy": test.get("accuracy"),
         "test_loss": test.get("loss"),
+        "test_examples": test.get("examples"),
         "unit": run.ledger.plan.unit,
         "epsilon_target": run.ledger.plan.epsilon,
         "epsilon_max": run.ledger.epsilon_max(),
@@ -117,4 +151,6 @@ def summarise(run: Run) -> dict[str, Any]:
         "average_digest": None if run.average is None else final.digest(),
         "singular_values": spectra(final),
         "seconds": run.seconds(),
+        "seconds_training": sum(m.get("train_seconds", 0.0) for m in run.history),
+        "seconds_evaluating": sum(m.get("evaluate_seconds", 0.0) for m in run.history) + evaluating,
     }  # fmt: skip

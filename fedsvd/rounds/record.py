@@ -14,7 +14,8 @@ class TaskRecord:
 
     `source` is a phrase. `train`, `validation` and `test` count examples, `duplicates` those that
     were dropped. `clients[k][c]` is how many examples of label c client k holds; all are 0 for a
-    client whose data is on its own machine.
+    client whose data is on its own machine. `evaluated` counts the validation examples of evaluations
+    before the last one, None if that is all of them.
     """
 
     name: str
@@ -25,6 +26,7 @@ class TaskRecord:
     test: int
     duplicates: int
     clients: tuple[tuple[int, ...], ...]
+    evaluated: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class RoundRecord:
 
     @property
     def accuracy(self) -> float | None:
-        """Validation accuracy in [0, 1]; None in a round that was not evaluated."""
+        """Validation accuracy in [0, 1], on `metrics["examples"]` rows; None if not evaluated."""
         return self.metrics.get("accuracy")
 
     @property

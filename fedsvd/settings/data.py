@@ -27,6 +27,7 @@ class DataSettings:
     validation: float = 0.1
     test: float = 0.1
     limit: int | None = None  # of each part keep about this many, each row by its own coin
+    limit_evaluation: int | None = None  # of validation and test, in place of `limit`
     id: str | None = None  # a column whose values must differ in all rows of all parts
     client: str | None = None  # a column that says whose each row is, for partition=natural
     clients: tuple[str, ...] | None = None  # the ids in it, as publicly known
@@ -53,10 +54,17 @@ class DataSettings:
         self._check_splits()
         if self.limit is not None:
             at_least("data.limit", self.limit, 1)
+        if self.limit_evaluation is not None:
+            at_least("data.limit_evaluation", self.limit_evaluation, 1)
         at_least("data.public", self.public, 0)
         different("data.clients", self.clients)
         if self.public_size is not None:
             at_least("data.public_size", self.public_size, 1)
+
+    @property
+    def held_out(self) -> int | None:
+        """About how many rows of validation, and of test, are kept; None: all."""
+        return self.limit if self.limit_evaluation is None else self.limit_evaluation
 
     def _check_splits(self) -> None:
         """Refuse parts that there are not, and a whole that is split beside its parts."""

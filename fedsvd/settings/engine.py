@@ -35,6 +35,7 @@ class RecorderSettings:
 
     name: str
     evaluate_every: int = 1
+    evaluate_examples: int | None = None  # of validation, while a run goes; None: all of it
     checkpoint_every: int = 1  # rounds; the last one is kept in any case
     keep: int = 2  # checkpoints that stay, beside the best
     test: bool = True  # whether the test part is looked at, once, at the end
@@ -42,5 +43,7 @@ class RecorderSettings:
     def __post_init__(self) -> None:
         choice("recorder.name", self.name, ("files", "tensorboard"))
         at_least("recorder.evaluate_every", self.evaluate_every, 1)
+        if self.evaluate_examples is not None:
+            at_least("recorder.evaluate_examples", self.evaluate_examples, 1)
         at_least("recorder.checkpoint_every", self.checkpoint_every, 1)
         at_least("recorder.keep", self.keep, 1)

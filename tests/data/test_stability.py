@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 
 from fedsvd.client.worker import deal
+from fedsvd.data.splits import subset
 from fedsvd.data.task import load_task
 from fedsvd.errors import InputError
 from fedsvd.randomness import Purpose, numpy_stream
@@ -30,6 +31,7 @@ OPTIONS = {
     "limit": {"limit": 30, "public_size": 50},
     "public": {"public": 10, "public_size": 50},
     "both": {"limit": 30, "public": 10, "public_size": 50},
+    "evaluation": {"limit": 30, "limit_evaluation": 3, "public_size": 50},
 }
 
 
@@ -51,6 +53,17 @@ def placed(folder, **options):
     return {
         name: records(task, getattr(task, name))
         for name in ("train", "validation", "test", "public")
+    }
+
+
+def evaluated(folder, number, **options):
+    """Return the validation records that are evaluated while a run goes, and the others."""
+    given = DataSettings("mine", path=str(folder), labels=LABELS, **options)
+    task = load_task(given, 0, private=True)
+    rows = subset(task.validation, task.texts, task.given, given, number, 0)
+    return {
+        "subset": records(task, rows),
+        "rest": records(task, np.setdiff1d(task.validation, rows)),
     }
 
 
@@ -81,6 +94,36 @@ def test_a_row_more_in_a_file_that_is_split_here(options, rows, row, data, tmp_p
     assert max(Counter(sum(after.values(), Counter())).values()) == 1  # in one part, once
     texts = [{text for text, _ in records} for records in after.values()]
     assert sum(map(len, texts)) == len(set().union(*texts))  # both labels of a text in one part
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"limit": 30}, {"limit": 5, "limit_evaluation": 30}],
+    ids=["plain", "limit", "evaluation"],
+)
+@given(rows=ROWS, row=ROW, data=st.data())
+@hypothesis(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_row_more_moves_no_other_into_or_out_of_what_is_evaluated(
+    options, rows, row, data, tmp_path
+):
+    at, shares = data.draw(st.integers(0, len(rows))), {"validation": 0.5, "public_size": 50}
+    write(tmp_path / "all.csv", rows)
+    before = evaluated(tmp_path, 15, **shares, **options)
+    assert before["subset"]
+    assert before["rest"]
+    write(tmp_path / "all.csv", [*rows[:at], row, *rows[at:]])
+    after = evaluated(tmp_path, 15, **shares, **options)
+    assert moved(before, after) <= {(row[0], LABELS.index(row[1]))}
+
+
+def test_what_is_evaluated_of_a_file_is_exactly_the_number(tmp_path):
+    write(tmp_path / "train.csv", BASE)
+    write(tmp_path / "validation.csv", [(f"other {i}", "yes") for i in range(40)])
+    found = evaluated(tmp_path, 7, public_size=50)
+    assert (found["subset"].total(), found["rest"].total()) == (7, 33)
+    assert evaluated(tmp_path, 41)["rest"].total() == 0
 
 
 @pytest.mark.parametrize("where", ["train", "validation", "test", "public"])
