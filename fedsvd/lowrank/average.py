@@ -69,10 +69,13 @@ def _vector(members: Sequence[Tensor]) -> Tensor:
     """
     first, last = members[0], members[-1]
     size = first.numel() * first.element_size()
-    in_a_row = all(
-        t.is_contiguous() and t.data_ptr() == first.data_ptr() + k * size
-        for k, t in enumerate(members)
-    ) and first.untyped_storage().data_ptr() == last.untyped_storage().data_ptr()
+    in_a_row = (
+        all(
+            t.is_contiguous() and t.data_ptr() == first.data_ptr() + k * size
+            for k, t in enumerate(members)
+        )
+        and first.untyped_storage().data_ptr() == last.untyped_storage().data_ptr()
+    )
     if in_a_row:
         return first.as_strided((len(members) * first.numel(),), (1,))
     return torch.cat([t.reshape(-1) for t in members])
