@@ -9,6 +9,7 @@ import csv
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Context, Message, MetricRecord, RecordDict
@@ -113,6 +114,17 @@ def ratio(title: str, ones: dict[int, object], repeats: int) -> None:
     for kind, found in (("clock", wall), ("processor", cpu)):
         many, few = (statistics.quantiles(found[n], n=4)[0] for n in (MANY, FEW))
         print(f"{title}, {kind}: {1e3 * many:.1f} ms / {1e3 * few:.1f} ms = {many / few:.3f}")
+
+
+def idle_rounds(folder: Path) -> list[Callable[[], None]]:
+    """Return what runs a whole round without training, for many and for few clients."""
+    (folder / "texts").mkdir()
+    texts, ones = texts_in(folder / "texts"), []
+    for clients in (MANY, FEW):
+        run = prepared(texts, clients)
+        run.grid = InlineGrid(idle_app(), clients)
+        ones.append(whole_round(run, folder / str(clients)))
+    return ones
 
 
 def main() -> None:
