@@ -15,8 +15,11 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def compose(overrides: list[str]) -> DictConfig:
-    """Return the configuration that `python -m fedsvd.run` would compose from the overrides."""
+def compose(overrides: list[str], *, hydra: bool = False) -> DictConfig:
+    """Return the configuration that `python -m fedsvd.run` would compose from the overrides.
+
+    With `hydra` Hydra's own part is in it. Raises InputError.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
@@ -24,7 +27,7 @@ def compose(overrides: list[str]) -> DictConfig:
 
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return hydra_compose("config", overrides)
+            return hydra_compose("config", overrides, return_hydra_config=hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error)) from error
 

@@ -40,7 +40,7 @@ def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = 
         from fedsvd.engines.cluster import check_engine  # Ray is slow to import
 
         check_engine(settings.engine)
-    worker = get_worker(settings)
+    worker = get_worker(settings, anew=True)
     if worker.left_out:
         complain(
             f"warning: adapter.targets: no adapter on {', '.join(worker.left_out)}, which gets no "

@@ -93,10 +93,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def clean(value: Any) -> Any:
     """Return `value` with NaN and infinities, which JSON lacks, as None."""
+    if isinstance(value, float):  # most of what there is
+        return value if abs(value) < float("inf") else None
     if isinstance(value, Mapping):
         return {str(k): clean(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [clean(v) for v in value]
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
     return value

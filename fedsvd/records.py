@@ -2,6 +2,7 @@
 
 import functools
 import io
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -36,20 +37,55 @@ def to_record(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     packed = {}
     for names in alike.values():
         members = [tensors[name].detach() for name in names]
-        value = torch.stack(members) if len(members) > 1 else members[0].contiguous()
-        packed[SEPARATOR.join(names)] = encode(value.cpu().numpy())
+        if members[0].device.type != "cpu":  # one transfer for all
+            members = list(torch.stack(members).cpu())
+        values = [member.numpy() for member in members]
+        shape = values[0].shape if len(values) == 1 else (len(values), *values[0].shape)
+        packed[SEPARATOR.join(names)] = _encode(values, shape)
     return ArrayRecord(packed)
 
 
 def from_record(
     record: Mapping[str, Array], device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
-    """Return a record's tensors by name on `device`; inverse of `to_record` but for their order."""
+    """Return a record's tensors by name on `device`; inverse of `to_record` but for their order.
+
+    They are copies, which whoever asks may change.
+    """
     found: dict[str, Tensor] = {}
     for key, array in record.items():
-        # A copy: arrays decoded from bytes are read-only, and torch warns about those.
         found.update(_members(key, torch.from_numpy(decode(array).copy()).to(device)))
     return found
+
+
+def views(record: Mapping[str, Array], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Return what `from_record` does, without a copy where `device` is the processor.
+
+    The tensors are the record's own bytes: for those who only read, as a strategy does.
+    """
+    found: dict[str, Tensor] = {}
+    for key, array in record.items():
+        found.update(_members(key, torch.from_numpy(decode(array)).to(device)))
+    return found
+
+
+def part_of(
+    record: ArrayRecord, tensors: Mapping[str, Tensor], more: Mapping[str, Tensor]
+) -> ArrayRecord:
+    """Return what `to_record` makes of `tensors`, which a record holds, and of `more`.
+
+    Arrays of which all is wanted are the record's own: their bytes are not written anew.
+    """
+    if not more:
+        wanted = {key: [n in tensors for n in key.split(SEPARATOR)] for key in record}
+        if all(all(found) or not any(found) for found in wanted.values()):
+            return ArrayRecord({key: record[key] for key, found in wanted.items() if any(found)})
+    return to_record({**tensors, **more})
+
+
+with warnings.catch_warnings():  # torch warns of the first read-only array of a process
+    warnings.simplefilter("ignore")
+    torch.from_numpy(np.frombuffer(b"0", np.uint8))
 
 
 def _members(key: str, value: Any) -> Iterable[tuple[str, Any]]:
@@ -57,6 +93,8 @@ def _members(key: str, value: Any) -> Iterable[tuple[str, Any]]:
     names = key.split(SEPARATOR)
     if len(names) == 1:
         return [(key, value)]
+    if isinstance(value, Tensor):
+        value = value.unbind()  # iterating over a tensor takes several times as long
     return zip(names, value, strict=True)
 
 
@@ -65,10 +103,16 @@ def encode(value: np.ndarray) -> Array:
 
     Writing and parsing that header costs more than moving a factor's bytes.
     """
+    return _encode([value], value.shape)
+
+
+def _encode(members: Sequence[np.ndarray], shape: tuple[int, ...]) -> Array:
+    """Return the array of a shape whose values are those of the members, one after the other."""
+    dtype = members[0].dtype
     # One copy, of the bytes; an array of size 0 has no view of its bytes.
-    values = np.ascontiguousarray(value).data.cast("B") if value.size else b""
-    data = b"".join((_header(value.dtype.str, value.shape), values))
-    return Array(dtype=str(value.dtype), shape=value.shape, stype=STYPE, data=data)
+    values = [np.ascontiguousarray(m).data.cast("B") for m in members if m.size]
+    data = b"".join((_header(dtype.str, shape), *values))
+    return Array(dtype=str(dtype), shape=shape, stype=STYPE, data=data)
 
 
 def decode(array: Array) -> np.ndarray:
@@ -186,7 +230,8 @@ def fault(
     if ARRAYS not in message.content.array_records:
         return "sent no arrays"
     try:
-        found = {n: v for k, a in arrays_of(message).items() for n, v in _members(k, decode(a))}
+        arrays = {key: decode(array) for key, array in arrays_of(message).items()}
+        found = {n: v for key, array in arrays.items() for n, v in _members(key, array)}
     except Exception as error:  # whatever a client makes the readers stumble over
         return f"sent arrays that cannot be read ({type(error).__name__})"
     if set(found) != set(sent):
@@ -198,8 +243,9 @@ def fault(
             return f"{name!r} has shape {value.shape}, not {tuple(expected.shape)}"
         if str(value.dtype) != str(expected.dtype).removeprefix("torch."):
             return f"{name!r} has dtype {value.dtype}"
-        if not finite(value):
-            return f"{name!r} is not finite"
+    if not all(finite(array) for array in arrays.values()):  # many small looks would take longer
+        name = next(name for name, value in found.items() if not finite(value))
+        return f"{name!r} is not finite"
     if METRICS not in message.content.metric_records:
         return "sent no metrics"
     weight = metrics_of(message).get(WEIGHT)

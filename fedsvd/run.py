@@ -67,6 +67,12 @@ def _main(arguments: list[str]) -> int:
 
         say(listing(config_folder()))
         return 0
+    asks = [a for a in arguments if a in ("--help", "-h")]
+    if asks and "--hydra-help" not in arguments:
+        from fedsvd.helping import help_text
+
+        say(help_text(config_folder(), [a for a in arguments if not a.startswith("-")]))
+        return 0
     run_hydra(with_run_folder(arguments), _job)
     return 0
 

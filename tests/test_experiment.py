@@ -153,7 +153,7 @@ def test_adapter_and_classifier_give_the_runs_outputs(chosen, tmp_path):
     state = read_checkpoint(tmp_path / "x" / "checkpoints" / "last.safetensors")
     worker.model.write(state)
     rows = [int(r) for r in worker.task.test[:8]]
-    expected = worker.logits(rows)
+    expected = worker.outputs(rows)
 
     batch = worker.tokens.batch(rows)
     plain = load_backbone(settings.model)

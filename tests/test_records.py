@@ -1,9 +1,21 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord
 
-from fedsvd.records import decode, encode, finite, from_record, record_bytes, to_record
+from fedsvd.records import (
+    decode,
+    encode,
+    finite,
+    from_record,
+    part_of,
+    record_bytes,
+    to_record,
+    views,
+)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
@@ -55,6 +67,46 @@ def test_tensors_that_share_a_shape_but_not_a_dtype_stay_apart():
     tensors = {"a": torch.ones(2), "b": torch.ones(2, dtype=torch.float64)}
     back = from_record(to_record(tensors))
     assert {n: t.dtype for n, t in back.items()} == {n: t.dtype for n, t in tensors.items()}
+
+
+def some_tensors():
+    named = {f"l{i}.{k}": torch.randn(2, 3) for i in range(3) for k in "AB"}
+    return {**named, "head": torch.randn(4), "l0.W": torch.zeros(0, 3)}
+
+
+def test_views_are_the_same_tensors_in_the_bytes_of_the_record():
+    record = to_record(some_tensors())
+    copies, seen = from_record(record), views(record)
+    assert list(seen) == list(copies)
+    for name, value in copies.items():
+        assert torch.equal(seen[name], value)
+        assert seen[name].dtype == value.dtype
+        of = next(array for key, array in record.items() if name in key.split(","))
+        begin = np.frombuffer(of.data, np.uint8).ctypes.data
+        if value.numel():
+            assert begin < seen[name].data_ptr() < begin + len(of.data)
+            assert not begin <= value.data_ptr() < begin + len(of.data)
+
+
+def test_views_warn_of_nothing():
+    code = (
+        "import warnings, torch; from fedsvd.records import to_record, views; "
+        "warnings.simplefilter('error'); views(to_record({'a': torch.ones(2)}))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)  # torch warns once a process
+
+
+@pytest.mark.parametrize("wanted", ["A", "B", "AB", "ABW", "head", ""])
+def test_part_of_a_record_is_what_would_be_written_anew(wanted):
+    tensors = some_tensors()
+    record = to_record(tensors)
+    held = views(record)
+    chosen = {n: t for n, t in held.items() if n in wanted or (n[-1] in wanted and "." in n)}
+    for more in ({}, {"memory.m": torch.ones(2, 3)}):
+        found, expected = part_of(record, chosen, more), to_record({**chosen, **more})
+        assert {k: a.data for k, a in found.items()} == {k: a.data for k, a in expected.items()}
+    whole = part_of(record, held, {})
+    assert all(whole[key].data is array.data for key, array in record.items())
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])

@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
+from experiments.suite.plan import settings_of as composed
 from experiments.suite.records import best, edges, read, record
-from experiments.suite.room import table as room
-from experiments.suite.tables import table
+from experiments.suite.tables import searched, table
 from fedsvd import run
-from fedsvd.config import from_config
 from fedsvd.strategies.build import build_strategy
 from fedsvd.strategies.pairs import check_pair
 from fedsvd.strategies.use import check_use
@@ -23,9 +20,7 @@ CELL = Cell("squad_pairs", "bert_tiny", "natural", "frozen", "1", "fedsvd")
 
 
 def settings_of(trial: Trial) -> Any:
-    with initialize_config_dir(str(run.config_folder()), version_base="1.3"):
-        config = compose("config", overrides(SUITE, trial))
-    settings = from_config(OmegaConf.to_container(config, resolve=True))
+    settings = composed(overrides(SUITE, trial))
     strategy = build_strategy(settings.strategy)
     check_use(settings, strategy)
     check_pair(settings, strategy, run.config_folder())
@@ -44,7 +39,7 @@ def test_every_method_composes_in_every_setting(method: str) -> None:
         clip = settings.privacy.clip_norm if private else settings.training.clip_norm
         assert clip == trial.clip
         assert (settings.privacy.epsilon if private else "none") == (
-            float(cell.budget) if private else "none"
+            {"paper": 1.0}.get(cell.budget) or float(cell.budget) if private else "none"
         )
 
 
@@ -78,6 +73,7 @@ def made(
 ) -> None:
     folder = file.parent / "run"
     folder.mkdir(exist_ok=True)
+    found |= {"epsilon_target": 1.0} if found else {}
     (folder / "summary.json").write_text(json.dumps(found))
     curve = [{"round": n, "accuracy": a} for n, a in ((0, 0.5), (6, 0.55), (24, 0.6))]
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, curve)))
@@ -95,8 +91,8 @@ def test_the_best_of_the_search_is_reported_against_the_baseline(tmp_path: Path)
     made(file, mine, "search", 8, 1, 100)
     runs = read(file)
     assert best(runs, CELL) == (2, 0.1)  # of equal ones the smaller
-    assert edges(SUITE, (2, 0.1)) == []
-    assert edges(SUITE, (32, 0.1)) == ["lr"]
+    assert edges(SUITE, CELL, (2, 0.1)) == []
+    assert edges(SUITE, CELL, (32, 0.1)) == ["lr"]
     assert runs[Trial(mine, "search", 8, 1, 100).key]["failed"] == "error: it failed"
     for seed in (0, 1, 2):
         gain = 0.1 * seed
@@ -114,15 +110,34 @@ def test_the_best_of_the_search_is_reported_against_the_baseline(tmp_path: Path)
     assert row[8:] == ["+0.1000 ± 0.2484", "0.990", "1"]
 
 
-def test_room_is_what_lora_gains_over_the_head_alone(tmp_path: Path) -> None:
-    file = tmp_path / "room.jsonl"
-    lines = [
-        {"task": "vader", "model": "bert_tiny", "what": what, "lr": lr, "steps": 9,
-         "accuracy": accuracy, "majority": 0.4}
-        for what, lr, accuracy in (
-            ("head", 1e-2, 0.5), ("head", 1e-3, 0.55), ("lora", 5e-3, 0.65), ("lora", 1e-3, 0.6)
-        )
-    ]  # fmt: skip
-    file.write_text("\n".join(map(json.dumps, lines)))
-    (row,) = room(file, ["bert_tiny"], ["vader", "squad_pairs"])[2:]
-    assert row == "| bert_tiny | vader | 0.400 | 0.550 | 0.650 | - | - | +0.100, yes |"
+def test_what_a_shared_rate_would_report(tmp_path: Path) -> None:
+    file, mine = tmp_path / "r.jsonl", Cell(*CELL.name.split("/")[:5], "ffa")
+    for clip, lr, accuracy in ((0.1, 2, 0.6), (0.5, 2, 0.7), (0.1, 8, 0.65)):
+        made(file, CELL, "search", lr, clip, 100, accuracy=accuracy, test_accuracy=None)
+    made(file, mine, "search", 2, 0.1, 100, accuracy=0.62, test_accuracy=None)
+    made(file, mine, "report", 8, 0.1, 0, accuracy=0.9, test_accuracy=0.9)
+    assert list(searched(SUITE, read(file), [CELL, mine])) == [
+        "",
+        "**squad_pairs, bert_tiny, natural, frozen, epsilon 1**",
+        "",
+        "| method | lr 0.5 | lr 2 | lr 8 | lr 32 |",
+        "|---|---|---|---|---|",
+        "| fedsvd | - | 0.7000 | 0.6500 | - |",
+        "| ffa | - | 0.6200 | - | - |",
+    ]
+
+
+def test_an_epsilon_above_the_target_is_marked(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    made(file, CELL, "search", 2, 0.1, 100, accuracy=0.6, test_accuracy=None)
+    for seed, spent in ((0, 0.9), (1, 1.4)):
+        made(file, CELL, "report", 2, 0.1, seed, accuracy=0.6, test_accuracy=0.5,
+             epsilon_max=spent)  # fmt: skip
+        cells_of = list(table(SUITE, read(file), [CELL]))[-1].split("|")
+        assert cells_of[-3].strip() == ("0.900", "1.400 (above)")[seed]
+
+
+def test_adamw_has_a_grid_of_its_own() -> None:
+    adamw = Cell(*CELL.name.split("/")[:5], "fedsvd_adamw")
+    assert {t.lr for t in grid(SUITE, adamw)} == set(SUITE["search"]["lr_adamw"])
+    assert {t.lr for t in grid(SUITE, CELL)} == set(SUITE["search"]["lr"])

@@ -1,7 +1,8 @@
 """python -m experiments.suite STAGE --tasks T --models M [--budgets ...]: the benchmark's runs.
 
 Stages: search (every method on the one grid, on seeds that are not reported), report (each method at
-what its search chose, on the reported seeds; the test part is read once a run), table (print).
+what its search chose, on the reported seeds; the test part is read once a run), table (print),
+rates (print what the search found at every rate).
 What is recorded in --results is not made again. JOBS at a time (default 2), one thread each.
 --seeds N takes the first N reported seeds. Without a choice of names, all of suite.yaml's are meant.
 """
@@ -14,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.each import forked, restarted
-from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
+from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides, settings_of
 from experiments.suite.records import best, read, record
-from experiments.suite.tables import table
+from experiments.suite.tables import searched, table
 
 HERE = Path(__file__).parent
 GROUPS = ("tasks", "models", "clients", "heads", "budgets", "methods")
@@ -29,7 +30,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stage", choices=("search", "report", "table"))
+    parser.add_argument("stage", choices=("search", "report", "table", "rates"))
     for group in GROUPS:
         parser.add_argument(f"--{group}", nargs="+", metavar="NAME")
     parser.add_argument("--seeds", type=int, help="of the reported ones, the first so many")
@@ -42,8 +43,9 @@ def main() -> int:
         chosen = list(cells(suite, **{g: getattr(given, g) for g in GROUPS}))
     except KeyError as error:
         parser.error(str(error.args[0]))
-    if given.stage == "table":
-        for line in table(suite, read(given.results), chosen):
+    if given.stage in ("table", "rates"):
+        lines = table if given.stage == "table" else searched
+        for line in lines(suite, read(given.results), chosen):
             print(line)
         return 0
     return make(suite, given, chosen)
@@ -90,18 +92,11 @@ def make(suite: dict, given: argparse.Namespace, chosen: list[Cell]) -> int:
 
 def warm(told: list[str]) -> None:
     """Read and tokenise the data of a run in this process, for all that are forked from it."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
     from fedsvd.client.worker import read_ahead
-    from fedsvd.config import from_config
     from fedsvd.errors import InputError
-    from fedsvd.run import config_folder
 
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        composed = OmegaConf.to_container(compose("config", told), resolve=True)
     with contextlib.suppress(InputError):  # the run itself says so
-        read_ahead(from_config(composed))
+        read_ahead(settings_of(told))
 
 
 if __name__ == "__main__":

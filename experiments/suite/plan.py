@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any, final
 
 import yaml
+from omegaconf import OmegaConf
+
+from fedsvd.composing import compose
+from fedsvd.config import from_config
+from fedsvd.settings import Settings
 
 FILE = Path(__file__).with_name("suite.yaml")
 CLIP = {"none": "training.clip_norm"}  # of the others: of each example
@@ -78,8 +83,19 @@ def _fits(cell: Cell, pattern: dict[str, str]) -> bool:
 def grid(suite: dict[str, Any], cell: Cell) -> Iterator[Trial]:
     """Yield the runs of the search of a cell."""
     given = suite["search"]
-    for seed, clip, lr in product(given["seeds"], given["clip"], given["lr"]):
+    for seed, clip, lr in product(given["seeds"], given["clip"], rates(suite, cell)):
         yield Trial(cell, "search", lr, clip, seed)
+
+
+def rates(suite: dict[str, Any], cell: Cell) -> list[float]:
+    """Return the rates of a cell's search: one grid for all of SGD, one for all of AdamW."""
+    adamw = "training.optimizer=adamw" in suite["methods"][cell.method]
+    return [float(lr) for lr in suite["search"]["lr_adamw" if adamw else "lr"]]
+
+
+def settings_of(told: list[str]) -> Settings:
+    """Return the settings of a command line. Raises InputError."""
+    return from_config(OmegaConf.to_container(compose(told), resolve=True))
 
 
 def overrides(suite: dict[str, Any], trial: Trial) -> list[str]:

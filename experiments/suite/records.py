@@ -8,10 +8,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.suite.plan import Cell, Trial
+from experiments.suite.plan import Cell, Trial, rates
 
 AXES = ("task", "model", "clients", "head", "budget", "method")
-KEYS = ("accuracy", "test_accuracy", "epsilon_max", "epsilon_target", "state_digest", "seconds")
+KEYS = (
+    "accuracy", "test_accuracy", "loss", "epsilon_max", "epsilon_target", "accounting",
+    "state_digest", "seconds",
+)  # fmt: skip
 
 
 def record(file: Path, trial: Trial, run: Path, status: int) -> None:
@@ -66,11 +69,11 @@ def best(runs: dict[tuple[Any, ...], dict[str, Any]], cell: Cell) -> tuple[float
     return min(left, key=lambda c: (-left[c], c)) if left else None
 
 
-def edges(suite: dict[str, Any], choice: tuple[float, float]) -> Sequence[str]:
+def edges(suite: dict[str, Any], cell: Cell, choice: tuple[float, float]) -> Sequence[str]:
     """Return which of "lr" and "clip" was chosen at an end of its grid: the best may lie beyond."""
     found = []
-    for name, value in zip(("lr", "clip"), choice, strict=True):
-        values = [float(v) for v in suite["search"][name]]
+    grids = {"lr": rates(suite, cell), "clip": [float(v) for v in suite["search"]["clip"]]}
+    for (name, values), value in zip(grids.items(), choice, strict=True):
         if len(values) > 2 and value in (min(values), max(values)):
             found.append(name)
     return found

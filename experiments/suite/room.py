@@ -4,7 +4,8 @@ Without privacy and without clients, on the whole training part: the most freque
 alone, LoRA (rank 8 on query and value, with the head), all weights, and all weights from a random
 start. Each is trained with AdamW at the rates of the grid and the best on validation is shown; the
 test part is not looked at. A task has room if LoRA is at least 10 points above the head alone.
-Recorded in --results, a JSON line each; what is there is not made again.
+Recorded in --results, a JSON line each; what is there is not made again. The table is of runs of
+--steps alone, of the rates that were run; --table prints it and trains nothing.
 """
 
 import argparse
@@ -27,7 +28,7 @@ ADAPTER = {"lora": "lora"}
 ROOM = 0.10
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.suite.room",
@@ -38,28 +39,40 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=["bert_tiny"], metavar="NAME")
     parser.add_argument("--steps", type=int, default=600, help="of 128 examples (default: 600)")
     parser.add_argument("--results", type=Path, default=HERE / "room.jsonl", metavar="FILE")
-    given = parser.parse_args()
+    parser.add_argument("--table", action="store_true", help="print what is recorded, and end")
+    given = parser.parse_args(arguments)
     suite = load()
-    places = list(product(given.models, given.tasks or suite["tasks"]))
-    for what, (model, task) in product(RATES, places):
-        for lr in RATES[what]:
-            key = {"task": task, "model": model, "what": what, "lr": lr, "steps": given.steps}
-            if not _held(given.results, key):
-                found = train(suite, key)
-                with given.results.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(key | found) + "\n")
-    print("\n".join(table(given.results, given.models, given.tasks or list(suite["tasks"]))))
+    tasks = given.tasks or list(suite["tasks"])
+    for group, names in (("tasks", tasks), ("models", given.models)):
+        for name in names:
+            if name not in suite[group]:
+                parser.error(f"{group}: {name!r} is not in suite.yaml; {', '.join(suite[group])}")
+    if not given.table:
+        make(suite, given.results, given.models, tasks, given.steps)
+    print("\n".join(table(given.results, given.models, tasks, given.steps)))
     return 0
+
+
+def make(
+    suite: dict[str, Any], results: Path, models: Sequence[str], tasks: Sequence[str], steps: int
+) -> None:
+    """Train and record what is not recorded yet, kind by kind over all models and tasks."""
+    for what, model, task in product(RATES, models, tasks):
+        for lr in RATES[what]:
+            key = {"task": task, "model": model, "what": what, "lr": lr, "steps": steps}
+            if not _held(results, key):
+                found = train(suite, key)
+                with results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(key | found) + "\n")
 
 
 def train(suite: dict[str, Any], key: dict[str, Any]) -> dict[str, float]:
     """Train one model and return its validation accuracy and that of the most frequent label."""
-    from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
     from fedsvd.client.worker import build_worker
+    from fedsvd.composing import compose
     from fedsvd.config import from_config
-    from fedsvd.run import config_folder
 
     told = [
         *suite["tasks"][key["task"]], *suite["models"][key["model"]]["overrides"],
@@ -67,9 +80,7 @@ def train(suite: dict[str, Any], key: dict[str, Any]) -> dict[str, float]:
         "model.head_init=zeros", "training.precision=fp32", "training.cache=off",
         f"adapter={ADAPTER.get(key['what'], 'none')}", f"engine.threads={torch.get_num_threads()}",
     ]  # fmt: skip
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        composed = OmegaConf.to_container(compose("config", told), resolve=True)
-    worker = build_worker(from_config(composed))
+    worker = build_worker(from_config(OmegaConf.to_container(compose(told), resolve=True)))
     parameters = list(worker.model.trainable().values())
     if key["what"] in ("full", "random"):
         backbone = worker.model.backbone
@@ -118,15 +129,17 @@ def _held(results: Path, key: dict[str, Any]) -> bool:
     return any(key.items() <= line.items() for line in _lines(results))
 
 
-def table(results: Path, models: Sequence[str], tasks: Sequence[str]) -> list[str]:
-    """Return the lines of the table: the best rate of each kind of training."""
+def table(results: Path, models: Sequence[str], tasks: Sequence[str], steps: int) -> list[str]:
+    """Return the lines of the table: the best rate of each kind of training of so many steps."""
     out = [
         "| model | task | majority | head | LoRA | all weights | random start | room |",
         "|---" * 8 + "|",
     ]
+    lines = _lines(results)
     for model in models:
         for task in tasks:
-            runs = [x for x in _lines(results) if (x["model"], x["task"]) == (model, task)]
+            place = {"model": model, "task": task, "steps": steps}.items()
+            runs = [x for x in lines if place <= x.items()]
             best = {
                 w: max((x["accuracy"] for x in runs if x["what"] == w), default=None) for w in RATES
             }

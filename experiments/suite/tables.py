@@ -1,9 +1,11 @@
 """Tables of the suite: each method at its own rate and clip, and the difference to the baseline."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 from typing import Any
 
-from experiments.suite.plan import Cell
+from experiments.suite.plan import Cell, rates
 from experiments.suite.records import best, edges
 from fedsvd.results.compare import estimate, shown
 
@@ -45,7 +47,7 @@ def _row(
     found: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]],
 ) -> str:  # fmt: skip
     good = {s: line for s, line in found.items() if "failed" not in line}
-    ends = edges(suite, choice)
+    ends = edges(suite, cell, choice)
     cells = [
         f"{v:g}{'*' if n in ends else ''}" for n, v in zip(("lr", "clip"), choice, strict=True)
     ]
@@ -58,10 +60,47 @@ def _row(
         cells.append(
             "-" if cell.method == suite["baseline"] else shown(estimate(apart), signed=True)
         )
-    spent = [line["epsilon_max"] for line in good.values() if line["epsilon_max"] is not None]
-    cells.append(f"{max(spent):.3f}" if spent else "-")
+    cells.append(_spent(list(good.values())))
     cells.append(str(len(found) - len(good)))
     return f"| {cell.method} | {' | '.join(cells)} |"
+
+
+def _spent(lines: Sequence[dict[str, Any]]) -> str:
+    """Return the largest epsilon that a client spent, with a mark if it is above the target."""
+    private = [line for line in lines if line["epsilon_max"] is not None]
+    above = any(line["epsilon_max"] > line["epsilon_target"] for line in private)
+    spent = max((line["epsilon_max"] for line in private), default=None)
+    return "-" if spent is None else f"{spent:.3f}{' (above)' if above else ''}"
+
+
+def searched(suite: dict[str, Any], runs: Runs, cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield what the search found: the mean validation accuracy of every rate, at its best clip.
+
+    A column is what a study with one rate for all methods would report.
+    """
+    last = None
+    for cell in cells:
+        grid = rates(suite, cell)
+        setting = (cell.task, cell.model, cell.clients, cell.head, cell.budget, *grid)
+        found = {lr: _at(runs, cell, lr) for lr in grid}
+        if not any(found.values()):
+            continue
+        if setting != last:
+            yield from ("", f"**{', '.join(map(str, setting[:4]))}, epsilon {cell.budget}**", "")
+            yield f"| method | {' | '.join(f'lr {lr:g}' for lr in grid)} |"
+            yield "|---" * (len(grid) + 1) + "|"
+            last = setting
+        scores = [found[lr] for lr in grid]
+        yield f"| {cell.method} | {' | '.join('-' if s is None else f'{s:.4f}' for s in scores)} |"
+
+
+def _at(runs: Runs, cell: Cell, lr: float) -> float | None:
+    """Return the best mean accuracy over the clips at a rate, None if nothing is recorded."""
+    scores: dict[float, list[float]] = defaultdict(list)
+    for key, line in runs.items():
+        if key[:3] == (cell, "search", lr) and line.get("accuracy") is not None:
+            scores[key[3]].append(line["accuracy"])
+    return max(map(fmean, scores.values()), default=None)
 
 
 def _apart(round: str) -> float:

@@ -9,11 +9,10 @@ from torch import nn
 from fedsvd.adapters.base import Parametrisation, Site
 from fedsvd.adapters.gradient import gradient_triplets
 from fedsvd.adapters.lora_xs import SmallCore
-from fedsvd.errors import InputError, one_of, wrong
+from fedsvd.errors import one_of, wrong
 from fedsvd.lowrank import LowRank
 
 STEPS = ("gradient", "sign")
-SOURCES = ("public", "private")
 
 
 @final
@@ -28,26 +27,18 @@ class LoraSB(Parametrisation):
     steps, and s = 1.
 
     The official code takes G from the first training examples, without noise. Here it is the mean
-    gradient of public texts with labels. `source` "private" would be a noised release of the
-    clients' gradients that the ledger pays for; it is refused, as no round makes such a release.
+    gradient of public texts with labels: one of clients' examples would be a release that the
+    ledger has to pay for, and no round makes it.
     """
 
     tensors: ClassVar[tuple[str, ...]] = ("R",)
     needs_gradients = True
 
-    def __init__(self, step: str = "gradient", rate: float = 1e-3, source: str = "public") -> None:
+    def __init__(self, step: str = "gradient", rate: float = 1e-3) -> None:
         if step not in STEPS:
             raise one_of("adapter.step", step, STEPS)
         if not rate >= 0:
             raise wrong("adapter.rate", rate, "at least 0")
-        if source not in SOURCES:
-            raise one_of("adapter.source", source, SOURCES)
-        if source == "private":
-            raise InputError(
-                "adapter.source: 'private' is not possible: a start from clients' gradients must be "
-                "released with noise and paid for in the ledger, and no round does that; use "
-                "'public', with data.public or data.label_texts"
-            )
         self.step, self.rate = step, rate
         self.preserves = rate == 0
 

@@ -11,6 +11,7 @@ from fedsvd.adapters.linear import FactorLinear
 from fedsvd.adapters.triplets import leading
 from fedsvd.errors import one_of, wrong
 from fedsvd.lowrank import LowRank
+from fedsvd.lowrank.subspace import orthonormal_columns
 
 STARTS = ("svd", "vectors", "orthonormal")
 
@@ -43,7 +44,7 @@ class LoraXS(Parametrisation):
         """Return the layer with its fixed factors and R."""
         r, W = site.rank, site.weight
         if self.start == "orthonormal":
-            A, B = (_orthonormal(d, r, site.generator) for d in (W.shape[1], W.shape[0]))
+            A, B = (orthonormal_columns(d, r, site.generator) for d in (W.shape[1], W.shape[0]))
             A = A.mT
         else:
             B, S, A = leading(W, r)
@@ -78,9 +79,3 @@ class SmallCore(Adapted):
     def change(self) -> LowRank:
         """Return (R A, B)."""
         return LowRank(self.core.weight @ self.A, self.B)
-
-
-def _orthonormal(size: int, count: int, generator: torch.Generator) -> Tensor:
-    """Return (size, count) orthonormal columns, uniformly distributed, float64."""
-    Q, R = torch.linalg.qr(torch.randn(size, count, generator=generator, dtype=torch.float64))
-    return Q * R.diagonal().sign()

@@ -1,5 +1,6 @@
-"""Room for many small tensors: memory up to a budget, then files that have no name."""
+"""Room for many small tensors: memory up to a budget, then files that have no name, or none."""
 
+import errno
 import mmap
 import os
 import tempfile
@@ -16,31 +17,37 @@ ALIGNED = 64  # bytes
 class Arena:
     """Keeps copies of CPU tensors for as long as it lives; nothing is ever taken out.
 
-    Files are mapped into memory, in the folder for temporary files (`TMPDIR`), and are removed from
-    it as soon as they are open: whatever ends the process, nothing stays.
+    Without `on_disk` there is no more room than the budget. Files are mapped into memory, in the
+    folder for temporary files (`TMPDIR`), and are removed from it as soon as they are open: whatever
+    ends the process, nothing stays.
     """
 
-    def __init__(self, budget: int) -> None:
-        self.budget = budget  # bytes of memory
+    def __init__(self, budget: int, on_disk: bool = True) -> None:
+        self.budget, self.on_disk = budget, on_disk  # bytes of memory
         self.memory = self.files = 0  # bytes taken of each
         self._chunk = torch.empty(0, dtype=torch.uint8)
         self._at = 0
 
     def hold(self, value: Tensor) -> Tensor:
-        """Return a copy of the tensor that is kept here; OSError where a disk is full."""
+        """Return a copy of the tensor that is kept here; OSError where there is no room."""
         size = value.numel() * value.element_size()
         # What is made in inference mode could enter no step.
         with torch.inference_mode(False), torch.no_grad():
             if self._at + size > len(self._chunk):
-                self._chunk, self._at = self._new(max(CHUNK, size)), 0
+                self._chunk, self._at = self._new(size), 0
             held = self._chunk[self._at : self._at + size].view(value.dtype).view(value.shape)
             self._at += -(-size // ALIGNED) * ALIGNED
             return held.copy_(value)
 
-    def _new(self, size: int) -> Tensor:
+    def _new(self, least: int) -> Tensor:
+        size = max(CHUNK, least)
+        if not self.on_disk:
+            size = max(least, min(CHUNK, self.budget - self.memory))
         if self.memory + size <= self.budget:
             self.memory += size
             return torch.empty(size, dtype=torch.uint8)
+        if not self.on_disk:
+            raise OSError(errno.ENOMEM, f"{self.budget} bytes are full")
         with tempfile.TemporaryFile(prefix="fedsvd-") as file:
             _reserve(file.fileno(), size)
             mapped = mmap.mmap(file.fileno(), size)

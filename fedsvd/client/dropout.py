@@ -61,10 +61,8 @@ def keys_of_step(tokens: Tokens, seed: int | None, *keys: int | str) -> KeyOf:
 
 def digest(tokens: Tokens, row: int) -> str:
     """Return a digest of an example: its tokens and its label."""
-    sha = hashlib.sha256(str(int(tokens.labels[row])).encode())
-    for name, column in tokens.columns.items():
-        sha.update(f"|{name}|".encode() + column[row].numpy().tobytes())
-    return sha.hexdigest()
+    label = str(int(tokens.labels[row])).encode()
+    return hashlib.sha256(label + tokens.spelled(row)).hexdigest()
 
 
 @contextmanager

@@ -38,16 +38,19 @@ class Store:
 _stores: dict[tuple[object, ...], Store] = {}
 
 
-def store_for(key: tuple[object, ...], budget: int) -> Store:
+def store_for(key: tuple[object, ...], budget: int, on_disk: bool) -> Store:
     """Return the process's store for a key, which says all but the tokens; any other is given up.
 
     So trials one after another in a process, on the same weights, find what the first has made.
     """
+    key = (*key, on_disk)
     if key not in _stores:
         _stores.clear()
-        _stores[key] = Store(Arena(budget))
-    _stores[key].arena.budget = budget
-    return _stores[key]
+        _stores[key] = Store(Arena(budget, on_disk))
+    store = _stores[key]
+    store.full = store.full and budget <= store.arena.budget
+    store.arena.budget = budget
+    return store
 
 
 @final
@@ -64,7 +67,8 @@ class Kept:
 
     def apart(self) -> "Kept":
         """Return one that keeps nothing yet, and nothing for long."""
-        return Kept(self.model, self.device, Store(Arena(self.store.arena.budget)), self.trains)
+        room = self.store.arena
+        return Kept(self.model, self.device, Store(Arena(room.budget, room.on_disk)), self.trains)
 
     def entering(self, tokens: Tokens, rows: Sequence[int]) -> Tensor:
         """Return the hidden states (n, t, d) of the rows, zero at padding, on the model's device."""
@@ -88,9 +92,10 @@ class Kept:
                 states = self.store.held[key] = self.store.arena.hold(states)
             except OSError as error:
                 self.store.full = True
+                disk = " or in the folder for temporary files (TMPDIR)"
                 complain(
-                    f"warning: training.cache: {error.strerror}; what finds no room in memory or in "
-                    "the folder for temporary files (TMPDIR) is computed whenever it is needed"
+                    f"warning: training.cache: {error.strerror}; what finds no room in memory"
+                    f"{disk if self.store.arena.on_disk else ''} is computed whenever it is needed"
                 )
         return states
 
@@ -105,22 +110,21 @@ class Kept:
 
 
 def _digest(tokens: Tokens, row: int, precision: str) -> bytes:
-    sha = hashlib.blake2b(precision.encode(), digest_size=16)
-    for name, column in tokens.columns.items():
-        sha.update(f"|{name}|".encode() + column[row].numpy().tobytes())
-    return sha.digest()
+    told = precision.encode() + tokens.spelled(row)
+    return hashlib.blake2b(told, digest_size=16).digest()
 
 
 def keep(
     model: Model, asked: Tokens, device: torch.device, weights: str, budget: int | None,
-    dropout: float,
+    dropout: float, on_disk: bool = True,
 ) -> tuple[Kept | None, str]:  # fmt: skip
     """Return what keeps hidden states for the model, or None, and a phrase for the screen.
 
     None without a word if the lowest block is adapted, or `budget` is None (bytes of memory). If some
     blocks are below, the model is run on random texts `asked`, from what is kept and as a whole; if
     the two differ, it is left as it was, and the phrase says why. `weights` is a digest of the plain
-    backbone's, "" if unknown; `dropout` is what is dropped within it in training.
+    backbone's, "" if unknown; `dropout` is what is dropped within it in training. Without `on_disk`
+    what finds no room in memory is computed again.
     """
     paths = {m: n for n, m in model.backbone.named_modules()}
     layers = [paths[layer] for layer in model.layers.values()]
@@ -139,8 +143,10 @@ def keep(
         isinstance(m, nn.Dropout) and m.p > 0 for m in model.backbone.modules() if m not in above
     )
     dtype = next(model.backbone.parameters()).dtype
-    key = (weights, str(device), torch.get_num_threads(), dtype, blocks.path, start)
-    store = store_for(key, budget) if weights else Store(Arena(budget))
+    # Two models can have the same weights and another number of heads or another activation.
+    form = {k: v for k, v in model.backbone.config.to_dict().items() if k != "_name_or_path"}  # type: ignore[operator, union-attr]
+    key = (weights, repr(form), str(device), torch.get_num_threads(), dtype, blocks.path, start)
+    store = store_for(key, budget, on_disk) if weights else Store(Arena(budget, on_disk))
     kept = Kept(model, device, store, trains=not drops)
     model.lower = Lower(list(blocks.modules), start)
     why = _fault(kept.apart(), asked)

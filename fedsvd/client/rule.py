@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -65,7 +65,7 @@ class LocalRule:
 
     def to_config(self) -> dict[str, bool | float | str]:
         """Return the entries of a round's message that tell the clients."""
-        return {PREFIX + name: value for name, value in asdict(self).items()}
+        return {PREFIX + f.name: getattr(self, f.name) for f in fields(self)}
 
     def kinds(self, step: int, trains: tuple[str, ...]) -> tuple[str, ...]:
         """Return which of `trains` do so in a step (from 1)."""

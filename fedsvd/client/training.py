@@ -24,7 +24,7 @@ from fedsvd.errors import InputError
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
 from fedsvd.models.base import Model
-from fedsvd.privacy.dpsgd import StepReport, dp_step, make_optimizer, poisson_sample
+from fedsvd.privacy.dpsgd import UNFINISHED, StepReport, dp_step, make_optimizer, poisson_sample
 from fedsvd.randomness import Purpose, attempt_key, numpy_stream, scoped_dropout
 from fedsvd.settings import TrainingSettings
 
@@ -59,10 +59,12 @@ def train_locally(
     system. So do dropout masks under privacy, an example's own in every step. The optimiser is made
     anew and the model is mended after whatever ended an earlier client's training, so nothing but
     `state` is carried from client to client.
-    `reports` receives each step as it is taken, so that a caller knows them after a failure.
+    `reports` receives each step as it is taken, under privacy by example before its noise is drawn,
+    so that after a failure a caller knows of all that may have been released.
     `rule` is what the strategy asks beside.
     A further `attempt` at a round has streams of its own: what was released before is not the same.
-    Raises RefusedState for a state that no honest run reaches, under privacy by example.
+    Raises RefusedState where a step would begin from a state that no honest run reaches, under
+    privacy by example.
     """
     if worker.use.kinds is None:
         worker.use.kinds = worker.trains
@@ -80,8 +82,9 @@ def _train(
 ) -> LocalResult:  # fmt: skip
     settings, plan = worker.settings, worker.plan.clients[client]
     training, rows = settings.training, worker.parts[client]
+    limits = None
     if worker.plan.per_example:
-        refuse(worker.model.layers, worker.initial, state)
+        limits = refuse(worker.model.layers, worker.initial, state)
     worker.model.write(state)
     named = worker.model.trainable()
     parameters = list(named.values())
@@ -129,6 +132,8 @@ def _train(
         private.coordinates = tangent
         private.attach_step_hook(lambda _: finish())
     reports = [] if reports is None else reports
+    if private is not None:
+        private.before_noise = partial(reports.append, UNFINISHED)
     attacks = settings.attack.name == NAME_OF_LABELS and client in settings.attack.clients
     losses = partial(worker.losses, flipped=attacks)
     trains = worker.trains
@@ -137,6 +142,8 @@ def _train(
     # Under privacy by example all that is drawn belongs to an example: see fedsvd.client.dropout.
     with scoped_dropout(settings.seed, round, client, worker.device):
         for step in range(1, training.local_steps + 1):
+            if limits is not None and step > 1:
+                limits.hold(named)
             worker.narrow(rule.kinds(step, trains))
             drawn = [int(rows[i]) for i in poisson_sample(len(rows), plan.sample_rate, sampler)]
             groups = list(worker.tokens.microbatches(drawn, training.microbatch_tokens))
@@ -144,7 +151,9 @@ def _train(
                 seed = None if worker.plan.secure_noise else settings.seed
                 key = keys_of_step(worker.tokens, seed, *keys, step)
                 own = own_losses(losses, key, worker.device, drops, private.gradients == "loop")
-                reports.append(dp_step(private, groups, own))
+                spent = len(reports)
+                taken = dp_step(private, groups, own)
+                reports[spent:] = [taken]  # in the place of what was entered before the noise
             else:
                 clip = training.clip_norm
                 batch = plan.expected_batch

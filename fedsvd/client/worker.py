@@ -1,6 +1,6 @@
 """What a process keeps to serve clients: built once, used for every client and round."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from fedsvd.client.texts import only_usable
 from fedsvd.client.use import Use
 from fedsvd.data.natural import natural
 from fedsvd.data.partition import partition
+from fedsvd.data.sources import files_now
 from fedsvd.data.splits import subset
 from fedsvd.data.task import Holder, Task, load_task
 from fedsvd.data.tokens import Tokens
@@ -72,6 +73,7 @@ class Worker:
     use: Use = field(default_factory=Use)
     kept: Kept | None = None
     blocks: str = ""
+    files: Hashable | None = None  # of the data, as they were before they were read
 
     @property
     def objective(self) -> Objective:
@@ -168,9 +170,15 @@ class Worker:
 _built: dict[str, Worker] = {}
 
 
-def get_worker(settings: Settings) -> Worker:
-    """Return this process's worker for the settings, building it on first use."""
+def get_worker(settings: Settings, anew: bool = False) -> Worker:
+    """Return this process's worker for the settings, building it on first use.
+
+    With `anew`, as a run begins, one that was built for an earlier run is given up if the files of
+    its data have changed: a row that was taken out must not train on.
+    """
     key = settings.key()
+    if anew and key in _built and _built[key].files != files_now(settings.data):
+        _built.clear()
     if key not in _built:
         _built.clear()  # one model a process
         _built[key] = build_worker(settings)
@@ -201,6 +209,7 @@ def build_worker(settings: Settings) -> Worker:
     trains = factors_of(settings)
     if settings.partition.name != "own":
         check_inputs(settings)
+    files = files_now(settings.data)
     task, parts = deal(settings)
     # How many rows a node holds is known to nobody else, and nothing may depend on it.
     own = settings.partition.name == "own"
@@ -229,7 +238,7 @@ def build_worker(settings: Settings) -> Worker:
     hooks = Hooks(model) if by_hooks else None
     worker = Worker(
         settings, task, tokens, parts, plan, device, precision, tokenizer, model, hooks,
-        locate(settings.model).origin, left_out, weights,
+        locate(settings.model).origin, left_out, weights, files=files,
     )  # fmt: skip
     finish(worker)
     return worker
@@ -243,9 +252,11 @@ def finish(worker: Worker) -> None:
         settings.model.name, model.backbone, worker.tokens, longest, worker.task.classes,
         worker.objective,
     )  # fmt: skip
+    # Hidden states of a node's private texts are written nowhere.
+    on_disk = settings.partition.name != "own"
     worker.kept, worker.blocks = keep(
         model, asked, worker.device, worker.weights, settings.training.cache_bytes,
-        settings.model.dropout,
+        settings.model.dropout, on_disk,
     )  # fmt: skip
     if worker.plan.per_example:
         settle(worker)

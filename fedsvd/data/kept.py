@@ -30,10 +30,12 @@ class Kept(Generic[T]):
         return self._values[key]
 
 
-def signature(path: Path) -> tuple[tuple[str, int, int], ...] | None:
-    """Return name, size and time of change of a file, or of all files in a folder, at any depth.
+def signature(path: Path) -> tuple[tuple[str, int, int, int, int], ...] | None:
+    """Return of a file, or of all files in a folder at any depth, what changes when they do.
 
-    None if they cannot be looked at: what was read there must not be kept.
+    That is name, size, the times of change of content and of all about it, which a copy that keeps
+    times does not set, and which file it is. None if they cannot be looked at: what was read there
+    must not be kept.
     """
     try:
         files: Iterable[Path] = [path]
@@ -42,7 +44,7 @@ def signature(path: Path) -> tuple[tuple[str, int, int], ...] | None:
         stats = [(str(file), file.stat()) for file in files]
     except OSError:
         return None
-    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+    return tuple((n, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for n, s in stats)
 
 
 def digest_of(texts: Iterable[tuple[str, ...]]) -> bytes:

@@ -43,15 +43,20 @@ def read_tables(settings: DataSettings) -> Tables:
     return _kept.get(_key(settings), lambda: _read(settings))
 
 
-def _key(settings: DataSettings) -> Hashable | None:
-    """Return what the tables of local files follow from; None for those of the hub."""
+def files_now(settings: DataSettings) -> Hashable | None:
+    """Return what tells one state of a task's local files from another; None for the hub's."""
     place = None
     if settings.path is not None:
         place = Path(settings.path).expanduser()
     elif settings.package is not None and settings.file is not None:
         place = package_file(settings.package, settings.file)
-    found = signature(place) if place is not None and place.exists() else None
-    return None if not found else (repr(settings), found)
+    return (signature(place) or None) if place is not None and place.exists() else None
+
+
+def _key(settings: DataSettings) -> Hashable | None:
+    """Return what the tables of local files follow from; None for those of the hub."""
+    found = files_now(settings)
+    return None if found is None else (repr(settings), found)
 
 
 def _read(settings: DataSettings) -> Tables:

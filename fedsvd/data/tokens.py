@@ -61,6 +61,12 @@ class Tokens:
             none = torch.tensor([not bool(c[1:].any()) for c in self.counted], dtype=torch.bool)
         return sorted({*torch.nonzero(none).flatten().tolist(), *self.faults})
 
+    def spelled(self, row: int) -> bytes:
+        """Return a row's tokens as bytes that no other tokens have, for digests of an example."""
+        return b"".join(
+            f"|{n}|".encode() + c[row].numpy().tobytes() for n, c in self.columns.items()
+        )
+
     def batch(self, rows: Sequence[int], device: torch.device | str = "cpu") -> Batch:
         """Return the padded batch of the given rows, in their order."""
         fill = {"input_ids": self.pad_id, "token_type_ids": 0}

@@ -24,8 +24,9 @@ class Engine(Grid, ABC):
 
     def __init__(self, clients: int) -> None:
         claim_identity()
-        # None where clients keep their contexts themselves.
-        self._contexts: list[Context] | None = [new_context(k, clients) for k in range(clients)]
+        self._clients = clients
+        # Of clients that were asked for; None where clients keep their contexts themselves.
+        self._contexts: dict[int, Context] | None = {}
         self._invited: Sequence[int] = range(clients)
         self._replies: dict[str, Message] = {}
         self._run = Run.create_empty(RUN_ID)
@@ -39,13 +40,16 @@ class Engine(Grid, ABC):
 
     def states(self) -> dict[int, RecordDict]:
         """Return what each client keeps in its context; only those that keep anything."""
-        return {k: c.state for k, c in enumerate(self._contexts or []) if len(c.state)}
+        if self._contexts is None:
+            return {}
+        # A context without state is like a new one: of many clients only those that keep anything
+        # are looked at in every round.
+        self._contexts = {k: c for k, c in sorted(self._contexts.items()) if len(c.state)}
+        return {k: c.state for k, c in self._contexts.items()}
 
     def restore(self, states: Mapping[int, RecordDict]) -> None:
         """Give clients what they kept, as `states` returned it; IndexError for an unknown one."""
         for client, state in states.items() if self._contexts is not None else ():
-            if client < 0:
-                raise IndexError(f"there is no client {client}")
             self.context(client).state = state
 
     @property
@@ -54,8 +58,12 @@ class Engine(Grid, ABC):
         return self._contexts is not None
 
     def context(self, client: int) -> Context:
-        """Return a client's context; only where this process holds it."""
+        """Return a client's context, where this process holds it; IndexError for an unknown one."""
         assert self._contexts is not None
+        if client not in self._contexts:
+            if not 0 <= client < self._clients:
+                raise IndexError(f"there is no client {client}")
+            self._contexts[client] = new_context(client, self._clients)
         return self._contexts[client]
 
     def invite(self, clients: Sequence[int]) -> None:

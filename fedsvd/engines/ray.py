@@ -54,7 +54,6 @@ class RayGrid(Engine):
         self._proven: set[Any] = set()  # workers that have answered
         self._pace: dict[str, float] = {}  # kind of message: seconds of a client's work
         self._make_app, self._costs, self._settings = make_app, costs, settings
-        self._clients = clients
         self._for_clients, self._for_workers = Notice(), Notice()
         self._started = connect(settings.address)
         self._room = room_for(settings)

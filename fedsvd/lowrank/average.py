@@ -8,6 +8,8 @@ from torch import Tensor
 from fedsvd.lowrank.grassmann import SUBSPACES, mean_subspaces
 from fedsvd.lowrank.pair import AdapterState
 
+CACHED = 2**16  # numbers that a thread's share of a cache holds
+
 
 def average(
     states: Sequence[AdapterState], weights: Sequence[float], into: AdapterState | None = None
@@ -32,25 +34,51 @@ def average(
     base = into or states[0]
     named, start = [state.tensors() for state in states], base.tensors()
     means: dict[str, Tensor] = {}
-    for dtype in {t.dtype for t in named[0].values()}:
-        like = {
-            n: t
-            for n, t in named[0].items()
-            if t.dtype == dtype and n != SUBSPACES and not _untouched(n, start, named)
-        }
-        if not like:
-            continue
-        # One long vector a state: many small sums would cost more than their bytes.
-        parts = [t.reshape(-1) for t in like.values()]
-        mean = torch.zeros(sum(map(len, parts)), dtype=torch.float64, device=parts[0].device)
-        for tensors, weight in zip(named, weights, strict=True):
-            mean.add_(torch.cat([tensors[n].reshape(-1) for n in like]), alpha=weight / total)
-        split = mean.to(dtype).split([len(p) for p in parts])
-        means.update({n: p.view(like[n].shape) for n, p in zip(like, split, strict=True)})
+    alike: dict[tuple[torch.Size, torch.dtype], list[str]] = {}
+    for name, t in named[0].items():
+        if name != SUBSPACES and not _untouched(name, start, named):
+            alike.setdefault((t.shape, t.dtype), []).append(name)
+    shares = [weight / total for weight in weights]
+    for (shape, _), names in alike.items():
+        mean = _mean([_vector([tensors[n] for n in names]) for tensors in named], shares)
+        means.update(zip(names, mean.view(len(names), *shape).unbind(), strict=True))
     if SUBSPACES in named[0] and not _untouched(SUBSPACES, start, named):
         bases = [tensors[SUBSPACES] for tensors in named]
         means[SUBSPACES] = mean_subspaces(bases, weights, start[SUBSPACES])
     return base.update(means)
+
+
+def _mean(vectors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    """Return the sum of shares times vectors (n,), added up in float64, in their dtype."""
+    like, n = vectors[0], len(vectors[0])
+    # In pieces that stay in a processor's cache: fresh memory for all costs more than the sums.
+    step = CACHED * torch.get_num_threads() if like.device.type == "cpu" else max(n, 1)
+    mean, sums = torch.empty_like(like), like.new_empty(min(n, step), dtype=torch.float64)
+    for begin in range(0, n, step):
+        piece = sums[: n - begin].zero_()
+        for vector, share in zip(vectors, shares, strict=True):
+            piece.add_(vector[begin : begin + step], alpha=share)
+        mean[begin : begin + step] = piece
+    return mean
+
+
+def _vector(members: Sequence[Tensor]) -> Tensor:
+    """Return tensors of one shape as one long vector: a view where they lie in a row in memory.
+
+    So do those of a client's message.
+    """
+    first, last = members[0], members[-1]
+    size = first.numel() * first.element_size()
+    in_a_row = (
+        all(
+            t.is_contiguous() and t.data_ptr() == first.data_ptr() + k * size
+            for k, t in enumerate(members)
+        )
+        and first.untyped_storage().data_ptr() == last.untyped_storage().data_ptr()
+    )
+    if in_a_row:
+        return first.as_strided((len(members) * first.numel(),), (1,))
+    return torch.cat([t.reshape(-1) for t in members])
 
 
 def _untouched(

@@ -90,10 +90,9 @@ class AdapterState:
         """
         had = self.tensors()
         for name in tensors:
-            added = kind_of(name) == "memory" or (
-                kind_of(name) == "W" and name[:-2] in self.factors
-            )
-            if name not in had and not added:
+            if name in had or kind_of(name) == "memory":
+                continue
+            if kind_of(name) != "W" or name[:-2] not in self.factors:
                 raise KeyError(f"no tensor named {name!r} in this state")
         return AdapterState.from_tensors({**had, **tensors}, self.round)
 
@@ -113,11 +112,11 @@ class AdapterState:
 
 MEMORY = "memory."
 KINDS = ("A", "B", "extra", "W", "memory")
+SUFFIXES = {".A": "A", ".B": "B", ".W": "W"}
 
 
 def kind_of(name: str) -> str:
     """Return which of `KINDS` a tensor is, by its name."""
     if name.startswith(MEMORY):
         return "memory"
-    suffix = name[-2:]
-    return suffix[1] if suffix in (".A", ".B", ".W") else "extra"
+    return SUFFIXES.get(name[-2:], "extra")

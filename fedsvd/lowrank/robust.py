@@ -1,6 +1,4 @@
-"""Robust means of clients: geometric median, density-power SVD, robust PCA. All in float64."""
-
-import math
+"""Robust means of clients: geometric median, density-power SVD. All in float64."""
 
 import torch
 from torch import Tensor
@@ -61,58 +59,34 @@ def rank_one(
     residual = X - a[:, None]
     every = p.expand_as(X).reshape(-1)
     sigma2 = (1.4826 * weighted_median(residual.abs().reshape(-1), every)) ** 2
-    floor = 1e-24 * (p * X.square()).sum() / len(a)
+    floor = 1e-24 * (X.square().sum(0) @ p) / len(a)
     correction = alpha / (1 + alpha) ** 1.5
+    # p multiplies sums over the clients, not entries, and the three matrices are written over: at
+    # the size of a large model the time goes into new memory otherwise.
+    error, w, product = residual.square_(), torch.empty_like(X), torch.empty_like(X)
     for _ in range(steps):
         sigma2 = sigma2.clamp_min(floor)
-        w = p * torch.exp(-alpha * (X - a[:, None] * b).square() / (2 * sigma2))
-        before = a[:, None] * b
-        a = (w * X) @ b / (w @ b.square()).clamp_min(1e-300)
-        b = (w * X).mT @ a / (w.mT @ a.square()).clamp_min(1e-300)
-        error = (X - a[:, None] * b).square()
-        w = p * torch.exp(-alpha * error / (2 * sigma2))
-        left = w.sum() - len(a) * correction
-        sigma2 = (w * error).sum() / left if left > 0 else sigma2
+        rate = float(-alpha / (2 * sigma2))
+        torch.mul(error, rate, out=w).exp_()
+        torch.mul(w, X, out=product)
+        old_a, old_b = a, b
+        a = product @ (p * b) / (w @ (p * b.square())).clamp_min(1e-300)
+        b = product.mT @ a / (w.mT @ a.square()).clamp_min(1e-300)
+        torch.addr(X, a, b, alpha=-1, out=error).square_()
+        torch.mul(error, rate, out=w).exp_()
+        left = w.sum(0) @ p - len(a) * correction
+        weighted = torch.mul(w, error, out=product).sum(0) @ p
+        sigma2 = weighted / left if left > 0 else sigma2
         # Weighted too, so that a client in two halves ends the iteration at the same step.
-        change = (p * (a[:, None] * b - before).square()).sum()
-        if change <= tolerance**2 * (p * before.square()).sum():
+        change, size = _moved(a, b, old_a, old_b, p), (old_a @ old_a) * (p @ old_b.square())
+        if change <= tolerance**2 * size:
             break
     return a, b
 
 
-def robust_pca(M: Tensor, tolerance: float = 1e-5, steps: int = 1000) -> tuple[Tensor, Tensor]:
-    """Return L of low rank and sparse S with L + S = M, for (P, K) matrices of few columns.
-
-    Principal component pursuit, min ||L||_* + ||S||_1 / sqrt(max(P, K)) (Candes, Li, Ma, Wright, JACM
-    2011), by the augmented Lagrangian method of Lin, Chen, Ma (arXiv 1009.5055), until neither
-    M - L - S nor the change of L exceeds tolerance ||M||; S is then what L leaves of M. The penalty
-    grows by 10 % a step, and the objective ends within 1e-5 of its minimum: their 50 % is faster, but
-    ends far from it for dense updates.
-    """
-    size = M.norm()
-    if size == 0:
-        return M.clone(), torch.zeros_like(M)
-    weight = 1 / math.sqrt(max(M.shape))
-    mu = 1.25 / torch.linalg.matrix_norm(M.mT @ M, 2).sqrt()
-    L, S, Y = torch.zeros_like(M), torch.zeros_like(M), torch.zeros_like(M)
-    for _ in range(steps):
-        before = L
-        L = _shrink_singular(M - S + Y / mu, 1 / mu)
-        rest = M - L + Y / mu
-        S = rest.sign() * (rest.abs() - weight / mu).clamp_min(0)
-        gap = M - L - S
-        Y = Y + mu * gap
-        mu = mu * 1.1
-        if torch.maximum(gap.norm(), (L - before).norm()) <= tolerance * size:
-            break
-    return L, M - L
-
-
-def _shrink_singular(X: Tensor, by: Tensor) -> Tensor:
-    """Return X with its singular values reduced by `by`, at least to 0, by its K x K Gram matrix.
-
-    With few columns that takes a fraction of the time of an SVD of X.
-    """
-    e, V = torch.linalg.eigh(X.mT @ X)
-    s = e.clamp_min(0).sqrt()
-    return X @ ((V * ((s - by).clamp_min(0) / s.clamp_min(1e-300))) @ V.mT)
+def _moved(a: Tensor, b: Tensor, old_a: Tensor, old_b: Tensor, p: Tensor) -> Tensor:
+    """Return sum_ik p_k (a_i b_k - old_a_i old_b_k)^2, without a difference of large numbers."""
+    # a b^T - a' b'^T = (a - a') b^T + a' (b - b')^T
+    da, db = a - old_a, b - old_b
+    cross = 2 * (da @ old_a) * ((p * b) @ db)
+    return (da @ da) * (p @ b.square()) + cross + (old_a @ old_a) * (p @ db.square())

@@ -45,9 +45,33 @@ def minimal_points(X: Tensor, apart: Tensor, p: Tensor) -> Tensor:
     is at X_ki.
     """
     found = torch.zeros(X.shape[:2], dtype=torch.bool, device=X.device)
+    possible = _may_be_minimal(X, apart, p)
     for k in range(len(X)):
-        there = apart[:, k].mT == 0  # (K, n)
-        pull = (X - X[k]) * (p[:, None] / torch.where(there, torch.inf, apart[:, k].mT))[..., None]
+        rows = possible[:, k].nonzero().squeeze(-1)
+        if not len(rows):
+            continue
+        there = apart[rows, k].mT == 0  # (K, n)
+        pull = (X[:, rows] - X[k, rows]) * _over(p, apart[rows, k]).mT[..., None]
         # Half of the weight on either side of an interval is a tie; rounding must not decide it.
-        found[k] = pull.sum(0).norm(dim=-1) < (p[:, None] * there).sum(0) * (1 - 1e-9)
+        least = (p[:, None] * there).sum(0) * (1 - 1e-9)
+        found[k, rows] = pull.sum(0).norm(dim=-1) < least
     return found
+
+
+def _may_be_minimal(X: Tensor, apart: Tensor, p: Tensor) -> Tensor:
+    """Return (n, K) False where X_ki is surely none of the `minimal_points`.
+
+    The sums of unit vectors by one product for all, whose rounding grows with the points' size over
+    their distances: within that, nothing is ruled out.
+    """
+    rows, w = X.transpose(0, 1), _over(p, apart)
+    total = w.sum(-1)
+    pull = (w @ rows - rows * total[..., None]).norm(dim=-1)
+    size = X.abs().amax((0, 2))[:, None] * (len(X) * X.shape[-1])
+    there = ((apart == 0) * p).sum(-1)
+    return pull <= there + 1e-6 + 1e-14 * size * total
+
+
+def _over(p: Tensor, apart: Tensor) -> Tensor:
+    """Return p over the distances along the last axis, 0 where a distance is."""
+    return p / torch.where(apart == 0, torch.inf, apart)

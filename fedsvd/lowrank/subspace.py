@@ -22,6 +22,12 @@ def fresh_rows(kept: Tensor, count: int, generator: Generator) -> Tensor:
     return G
 
 
+def orthonormal_columns(size: int, count: int, generator: Generator) -> Tensor:
+    """Return (size, count) orthonormal columns, uniformly distributed, float64."""
+    Q, R = torch.linalg.qr(torch.randn(size, count, generator=generator, dtype=torch.float64))
+    return Q * R.diagonal().sign()
+
+
 def rows_from(listed: Tensor, kept: Tensor, count: int, generator: Generator) -> Tensor:
     """Return `count` orthonormal rows, orthogonal to the orthonormal rows `kept` (k, d), float64.
 

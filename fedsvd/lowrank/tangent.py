@@ -25,6 +25,7 @@ from torch import Tensor
 from fedsvd.lowrank.align import align, rotation
 from fedsvd.lowrank.pair import LowRank
 from fedsvd.lowrank.refactor import refactorise_pairs
+from fedsvd.lowrank.stack import weighted_sum
 
 # Of the largest singular value: what is below counts as 0. PRISM's code cuts Gram matrices at 1e-6.
 CUT = 1e-3
@@ -106,22 +107,20 @@ def retract(moved: Mapping[str, LowRank], reference: Mapping[str, LowRank]) -> d
     The factors are balanced, A A^T = B^T B, and of all that are they are the nearest to the
     reference's (orthogonal Procrustes), in its dtype. `moved` may have any ranks: it is stacked.
     """
-    best = {
-        name: refactorise_pairs({name: pair}, reference[name].rank, "balanced", torch.float64)[name]
-        for name, pair in moved.items()
-    }
+    best = {}
+    for rank in {reference[name].rank: None for name in moved}:  # in the order of the layers
+        alike = {name: pair for name, pair in moved.items() if reference[name].rank == rank}
+        best |= refactorise_pairs(alike, rank, "balanced", torch.float64)
     near = align(best, {name: reference[name] for name in best}, rotation)
     dtypes = {name: reference[name].A.dtype for name in near}
-    return {n: LowRank(p.A.to(dtypes[n]), p.B.to(dtypes[n])) for n, p in near.items()}
+    return {n: LowRank(near[n].A.to(dtypes[n]), near[n].B.to(dtypes[n])) for n in moved}
 
 
 def stepped(pair: LowRank, dA: Tensor, dB: Tensor, keep: float = 1.0) -> LowRank:
     """Return `keep` B A + dB A + B dA as stacked factors, float64; dA (r, d_in), dB (d_out, r)."""
-    A, B = pair.A.double(), pair.B.double()
-    return LowRank(torch.cat([A, A, dA.double()]), torch.cat([keep * B, dB.double(), B], dim=1))
+    return weighted_sum([pair, LowRank(pair.A, dB), LowRank(dA, pair.B)], [keep, 1.0, 1.0])
 
 
 def along(pair: LowRank, at: Frame, S: Tensor, T: Tensor, keep: float = 1.0) -> LowRank:
     """Return `keep` B A + T V^T + U S as stacked factors, float64."""
-    A = torch.cat([pair.A.double(), at.V.mT, S.double()])
-    return LowRank(A, torch.cat([keep * pair.B.double(), T.double(), at.U], dim=1))
+    return weighted_sum([pair, LowRank(at.V.mT, T), LowRank(S, at.U)], [keep, 1.0, 1.0])

@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from fedsvd.adapters.linear import FactorLinear, let_gradient_hooks_fire
 from fedsvd.errors import InputError, wrong
 from fedsvd.lowrank.grassmann import orthonormalised
+from fedsvd.lowrank.subspace import orthonormal_columns
 from fedsvd.models.heads import set_head
 from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.threads import one_thread
@@ -48,7 +49,7 @@ def simplex_etf(features: int, classes: int, generator: Generator) -> Tensor:
     """
     if features < classes:
         raise wrong("model.head", "etf", f"used with at most {features} classes for this model")
-    P = _orthonormal(features, classes, generator)
+    P = orthonormal_columns(features, classes, generator)
     centre = torch.eye(classes, dtype=P.dtype) - 1 / classes
     return (math.sqrt(classes / max(classes - 1, 1)) * P @ centre).mT.contiguous()
 
@@ -62,7 +63,7 @@ def equiangular(features: int, classes: int, cosine: float, generator: Generator
     sqrt((K - d) / (d (K - 1))).
     """
     if classes <= features:
-        return _orthonormal(features, classes, generator).mT.contiguous()
+        return orthonormal_columns(features, classes, generator).mT.contiguous()
     vectors = torch.randn(classes, features, generator=generator, dtype=torch.float64)
     vectors = nn.functional.normalize(vectors, dim=1)
     target, eye = 0.98 * cosine, torch.eye(classes, dtype=torch.float64)
@@ -87,13 +88,10 @@ def subspaces(features: int, classes: int, dim: int, generator: Generator) -> Te
     if dim > features:
         raise wrong("model.head_dim", dim, f"at most {features}, the model's features")
     if classes * dim <= features:
-        return _orthonormal(features, classes * dim, generator).mT.reshape(classes, dim, features)
-    return torch.stack([_orthonormal(features, dim, generator).mT for _ in range(classes)])
-
-
-def _orthonormal(size: int, count: int, generator: Generator) -> Tensor:
-    Q, R = torch.linalg.qr(torch.randn(size, count, generator=generator, dtype=torch.float64))
-    return Q * R.diagonal().sign()
+        return orthonormal_columns(features, classes * dim, generator).mT.reshape(
+            classes, dim, features
+        )
+    return torch.stack([orthonormal_columns(features, dim, generator).mT for _ in range(classes)])
 
 
 @final

@@ -127,9 +127,12 @@ def train(message: Message, context: Context) -> Message:
     except Exception as error:  # looks at the message alone
         raise Refused(Refusal.UNUSABLE, f"{error or type(error).__name__}") from error
     if policy.privacy.unit == "example":
+        # With the rows as they are now: what its owner has taken out is in no later round.
         worker = _charged(policy, settings, holder, context, number)
         if worker.plan.clients[holder].examples:
             raise RuntimeError("the plan knows the number of rows")
+    else:
+        get_worker(settings, anew=True)
     reply = make_client_app(settings)(message, context)
     return released(reply, message, policy.privacy.diagnostics and settings.privacy.diagnostics)
 
@@ -159,7 +162,7 @@ def _charged(
         check_noise(policy, planned.noise_multiplier, planned.sample_rate)
     except Exception as error:  # no private data has been looked at
         raise Refused(Refusal.NOT_ALLOWED, f"{error or type(error).__name__}") from error
-    worker = get_worker(settings)
+    worker = get_worker(settings, anew=True)
     plan = replace(plan, gradients=worker.plan.gradients)  # decided on the model, without any row
     if worker.plan != plan or not (plan.per_example and plan.secure_noise):
         raise RuntimeError("the worker's plan is not the one that was checked")

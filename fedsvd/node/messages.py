@@ -79,7 +79,7 @@ def _check_rule(config: Mapping[str, Any]) -> None:
         _whole({f"local-{name}": asdict(rule)[name]}, f"local-{name}", 0, MOST_WHOLE)
     most = {
         "smoothing": MOST_SMOOTHING, "tail": 1.0, "probe": 1.0, "beta1": BELOW_ONE,
-        "beta2": BELOW_ONE,
+        "beta2": BELOW_ONE, "gamma": 1.0,
     }  # fmt: skip
     for name, value in asdict(rule).items():
         if name == "steps":

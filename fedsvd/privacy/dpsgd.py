@@ -15,8 +15,8 @@ from fedsvd.privacy.noise import noised
 from fedsvd.randomness import uniforms
 
 __all__ = [
-    "ClippingOptimizer", "StepReport", "attach_hooks", "dp_step", "gradients_alone",
-    "make_optimizer", "poisson_sample",
+    "UNFINISHED", "ClippingOptimizer", "StepReport", "attach_hooks", "dp_step",
+    "gradients_alone", "make_optimizer", "poisson_sample",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -33,6 +33,9 @@ class StepReport:
     examples: int
     loss: float
     norms: Tensor
+
+
+UNFINISHED = StepReport(0, float("nan"), torch.zeros(0))  # of a step that is noised and goes on
 
 
 def poisson_sample(examples: int, rate: float, generator: np.random.Generator | None) -> list[int]:
@@ -52,7 +55,8 @@ class ClippingOptimizer(DPOptimizer):
     in a `dp_step`: "hooks" or "loop". `alone`, if there is one, gives the micro-batch's per-example
     gradients from each example alone. `coordinates`, if there is one, maps lists of per-example
     gradients (n, *shape) to such of what is clipped, noised and left in `grad` in their place; it may
-    depend on the parameters and on nothing else, and on each example alone.
+    depend on the parameters and on nothing else, and on each example alone. `before_noise` is called
+    before a step's noise is drawn: whatever comes of the step then, it is a release.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class ClippingOptimizer(DPOptimizer):
         self.norms = torch.zeros(0)
         self.alone: Callable[[], list[Tensor]] | None = None
         self.coordinates: Callable[[list[Tensor]], list[Tensor]] | None = None
+        self.before_noise: Callable[[], None] = _nothing
 
     def clip_and_accumulate(self) -> None:
         """Add the micro-batch's sum of clipped gradients to every parameter's `summed_grad`.
@@ -82,10 +87,15 @@ class ClippingOptimizer(DPOptimizer):
 
     def add_noise(self) -> None:
         """Put the noised sum into every parameter's `grad`."""
+        self.before_noise()
         std = self.noise_multiplier * self.max_grad_norm
         found = noised([p.summed_grad for p in self.params], std, self.generator)
         for p, value in zip(self.params, found, strict=True):
             p.grad = value.view_as(p)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def make_optimizer(

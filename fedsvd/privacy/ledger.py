@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedsvd.privacy.accounting import CLOSED_FORM, Cost, Event, cost
@@ -21,6 +21,20 @@ class Spent:
     aggregated: bool = False  # whether the reply went into the round's mean
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What follows from a client's events: their cost, and the client's part of `as_dict`.
+
+    `notes` are lines on the figures that another accountant had to give.
+    """
+
+    plan: PrivacyPlan
+    events: list[Spent]
+    cost: Cost | None
+    told: dict[str, Any]
+    notes: list[str]
+
+
 @dataclass
 class Ledger:
     """Every client's events, and the epsilon that they compose to.
@@ -33,6 +47,7 @@ class Ledger:
     plan: PrivacyPlan
     events: dict[int, list[Spent]] = field(default_factory=dict)
     reserved: Mapping[int, int] = field(default_factory=dict)  # steps that may be charged yet
+    _known: dict[int, _Known] = field(default_factory=dict, repr=False, compare=False)
 
     def record(self, client: int, round: int, steps: int) -> None:
         """Enter `steps` steps that client took in `round` with its planned rate and noise."""
@@ -73,6 +88,11 @@ class Ledger:
         """Return what was spent, or will be after `further_steps` more; None without privacy."""
         if not self.plan.private:
             return None
+        if not further_steps:
+            return self._of(client).cost
+        return self._computed(client, further_steps)
+
+    def _computed(self, client: int, further_steps: int) -> Cost:
         assert self.plan.delta is not None
         assert self.plan.accountant is not None
         planned = self.plan.clients[client]
@@ -81,6 +101,36 @@ class Ledger:
         ]
         events.append((planned.noise_multiplier, planned.accounted_rate, further_steps))
         return cost(events, self.plan.delta, self.plan.accountant)
+
+    def _of(self, client: int) -> _Known:
+        """Return what follows from a client's events, computed anew only where there are others.
+
+        Of many registered clients a round changes a few.
+        """
+        events, held = self.events.get(client, []), self._known.get(client)
+        if held is not None and held.plan is self.plan and held.events == events:
+            return held
+        spent = self._computed(client, 0) if self.plan.private else None
+        told = {
+            **vars(self.plan.clients[client]),
+            "rounds": len(events),
+            "steps": self.steps(client),
+            "epsilon": None if spent is None else spent.epsilon,
+            "events": [dict(vars(e)) for e in events],
+        }
+        notes = self._stand_ins(client, spent)
+        self._known[client] = _Known(self.plan, list(events), spent, told, notes)
+        return self._known[client]
+
+    def _all(self) -> list[_Known]:
+        """Return `_of` every client; a look at each, as in every round there may be thousands."""
+        known, events, plan, none = self._known.get, self.events.get, self.plan, []  # type: ignore[var-annotated]
+        return [
+            held
+            if (held := known(k)) and held.plan is plan and held.events == events(k, none)
+            else self._of(k)
+            for k in range(len(plan.clients))
+        ]
 
     def epsilon(self, client: int) -> float | None:
         """Return the epsilon that the client has spent; None without privacy."""
@@ -104,11 +154,14 @@ class Ledger:
         after = self.cost(client, further)
         return after is not None and after.epsilon > self.plan.epsilon
 
+    def epsilons(self) -> list[float | None]:
+        """Return the epsilon that every client has spent; None without privacy."""
+        return [known.told["epsilon"] for known in self._all()]
+
     def epsilon_max(self) -> float | None:
         """Return the largest epsilon that any client has spent; None without privacy."""
-        spent = [self.epsilon(c.client) for c in self.plan.clients]
-        known = [e for e in spent if e is not None]
-        return max(known) if known else None
+        known = [e for e in self.epsilons() if e is not None] if self.plan.private else []
+        return max(known, default=None)
 
     def above_target(self) -> dict[int, float]:
         """Return what the clients have spent that are above the target, as recipes let them be."""
@@ -119,21 +172,15 @@ class Ledger:
         return {k: e for k, e in spent.items() if e > target}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plan, events and epsilon of every client as JSON-ready values."""
-        clients, notes = [], warnings_of(self.plan)
-        for planned in self.plan.clients:
-            spent = self.cost(planned.client)
-            clients.append(
-                {
-                    **asdict(planned),
-                    "rounds": len(self.events.get(planned.client, [])),
-                    "steps": self.steps(planned.client),
-                    "epsilon": None if spent is None else spent.epsilon,
-                    "events": [asdict(e) for e in self.events.get(planned.client, [])],
-                }
-            )
-            notes += self._stand_ins(planned.client, spent)
-        largest = self.epsilon_max()
+        """Return plan, events and epsilon of every client as JSON-ready values, not to be changed.
+
+        A client's are the same object as before where nothing was charged to it since.
+        """
+        known, notes = self._all(), warnings_of(self.plan)
+        for one in known:
+            notes += one.notes
+        spent = [one.cost.epsilon for one in known if one.cost is not None]
+        largest = max(spent, default=None)
         if largest is not None and not math.isfinite(largest):
             notes.append("an infinite epsilon: no accountant could bound it")
         above = self.above_target()
@@ -143,11 +190,11 @@ class Ledger:
                 f"{self.plan.epsilon:g}: privacy.accounting={self.plan.accounting} is no bound"
             )
         return {
-            **self.plan.as_dict(),
+            **replace(self.plan, clients=()).as_dict(),
             "epsilon_max": largest,
             "above_target": {str(k): e for k, e in above.items()},
             "notes": notes,
-            "clients": clients,
+            "clients": [one.told for one in known],
         }
 
     def _stand_ins(self, client: int, spent: Cost | None) -> list[str]:
@@ -173,7 +220,7 @@ class Ledger:
 
     def events_as_dict(self) -> dict[str, list[dict[str, Any]]]:
         """Return every client's events as JSON-ready values."""
-        return {str(k): [asdict(e) for e in events] for k, events in self.events.items()}
+        return {str(k): [dict(vars(e)) for e in events] for k, events in self.events.items()}
 
     def load_events(self, events: Mapping[Any, Sequence[Mapping[str, Any]]]) -> None:
         """Take over the events of `events_as_dict`; ValueError for a client that is not planned."""

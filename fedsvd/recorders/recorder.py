@@ -69,12 +69,13 @@ class FileRecorder(Recorder):
         self._folder, self._config, self._kept = folder, config, kept
         self._metrics = folder / "metrics.jsonl"
         self._start: Start | None = None
+        self._texts: dict[int, tuple[Mapping[str, Any], str]] = {}  # of clients in privacy.json
 
     def start(self, start: Start) -> None:
         """Write the resolved configuration and the privacy plan; cut off rounds to be done again."""
         self._start = start
         write_text(self._folder / "config.yaml", self._config)
-        write_json(self._folder / "privacy.json", start.ledger)
+        self._write(start.ledger)
         if self._kept is not None:
             write_bytes(self._metrics, self._metrics.read_bytes()[: self._kept])
         elif self._metrics.exists():  # of a run that stopped before its first checkpoint
@@ -83,17 +84,35 @@ class FileRecorder(Recorder):
     def round(self, record: RoundRecord) -> None:
         """Append the round's line and rewrite the ledger."""
         append_line(self._metrics, json.dumps(clean(record.metrics)))
-        write_json(self._folder / "privacy.json", record.ledger)
+        self._write(record.ledger)
 
     def halt(self, ledger: Mapping[str, Any]) -> None:
         """Rewrite the ledger."""
-        write_json(self._folder / "privacy.json", ledger)
+        self._write(ledger)
 
     def finish(self, summary: Summary) -> None:
         """Write the ledger, the report and, last, the summary."""
         from fedsvd.recorders.report import write_report  # Matplotlib is slow to import
 
         assert self._start is not None
-        write_json(self._folder / "privacy.json", summary.ledger)
+        self._write(summary.ledger)
         write_report(self._folder / "report.html", self._start, summary)
         write_json(self._folder / "summary.json", summary.values)
+
+    def _write(self, ledger: Mapping[str, Any]) -> None:
+        """Write privacy.json as `write_json` does; lines of unchanged clients are not made anew."""
+        whole = json.dumps(clean({**ledger, "clients": []}), indent=2)
+        known = self._texts.get
+        each = ",\n    ".join(
+            held[1] if (held := known(at)) and held[0] is told else self._text(at, told)
+            for at, told in enumerate(ledger["clients"])
+        )
+        # No text of JSON has this in it: its quotation marks would be escaped.
+        if each:
+            whole = whole.replace('"clients": []', f'"clients": [\n    {each}\n  ]', 1)
+        write_text(self._folder / "privacy.json", whole + "\n")
+
+    def _text(self, at: int, told: Mapping[str, Any]) -> str:
+        text = json.dumps(clean(told), indent=2).replace("\n", "\n    ")
+        self._texts[at] = (told, text)
+        return text

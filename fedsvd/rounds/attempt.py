@@ -237,9 +237,11 @@ def _tensors(run: Run, arrays: ArrayRecord) -> dict[str, Any]:
 def _train_metrics(run: Run, reports: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
     """Return means over clients of what they reported, and what the clients have spent."""
     losses = [r["loss"] for r in reports.values() if "loss" in r]
+    spent = run.ledger.epsilons()
+    known = [epsilon for epsilon in spent if epsilon is not None]
     return {
         "train_loss": float(np.mean(losses)) if losses else None,
         "reports": {str(k): report for k, report in reports.items()},
-        "epsilon": {str(c.client): run.ledger.epsilon(c.client) for c in run.ledger.plan.clients},
-        "epsilon_max": run.ledger.epsilon_max(),
+        "epsilon": {str(client): epsilon for client, epsilon in enumerate(spent)},
+        "epsilon_max": max(known, default=None),
     }

@@ -118,7 +118,7 @@ def summarise(run: Run) -> dict[str, Any]:
     metric, more = run.worker.objective.metric, run.worker.objective.metrics[1:]
     scored = [m for m in run.history if metric.name in m]
     last, best = scored[-1], max(scored, key=lambda m: score(metric, m) or 0.0)
-    published = published_figure(run)
+    published, final = published_figure(run), model_state(run)
     return {
         "strategy": settings.strategy.target,
         "adapter": settings.adapter.label,
@@ -161,8 +161,8 @@ def summarise(run: Run) -> dict[str, Any]:
         "device": str(run.worker.device),
         "attack": settings.attack.name,
         "state_digest": run.state.digest(),
-        "average_digest": None if run.average is None else model_state(run).digest(),
-        "singular_values": spectra(model_state(run)),
+        "average_digest": None if run.average is None else final.digest(),
+        "singular_values": spectra(final),
         "seconds": run.seconds(),
         "seconds_training": sum(m.get("train_seconds", 0.0) for m in run.history),
         "seconds_evaluating": sum(m.get("evaluate_seconds", 0.0) for m in run.history) + evaluating,

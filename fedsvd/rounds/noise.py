@@ -10,6 +10,7 @@ from typing import Any
 from flwr.app import Message
 
 from fedsvd import records
+from fedsvd.client.rule import LocalRule
 from fedsvd.client.training import learning_rate
 from fedsvd.factors import factors_of
 from fedsvd.privacy.client_level import ClientMechanism
@@ -50,12 +51,17 @@ def mean_variance(
 ) -> float | None:
     """Return the variance of every entry of the weighted mean of the replies.
 
-    Unit example: sum_k p_k^2 gain (sigma_k C / b_k)^2. Unit client: (sigma C / m)^2.
+    Unit example: sum_k p_k^2 gain (sigma_k C / b_k)^2, where every entry of every client takes plain
+    steps of SGD; None under any other local rule, which filters, scales, leaves out or pulls, and
+    where clients have ranks of their own. Unit client: (sigma C / m)^2, whatever the clients do.
     """
     settings, plan = run.settings, run.worker.plan
     if mechanism is not None:
         return (mechanism.update_noise * mechanism.clip_norm / mechanism.expected_clients) ** 2
     if not plan.per_example or settings.training.optimizer != "sgd":
+        return None
+    plain = isinstance(run.strategy, Strategy) and run.strategy.local == LocalRule()
+    if not plain or settings.clients.ranks is not None:
         return None
     weights = [float(records.metrics_of(r)[records.WEIGHT]) for r in good]  # type: ignore[arg-type]
     planned = [plan.clients[r.metadata.src_node_id] for r in good]

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from fedsvd.privacy.bounds import rounds_bound
 from fedsvd.randomness import Purpose, numpy_stream, uniforms
 from fedsvd.rounds.run import Run
 from fedsvd.rounds.volume import volume_sample
 from fedsvd.settings import ClientSettings
 
-__all__ = ["Draw", "all_spent", "draw", "may_take_part", "participants", "rounds_bound"]
+__all__ = ["Draw", "all_spent", "draw", "participants", "rounds_bound"]
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,15 @@ def participants(
     place stays empty.
     """
     rng = None if seed is None else numpy_stream(seed, Purpose.PARTICIPATION, round)
-    order = [int(k) for k in uniforms(clients.number, rng).argsort(kind="stable")]
+    shuffled = uniforms(clients.number, rng).argsort(kind="stable")
+    order: list[int] = shuffled.tolist()
     coins = uniforms(clients.number, rng)
     m = clients.per_round
     if clients.participation == "all":
         drawn = order
     elif clients.participation == "balanced":
-        drawn = sorted(order, key=lambda k: taken[k])[:m]
+        fewest = np.asarray(taken)[shuffled].argsort(kind="stable")
+        drawn = shuffled[fewest[:m]].tolist()
     elif clients.participation == "uniform":
         drawn = order[:m]
     elif clients.participation == "dpp":
@@ -66,12 +70,8 @@ def draw(run: Run, number: int) -> tuple[list[int], list[int]]:
     return [k for k in drawn.clients if k not in spent], sorted({*drawn.at_bound, *spent})
 
 
-def may_take_part(run: Run, client: int) -> bool:
-    """Return whether the client is below the bound on its rounds and within its budget."""
-    below = run.rounds_taken[client] < run.worker.plan.rounds_bound
-    return below and not run.ledger.would_exceed(client)
-
-
 def all_spent(run: Run) -> bool:
     """Return whether no client may take part in another round."""
-    return not any(may_take_part(run, k) for k in range(run.settings.clients.number))
+    bound = run.worker.plan.rounds_bound
+    below = (k for k, taken in enumerate(run.rounds_taken) if taken < bound)
+    return all(run.ledger.would_exceed(k) for k in below)

@@ -23,11 +23,12 @@ from fedsvd.records import (
     TRAINS,
     WEIGHT,
     arrays_of,
-    from_record,
     metrics_of,
+    part_of,
     to_record,
     travelling,
     usable,
+    views,
 )
 from fedsvd.strategies.server import ServerOptimizer
 
@@ -198,7 +199,8 @@ class Strategy(TrainsFactors, ABC):
         """Return the next global state.
 
         `state` is what the round began with, `state.round` the number of this round (from 1), and
-        `updates`, at least one, are in the order of client ids. Tensors are on the server's device.
+        `updates`, at least one, are in the order of client ids. Tensors are on the server's device,
+        and not to be changed: they may be the bytes of a message.
         """
 
     @final
@@ -206,7 +208,7 @@ class Strategy(TrainsFactors, ABC):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send each node of the grid what it cannot derive of the state in `arrays`."""
-        state = AdapterState.from_tensors(from_record(arrays, self.device), server_round)
+        state = AdapterState.from_tensors(views(arrays, self.device), server_round)
         self._state = state
         config["server-round"] = server_round
         config[TRAINS], config[KEEPS] = list(self.trains_in(server_round)), list(self.keeps)
@@ -215,7 +217,7 @@ class Strategy(TrainsFactors, ABC):
         if ranks:
             config[RANKED], config[RANKS] = list(ranks), list(ranks.values())
         sent = state.select(travelling(self.broadcasts, self.keeps))
-        wire = to_record({**sent, **self.tells(state)})
+        wire = part_of(arrays, sent, self.tells(state))
         content = RecordDict({ARRAYS: wire, CONFIG: config})
         return [
             Message(content=content, message_type=MessageType.TRAIN, dst_node_id=node)
@@ -242,7 +244,7 @@ class Strategy(TrainsFactors, ABC):
             Update(
                 r.metadata.src_node_id,
                 weight / total,
-                state.update(from_record(arrays_of(r), self.device)),
+                state.update(views(arrays_of(r), self.device)),
             )
             for r, weight in zip(valid, weights, strict=True)
         ]

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, final
 
-from fedsvd.errors import wrong
 from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.lowrank.barycentre import barycentre
 from fedsvd.strategies.base import Strategy, Update, weighted_extra
+from fedsvd.strategies.checks import check_tolerance
 
 
 @final
@@ -26,8 +26,7 @@ class Bures(Strategy):
     needs_equal_A: ClassVar[bool] = True
 
     def __init__(self, tolerance: float = 1e-9) -> None:
-        if not 0 < tolerance < 1:
-            raise wrong("strategy.tolerance", tolerance, "between 0 and 1")
+        check_tolerance(tolerance)
         self.tolerance = tolerance
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:

@@ -13,6 +13,7 @@ from fedsvd.errors import wrong
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import MEMORY
 from fedsvd.strategies.base import Strategy, Update, weighted_mean
+from fedsvd.strategies.checks import check_beta
 
 
 @final
@@ -48,8 +49,7 @@ class DpFedAdamW(Strategy):
             if not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
                 raise wrong(f"strategy.{key}", value, "a number of at least 0")
         for key, beta in (("beta1", beta1), ("beta2", beta2)):
-            if not isinstance(beta, (int, float)) or not 0 <= beta < 1:
-                raise wrong(f"strategy.{key}", beta, "in [0, 1)")
+            check_beta(f"strategy.{key}", beta)
         if not isinstance(tau, (int, float)) or not 0 < tau < float("inf"):
             raise wrong("strategy.tau", tau, "a number above 0")
         self.local = LocalRule(

@@ -5,11 +5,11 @@ from typing import ClassVar, final
 
 import torch
 
-from fedsvd.errors import wrong
 from fedsvd.lowrank import AdapterState, average
 from fedsvd.lowrank.distance import root_of_gram
 from fedsvd.lowrank.robust import geometric_median
 from fedsvd.strategies.base import Strategy, Update
+from fedsvd.strategies.checks import check_tolerance
 
 
 @final
@@ -29,8 +29,7 @@ class GeometricMedian(Strategy):
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, tolerance: float = 1e-6) -> None:
-        if not 0 < tolerance < 1:
-            raise wrong("strategy.tolerance", tolerance, "between 0 and 1")
+        check_tolerance(tolerance)
         self.tolerance = tolerance
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:

@@ -6,11 +6,11 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from fedsvd.errors import wrong
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.distance import root_of_gram
 from fedsvd.lowrank.rows import row_medians
 from fedsvd.strategies.base import Strategy, Update
+from fedsvd.strategies.checks import check_tolerance
 
 
 @final
@@ -35,8 +35,7 @@ class L21(Strategy):
     needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, tolerance: float = 1e-6) -> None:
-        if not 0 < tolerance < 1:
-            raise wrong("strategy.tolerance", tolerance, "between 0 and 1")
+        check_tolerance(tolerance)
         self.tolerance = tolerance
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:

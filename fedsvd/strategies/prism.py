@@ -9,6 +9,7 @@ from fedsvd.errors import wrong
 from fedsvd.lowrank import AdapterState, weighted_sum
 from fedsvd.lowrank.tangent import retract
 from fedsvd.strategies.base import Strategy, Update, weighted_extra
+from fedsvd.strategies.checks import check_beta
 
 
 @final
@@ -33,8 +34,7 @@ class Prism(Strategy):
         if not isinstance(floor, (int, float)) or not 0 <= floor < float("inf"):
             raise wrong("strategy.floor", floor, "a number of at least 0")
         for key, beta in (("beta1", beta1), ("beta2", beta2)):
-            if not isinstance(beta, (int, float)) or not 0 <= beta < 1:
-                raise wrong(f"strategy.{key}", beta, "in [0, 1)")
+            check_beta(f"strategy.{key}", beta)
         self.local = LocalRule(steps="tangent", floor=floor, beta1=beta1, beta2=beta2)
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:

@@ -9,6 +9,7 @@ from fedsvd.errors import wrong
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.robust import rank_one, weighted_median
 from fedsvd.strategies.base import Strategy, Update
+from fedsvd.strategies.checks import check_tolerance
 
 
 @final
@@ -31,8 +32,7 @@ class RsvdDpd(Strategy):
             raise wrong("strategy.alpha", alpha, "in (0, 1]")
         if ranks < 1:
             raise wrong("strategy.ranks", ranks, "a whole number of at least 1")
-        if not 0 < tolerance < 1:
-            raise wrong("strategy.tolerance", tolerance, "between 0 and 1")
+        check_tolerance(tolerance)
         self.alpha, self.ranks, self.tolerance = alpha, ranks, tolerance
 
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:

@@ -8,6 +8,7 @@ from fedsvd.errors import one_of, wrong
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.grassmann import SUBSPACES
 from fedsvd.lowrank.pair import MEMORY
+from fedsvd.strategies.checks import check_beta
 from fedsvd.strategies.mfac import mfac_step
 
 NAMES = ("adam", "mfac", "momentum", "yogi")
@@ -44,9 +45,7 @@ class ServerOptimizer:
             if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
                 raise wrong(f"strategy.server.{key}", value, "a number above 0")
         for key in ("beta1", "beta2"):
-            value = getattr(self, key)
-            if not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise wrong(f"strategy.server.{key}", value, "in [0, 1)")
+            check_beta(f"strategy.server.{key}", getattr(self, key))
 
     def step(self, old: AdapterState, mean: AdapterState) -> AdapterState:
         """Return `mean` with every tensor that it does not share with `old` replaced by the step."""

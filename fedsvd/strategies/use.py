@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
+from fedsvd.client.rule import LocalRule
 from fedsvd.errors import InputError, wrong
 from fedsvd.factors import factors_of, find_class
 from fedsvd.settings import Settings
@@ -66,7 +67,8 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
     if not issubclass(found, Strategy):
         return
     trains = factors_of(settings)
-    kept = set(found.keeps) & set(trains)
+    keeps = rule.keeps if isinstance(rule, Strategy) else found.keeps
+    kept = set(keeps) & set(trains)
     if settings.averaging.active and kept:
         raise wrong(
             "averaging.name", settings.averaging.name,
@@ -81,7 +83,7 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
             settings.training.factors,
             f"'auto' or 'B' with {settings.strategy.target}, whose clients must hold one A",
         )
-    lost = [kind for kind in trains if kind not in (*found.keeps, *found.broadcasts)]
+    lost = [kind for kind in trains if kind not in (*keeps, *found.broadcasts)]
     if lost:
         raise InputError(
             f"training.factors: {settings.training.factors!r} has clients train {lost[0]}, which "
@@ -155,6 +157,17 @@ def _check_noise(
         raise wrong(
             "training.optimizer", training.optimizer,
             f"'sgd' with {name}, which must know the noise that a client's steps add up to",
+        )  # fmt: skip
+    if settings.privacy.unit == "example" and strategy.local != LocalRule():
+        raise wrong(
+            "strategy", name,
+            "one with plain local steps: it must know the noise that a client's steps add up to, and "
+            "asks for others",
+        )  # fmt: skip
+    if settings.privacy.unit == "example" and settings.clients.ranks is not None:
+        raise wrong(
+            "clients.ranks", list(settings.clients.ranks),
+            f"null with {name}, which must know the noise in every entry",
         )  # fmt: skip
     if set(trains) != set(strategy.trains):
         raise wrong(

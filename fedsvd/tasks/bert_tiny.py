@@ -15,7 +15,7 @@ from fedsvd.errors import RunError
 from fedsvd.tasks.archives import BIGBENCH, get
 from fedsvd.tasks.bigbench import read_files
 from fedsvd.tasks.bundle import read_bundle
-from fedsvd.tasks.write import replace
+from fedsvd.tasks.write import replace, save
 
 PACKED = "bleurt/bleurt-b610120347ef22b494b6d69b4316e303f5932516.zip"
 FOLDER = f"{Path(PACKED).stem}/bleurt/test_checkpoint"
@@ -53,8 +53,7 @@ def convert(archives: Path, folder: Path) -> Path:
         worst = max(abs(a - b) for a, b in zip(found, KNOWN.values(), strict=True))
         if not worst < CLOSE:
             raise RunError(f"bert_tiny: scores {found} differ from the known {[*KNOWN.values()]}")
-        model.save_pretrained(new)
-        tokenizer.save_pretrained(new)
+        save(model, tokenizer, new)
         return replace(new, folder / "bert_tiny")
 
 

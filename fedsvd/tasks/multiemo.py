@@ -1,10 +1,12 @@
 """multiemo: the sentiment of a sentence of a review, four labels, four domains."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedsvd.tasks.archives import BIGBENCH, get
 from fedsvd.tasks.bigbench import chosen, read_json
-from fedsvd.tasks.write import Prepared, Row, take_groups
+from fedsvd.tasks.write import Prepared, Row, deal_domains
 
 DOMAINS = ("hotels", "medicine", "products", "reviews")
 FILE = "bigbench/benchmark_tasks/multiemo/{}_sentence_en/task.json"
@@ -17,17 +19,9 @@ def prepare(archives: Path) -> Prepared:
     """
     files = {domain: FILE.format(domain) for domain in DOMAINS}
     found = read_json(get(BIGBENCH, archives), files.values())
-    parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
-    seen: set[str] = set()
-    for domain, file in files.items():
-        groups: dict[str, list[Row]] = {}
-        for example in found[file]["examples"]:
-            text = " ".join(example["input"].split())
-            if any(c.isalpha() for c in text) and text not in seen:
-                groups.setdefault(text, []).append(Row((text,), chosen(example), domain))
-        seen.update(groups)
-        for part, rows in take_groups(groups, WANTED).items():
-            parts[part] += rows
+    parts = deal_domains(
+        _domains({d: found[file]["examples"] for d, file in files.items()}), WANTED
+    )
     facts = {
         "task": "the sentiment of a sentence: negative, neutral, ambivalent or positive",
         "source": "multiemo of bigbench 1.0.0 (Kocon et al., ICCS 2021), the English translations",
@@ -35,3 +29,16 @@ def prepare(archives: Path) -> Prepared:
         "clients": "the four domains",
     }
     return Prepared(("text",), parts, facts)
+
+
+def _domains(examples: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, list[Row]]]:
+    """Yield the rows of each domain by text, without texts of the domains before."""
+    seen: set[str] = set()
+    for domain, given in examples.items():
+        groups: dict[str, list[Row]] = {}
+        for example in given:
+            text = " ".join(example["input"].split())
+            if any(c.isalpha() for c in text) and text not in seen:
+                groups.setdefault(text, []).append(Row((text,), chosen(example), domain))
+        seen.update(groups)
+        yield groups

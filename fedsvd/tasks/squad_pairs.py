@@ -7,7 +7,7 @@ from typing import Any
 
 from fedsvd.tasks.archives import BIGBENCH, get
 from fedsvd.tasks.bigbench import read_json
-from fedsvd.tasks.write import Prepared, Row, order, take_groups
+from fedsvd.tasks.write import Prepared, Row, deal_domains, order
 
 FOLDER = "bigbench/benchmark_tasks/squad_shifts"
 FILES = {
@@ -33,15 +33,7 @@ def prepare(archives: Path) -> Prepared:
     """
     files = {domain: f"{FOLDER}/{file}" for domain, file in FILES.items()}
     found = read_json(get(BIGBENCH, archives), files.values())
-    parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
-    for domain, file in files.items():
-        groups: dict[str, list[Row]] = {}
-        for context, questions in paragraphs(found[file]):
-            rows = list(_pairs(context, questions, domain))
-            if rows:
-                groups.setdefault(context, []).extend(rows)
-        for part, rows in take_groups(groups, WANTED).items():
-            parts[part] += rows
+    parts = deal_domains((_groups(found[file], domain) for domain, file in files.items()), WANTED)
     facts = {
         "task": "whether a sentence holds the answer to a question, by QNLI's recipe",
         "source": "squad_shifts of bigbench 1.0.0 (Miller et al., ICML 2020), with SQuAD 1.1 (dev)",
@@ -49,6 +41,16 @@ def prepare(archives: Path) -> Prepared:
         "clients": "the five domains",
     }
     return Prepared(("question", "sentence"), parts, facts)
+
+
+def _groups(data: Any, domain: str) -> dict[str, list[Row]]:
+    """Return the rows of a domain by paragraph."""
+    groups: dict[str, list[Row]] = {}
+    for context, questions in paragraphs(data):
+        rows = list(_pairs(context, questions, domain))
+        if rows:
+            groups.setdefault(context, []).extend(rows)
+    return groups
 
 
 def paragraphs(data: Any) -> Iterator[tuple[str, Sequence[Any]]]:

@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path
 
 from fedsvd.tasks.archives import VADER, get
-from fedsvd.tasks.write import Prepared, Row, take_groups
+from fedsvd.tasks.write import Prepared, Row, deal_domains
 
 INNER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 FILES = {
@@ -23,23 +23,12 @@ def prepare(archives: Path) -> Prepared:
 
     Sentences of one review or article (the number before the underscore) go to one part.
     """
-    parts: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
     with tarfile.open(get(VADER, archives), "r:gz") as outer:
         packed = outer.extractfile(INNER)
         assert packed is not None, INNER
         with tarfile.open(fileobj=io.BytesIO(packed.read()), mode="r:gz") as tar:
-            for domain, name in FILES.items():
-                file = tar.extractfile(f"hutto_ICWSM_2014/{name}")
-                assert file is not None, name
-                groups: dict[str, list[Row]] = {}
-                for line in file.read().decode("utf-8", errors="replace").splitlines():
-                    key, rating, text = line.split("\t", 2)
-                    text = " ".join(text.split())
-                    if text:
-                        row = Row((text,), _label(float(rating)), domain)
-                        groups.setdefault(f"{domain} {key.partition('_')[0]}", []).append(row)
-                for part, rows in take_groups(groups, WANTED).items():
-                    parts[part] += rows
+            domains = [_groups(tar, domain, name) for domain, name in FILES.items()]
+    parts = deal_domains(domains, WANTED)
     facts = {
         "task": "the sentiment of a sentence: the mean of 20 ratings, neutral from -0.5 to 0.5",
         "source": "vaderSentiment 3.3.2 (Hutto, Gilbert, ICWSM 2014)",
@@ -47,6 +36,20 @@ def prepare(archives: Path) -> Prepared:
         "clients": "the four domains",
     }
     return Prepared(("text",), parts, facts)
+
+
+def _groups(tar: tarfile.TarFile, domain: str, name: str) -> dict[str, list[Row]]:
+    """Return the rows of a domain by review or article."""
+    file = tar.extractfile(f"hutto_ICWSM_2014/{name}")
+    assert file is not None, name
+    groups: dict[str, list[Row]] = {}
+    for line in file.read().decode("utf-8", errors="replace").splitlines():
+        key, rating, text = line.split("\t", 2)
+        text = " ".join(text.split())
+        if text:
+            row = Row((text,), _label(float(rating)), domain)
+            groups.setdefault(f"{domain} {key.partition('_')[0]}", []).append(row)
+    return groups
 
 
 def _label(rating: float) -> str:

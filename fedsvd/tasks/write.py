@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -59,6 +59,17 @@ def take_groups(groups: Mapping[str, list[Row]], wanted: Mapping[str, int]) -> d
     return found
 
 
+def deal_domains(
+    domains: Iterable[Mapping[str, list[Row]]], wanted: Mapping[str, int]
+) -> dict[str, list[Row]]:
+    """Return the rows of each part: `take_groups` of every domain, one domain after another."""
+    parts: dict[str, list[Row]] = {part: [] for part in PARTS}
+    for groups in domains:
+        for part, rows in take_groups(groups, wanted).items():
+            parts[part] += rows
+    return parts
+
+
 def write(name: str, prepared: Prepared, folder: Path) -> Path:
     """Write FOLDER/NAME with a CSV file for each part, card.yaml and README.md; return it.
 
@@ -92,6 +103,20 @@ def write(name: str, prepared: Prepared, folder: Path) -> Path:
         return replace(new, folder / name)
 
 
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write a model and its tokeniser in Transformers' form, without its progress bar."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def replace(new: Path, old: Path) -> Path:
     """Put a folder in another's place, whose files are lost only then; return the place."""
     if old.exists():
@@ -123,6 +148,3 @@ def _page(card: Mapping[str, Any]) -> str:
         ]
         lines.append(f"| {part} | {facts['rows']} | {told[0]} | {told[1]} | {facts['sha256']} |")
     return "\n".join(lines) + "\n"
-
-
-Prepare = Callable[[Path], Prepared]  # from the folder of archives

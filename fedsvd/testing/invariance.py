@@ -34,10 +34,8 @@ def any_basis(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
         assert {"A", "B"} <= kinds, f"{name} declares any_basis, but clients do not send A and B."
         g = torch.Generator().manual_seed(3)
         others = [replace(u, state=_in_other_basis(u.state, g)) for u in updates]
-        there, here = (
-            rule.aggregate(state, updates),
-            make_rule(cls, options).aggregate(state, others),
-        )
+        there = rule.aggregate(state, updates)
+        here = make_rule(cls, options).aggregate(state, others)
         same = distance(here, there) < TOLERANCE
         if number < rule.any_basis:
             assert not same, (
@@ -71,10 +69,8 @@ def weightless(name: str, cls: type[Strategy], options: dict[str, Any]) -> None:
         if not rule.weightless:
             return
         others = [Update(u.client, w, u.state) for u, w in zip(updates, WEIGHTS[::-1], strict=True)]
-        there, here = (
-            rule.aggregate(state, updates),
-            make_rule(cls, options).aggregate(state, others),
-        )
+        there = rule.aggregate(state, updates)
+        here = make_rule(cls, options).aggregate(state, others)
         for layer in there.factors:
             found = total(here, layer) - total(there, layer)
             assert float(found.norm() / total(there, layer).norm()) < TOLERANCE, (

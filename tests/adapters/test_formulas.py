@@ -335,7 +335,7 @@ def test_cayley_is_the_dense_transform_and_stays_orthonormal():
 
 
 def test_rsloras_scale_is_alpha_over_the_root_of_the_rank_everywhere():
-    """In PEFT's layers and in ours, with ranks of layers, and for states of a client's rank."""
+    """In PEFT's layers and in ours, with ranks of layers."""
     for name in ("lora", "kronecker"):
         for rslora in (False, True):
             holder = nn.ModuleDict({n: nn.Linear(16, 12, bias=False) for n in ("x", "y")})

@@ -175,8 +175,6 @@ def test_a_gradient_that_says_too_little_is_refused(G, rank, sentence):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: LoraSB(source="private"), r"adapter\.source: 'private' is not possible.*paid for"),
-        (lambda: LoraSB(source="publik"), r"adapter\.source: 'publik'.*did you mean 'public'"),
         (lambda: LoraSB(step="adam"), r"adapter\.step: 'adam'"),
         (lambda: LoraSB(rate=-1), r"adapter\.rate: -1"),
         (lambda: LoraGA(gamma=0), r"adapter\.gamma: 0"),

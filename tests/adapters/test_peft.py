@@ -7,7 +7,10 @@ from peft.tuners.lora.eva import get_eva_state_dict
 
 from fedsvd.adapters import Dora, Eva, Inputs, Olora, Pissa, Site
 from fedsvd.adapters.adapted import NAME
+from fedsvd.adapters.lora import attach, write_state
+from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.randomness import Purpose, torch_stream
+from fedsvd.settings import AdapterSettings
 
 G = torch.Generator().manual_seed(0)
 W = torch.randn(24, 32, generator=G)
@@ -23,6 +26,30 @@ def theirs(**settings):
 
 def site(alpha=4.0, inputs=None):
     return Site("layer", W, 4, alpha, torch_stream(0, Purpose.ADAPTER, "layer"), inputs=inputs)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("rank", [4, 2])
+def test_lora_computes_as_theirs_and_a_smaller_rank_keeps_the_layers_scale(rank, rslora):
+    """s = alpha / 4, or alpha / 2 with rslora: written out, and by PEFT with zeros for the rest."""
+    layer = torch.nn.Sequential(torch.nn.Linear(32, 24))
+    layer[0].weight.data.copy_(W)
+    settings = AdapterSettings("lora", rank=4, alpha=6.0, targets=("0",), rslora=rslora)
+    attached = attach(layer, settings, 0, ("A", "B"))
+    drawn = torch.randn(rank, 32, generator=G), torch.randn(24, rank, generator=G)
+    write_state(attached.layers, AdapterState({"0": LowRank(*drawn)}))
+    x = torch.randn(6, 32, generator=G)
+    found = attached.model(x)
+    scale = 6 / 2 if rslora else 6 / 4
+    by_hand = x @ (W + scale * drawn[1] @ drawn[0]).mT + attached.layers["0"].get_base_layer().bias
+    torch.testing.assert_close(found, by_hand, rtol=1e-4, atol=1e-4)
+    model = theirs(lora_alpha=6.0, use_rslora=rslora)
+    module = model.base_model.model[0]
+    with torch.no_grad():
+        module.base_layer.bias.copy_(attached.layers["0"].get_base_layer().bias)
+        module.lora_A[NAME].weight.zero_()[:rank] = drawn[0]
+        module.lora_B[NAME].weight.zero_()[:, :rank] = drawn[1]
+    torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])

@@ -9,8 +9,10 @@ from torch import nn
 
 from fedsvd.client.block_adamw import MOVE, SECOND, STEPS, BlockAdamW
 from fedsvd.client.rule import LocalRule
+from fedsvd.client.training import make_steps
 from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.strategies import DpFedAdamW, Update
+from fedsvd.testing.architectures import ARCHITECTURES, small_worker
 
 RULE = LocalRule(steps="block_adamw", gamma=0.5, floor=0.2, tau=1e-3)
 LR, DECAY, NOISE, K = 0.1, 0.01, 0.3, 3
@@ -102,6 +104,26 @@ def test_without_correction_pull_and_blocks_it_is_torchs_adamw():
         steps.step()
         torchs.step()
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("schedule", "round", "share"), [
+    ("constant", 3, 1.0), ("linear", 1, 1.0), ("linear", 2, 3 / 4), ("linear", 4, 1 / 2),
+])  # fmt: skip
+def test_the_pull_follows_a_falling_rate(schedule, round, share):
+    """The paper's - lr gamma Delta / K, Delta = - D / (K lr) with the rate of the round of D."""
+    given = ["rounds=4", f"training.schedule={schedule}", "training.local_steps=5", "privacy=none"]
+    worker = small_worker(ARCHITECTURES["BERT"], *given)
+    named = worker.model.trainable()
+    moves = {f"{MOVE}{n}": torch.full_like(p, 2.0) for n, p in named.items()}
+    state = replace(worker.initial, memory=moves)
+    before = {n: p.detach().clone() for n, p in named.items()}
+    steps = make_steps(worker, named, state, 0, round, RULE)
+    for p in named.values():
+        p.grad = torch.zeros_like(p)
+    steps.step()
+    for n, p in named.items():
+        expected = before[n] + share * RULE.gamma * 2.0 / 5
+        torch.testing.assert_close(p.detach(), expected, rtol=0, atol=1e-6)
 
 
 def test_it_asks_for_a_number_a_tensor():

@@ -1,6 +1,7 @@
 """What enters the lowest adapted block is kept, and nothing but the time tells."""
 
 import errno
+import json
 import os
 import tempfile
 from dataclasses import replace
@@ -17,9 +18,10 @@ from fedsvd.client.training import train_locally
 from fedsvd.client.worker import build_worker
 from fedsvd.engines.ray import worker_settings
 from fedsvd.errors import InputError
-from fedsvd.testing.architectures import ARCHITECTURES, DECODER, small_worker
+from fedsvd.strategies.build import build_strategy
+from fedsvd.testing.architectures import ARCHITECTURES, DECODER, small_backbone, small_worker
 from tests.conftest import TINY, compose_settings
-from tests.privacy.steps import GIVEN, moved_state, step_sum
+from tests.privacy.steps import GIVEN, N, moved_state, step_sum
 from tests.tiny import make_inputs, outcome, run
 
 THREE = {
@@ -136,10 +138,86 @@ def test_a_full_disk_costs_time_and_is_told_once(monkeypatch, capsys):
     one, whole = three("BERT", "training.cache=0"), three("BERT")
     capsys.readouterr()
     for _ in range(2):
-        assert torch.equal(one.outputs([0, 1, 2]), whole.logits([0, 1, 2]))
+        assert torch.equal(one.outputs([0, 1, 2]), whole.outputs([0, 1, 2]))
     told = capsys.readouterr().err
     assert told.count("training.cache: No space left on device") == 1
     assert not one.kept.store.held
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no such call here")
+def test_a_files_blocks_are_taken_before_it_is_written(monkeypatch):
+    """Else a full disk would end the process when the map is written to."""
+    found, real = [], arena._reserve
+
+    def seen(file, size):
+        before = os.fstat(file).st_blocks
+        real(file, size)
+        after = os.fstat(file)
+        found.append((before, after.st_blocks * 512 >= size, after.st_size == size))
+
+    monkeypatch.setattr(arena, "_reserve", seen)
+    Arena(0).hold(torch.ones(5))
+    assert found == [(0, True, True)]
+
+    def full(file, offset, size):
+        assert (offset, size) == (0, arena.CHUNK)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        Arena(0).hold(torch.ones(5))
+    monkeypatch.delattr(os, "posix_fallocate")
+    assert torch.equal(Arena(0).hold(torch.ones(5)), torch.ones(5))
+
+
+@pytest.mark.parametrize("budget", [0, 2500, 4500, 10**6])
+def test_memory_alone_is_never_more_than_the_budget(monkeypatch, tmp_path, budget):
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: pytest.fail("a file was made"))
+    monkeypatch.setattr(arena, "CHUNK", 2000)
+    room, held = Arena(budget, on_disk=False), 0
+    for _ in range(100):
+        try:
+            room.hold(torch.ones(48))
+            held += 1
+        except OSError:
+            break
+    assert room.memory <= budget
+    assert room.files == 0
+    assert held == min(100, 10 * (budget // 2000) + budget % 2000 // 192)
+
+
+def test_a_node_keeps_hidden_states_in_memory_alone(tmp_path, monkeypatch, capsys):
+    """Beyond the limit they are computed again, to the same bits; a simulation would take files."""
+    given = [*make_inputs(tmp_path), "adapter.layers=1", "training.cache=3000"]
+    own = [
+        "partition=own", "partition.holder=0", "privacy.secure_noise=true",
+        "privacy.diagnostics=false",
+    ]  # fmt: skip
+    # Of the node alone: what its rows are split into for the simulation is another matter.
+    node, drawn = (build_worker(compose_settings(*given, *more)) for more in (own, []))
+    rows = list(range(20))
+    capsys.readouterr()
+    found = [node.kept.entering(node.tokens, rows) for _ in range(2)]
+    told = capsys.readouterr().err
+    assert told.count("training.cache: 3000 bytes are full; what finds no room in memory is") == 1
+    store = node.kept.store
+    assert 0 < len(store.held) < len(rows)
+    assert (store.arena.memory, store.arena.files) == (3000, 0)
+    assert torch.equal(*found)
+    fresh = node.kept.apart()
+    assert not fresh.store.arena.on_disk
+    assert torch.equal(fresh.entering(node.tokens, rows[::-1]).flip(0), found[0])
+    drawn.kept.entering(drawn.tokens, rows)
+    assert drawn.kept.store is not store  # not even where the weights are the same
+    assert drawn.kept.store.arena.files > 0
+
+
+def test_more_memory_than_was_full_is_used():
+    key = ("weights", "test")
+    store = kept.store_for(key, 10, False)
+    store.full = True
+    assert kept.store_for(key, 5, False).full
+    assert not kept.store_for(key, 20, False).full
 
 
 def count(monkeypatch):
@@ -160,7 +238,7 @@ def test_dropout_below_turns_it_off_for_steps_alone(monkeypatch):
     ends = [train_locally(w, state, 0, 1).state.digest() for w in (one, plain)]
     assert ends[0] == ends[1]
     assert not calls
-    torch.testing.assert_close(one.outputs([0, 1]), plain.logits([0, 1]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(one.outputs([0, 1]), plain.outputs([0, 1]), rtol=1e-5, atol=1e-6)
     assert calls
 
 
@@ -217,6 +295,34 @@ def test_a_model_that_cannot_run_from_there_is_left_as_it_was(name):
     assert ends[0] == ends[1]
 
 
+def draws(block, inputs, output):
+    torch.rand(1)
+
+
+def remembers(block, inputs, output):
+    block.seen.add_(1)
+
+
+@pytest.mark.parametrize(
+    ("does", "why"),
+    [
+        (draws, "the model draws random numbers"),
+        (remembers, "the model remembers what it has seen"),
+    ],
+)
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_model_that_is_no_function_of_the_tokens_is_run_as_a_whole(does, why, at):
+    backbone = small_backbone(replace(ARCHITECTURES["BERT"], settings=THREE["BERT"]))
+    block = backbone.encoder.layer[at]
+    block.register_buffer("seen", torch.zeros(1))
+    block.register_forward_hook(does)
+    drawn = torch.get_rng_state()
+    one = three("BERT", "privacy=none", backbone=backbone)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert (one.kept, one.model.lower) == (None, None)
+    assert one.blocks.endswith(f"run every time: {why}")
+
+
 def test_wrong_states_are_seen(monkeypatch):
     real = Kept._computed
     monkeypatch.setattr(Kept, "_computed", lambda self, *given: 1.01 * real(self, *given).flip(0))
@@ -254,7 +360,7 @@ def test_bf16_is_kept_in_bf16_and_enters_as_it_would():
     assert {t.dtype for t in one.kept.store.held.values()} == {torch.float32, torch.bfloat16}
     assert half.dtype == torch.float32
     assert not torch.equal(single, half)
-    torch.testing.assert_close(one.outputs([0, 1]), plain.logits([0, 1]), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(one.outputs([0, 1]), plain.outputs([0, 1]), rtol=0.05, atol=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -305,12 +411,62 @@ def test_the_memory_is_free_to_change_and_whether_is_not(inputs):
 
 def test_a_later_run_on_the_same_weights_finds_what_is_there(inputs):
     first = build_worker(compose_settings(*inputs))
-    first.logits([0, 1, 2])
+    first.outputs([0, 1, 2])
     second = build_worker(compose_settings(*inputs, "training.lr=0.1", "training.cache=7"))
     assert second.kept.store is first.kept.store
     assert len(second.kept.store.held) == 3
     third = build_worker(compose_settings(*inputs, "engine.threads=2"))
     assert third.kept.store is not first.kept.store
+
+
+def test_equal_weights_of_another_form_share_nothing(tmp_path):
+    """What a norm adds, the number of heads, the activation: in no weight, and in every state."""
+    given = [*make_inputs(tmp_path), "adapter.layers=1"]
+    first = build_worker(compose_settings(*given))
+    states = first.kept.entering(first.tokens, [0, 1])
+    file = tmp_path / "model" / "config.json"
+    form = json.loads(file.read_text())
+    file.write_text(json.dumps({**form, "layer_norm_eps": 1.0}))
+    other = build_worker(compose_settings(*given))
+    assert other.weights == first.weights
+    assert other.kept.store is not first.kept.store
+    assert not torch.allclose(other.kept.entering(other.tokens, [0, 1]), states, atol=1e-4)
+    fresh = other.kept.apart().entering(other.tokens, [0, 1])
+    assert torch.equal(other.kept.entering(other.tokens, [0, 1]), fresh)
+
+
+def test_a_run_begins_with_the_rows_as_they_are(tmp_path):
+    """Two runs in a process with equal settings, a row taken out between them."""
+    settings = compose_settings(*make_inputs(tmp_path))
+    file = tmp_path / "data.csv"
+    runs = [experiment.prepare(settings, build_strategy(settings.strategy))]
+    lines = file.read_text().splitlines()
+    gone = runs[0].worker.task.texts[int(runs[0].worker.parts[2][0])]
+    file.write_text("\n".join(line for line in lines if not line.startswith(f"{gone[0]},")))
+    worker_of_the_first = worker.get_worker(settings)
+    assert worker_of_the_first is runs[0].worker  # a run that is under way keeps its rows
+    runs.append(experiment.prepare(settings, build_strategy(settings.strategy)))
+    held = [{r.worker.task.texts[i] for part in r.worker.parts for i in part} for r in runs]
+    assert held[0] - held[1] == {gone}
+    assert not held[1] - held[0]
+    again = experiment.prepare(settings, build_strategy(settings.strategy))
+    assert again.worker is runs[1].worker  # nothing has changed since
+
+
+@pytest.mark.parametrize("budget", ["auto", "0", "2000"])
+@pytest.mark.parametrize("name", ["BERT", "Llama"])
+def test_no_example_moves_more_than_its_clip_whatever_is_kept(name, budget):
+    """Each left out in turn: which are kept, and of whom there is room for, depends on all."""
+    one = three(name, *GIVEN, f"training.cache={budget}", n=N)
+    one.kept.store.arena.on_disk = False
+    state, rows = moved_state(one), list(range(N))
+    fresh = one.kept.store.held
+    sums = []
+    for left in (rows, *([r for r in rows if r != out] for out in rows)):
+        fresh.clear()
+        sums.append(step_sum(one, left, state))
+    clip = one.settings.privacy.clip_norm
+    assert max(float((sums[0] - other).norm()) for other in sums[1:]) < 1.001 * clip
 
 
 @pytest.mark.slow

@@ -195,6 +195,15 @@ def test_the_adaptive_direction_by_hand():
         np.testing.assert_allclose(product(model), expected, atol=1e-9)
 
 
+def test_the_preconditioner_takes_no_eigenvalue_below_a_ten_thousandth_of_the_largest():
+    steps = TangentStep(Tiny().named(), replace(SGD, optimizer="adamw"), 0.3, RULE, 0.0)
+    d = torch.eye(4, 2, dtype=torch.float64) * torch.tensor([2.0, 2e-3]).double()
+    steps._steps = 1
+    # V has the eigenvalues 1 and 1e-6; the latter counts as 1e-4.
+    u = steps._preconditioned("l.B", d, 0.0, 4)
+    np.testing.assert_allclose(u.numpy()[:2], np.diag([2.0, 0.2]), rtol=1e-6, atol=1e-12)
+
+
 def test_without_privacy_the_whole_gradient_is_limited_in_the_tangent_space():
     model = Tiny()
     total, head, _ = by_hand(model, range(N), 1e9)

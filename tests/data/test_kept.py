@@ -1,6 +1,8 @@
 """What a process keeps of data and tokens."""
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import BertTokenizerFast
@@ -38,6 +40,41 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "train.csv").write_text("text,label\na,0\nc,1\nd,1\n")
     assert [t[0] for t in read_tables(settings).parts["train"].texts] == ["a", "c", "d"]
     assert len(times) == 4
+
+
+def test_a_row_of_the_same_length_is_read_anew(tmp_path: Path) -> None:
+    """Size and name stay: the time of change tells, and the system's where that was put back."""
+    file, settings = tmp_path / "train.csv", DataSettings("mine", path=str(tmp_path))
+
+    def first() -> str:
+        return read_tables(settings).parts["train"].texts[0][0]
+
+    file.write_text("text,label\na,0\nb,1\n")
+    assert first() == "a"
+    before = file.stat()
+    file.write_text("text,label\nc,0\nb,1\n")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert first() == "c"
+    other = tmp_path / "other"  # as rsync and cp -p put a file in another's place
+    other.write_text("text,label\nd,0\nb,1\n")
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    other.replace(file)
+    assert first() == "d"
+
+
+def test_each_part_of_a_signature_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "train.csv"
+    file.write_text("a")
+    real = Path.stat
+    told = {n: getattr(file.stat(), n) for n in dir(file.stat()) if n.startswith("st_")}
+    for part in ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino"):
+        with monkeypatch.context() as patch:
+            before = signature(file)
+            other = SimpleNamespace(**{**told, part: told[part] + 1})
+            patch.setattr(
+                Path, "stat", lambda p, other=other, **how: other if p == file else real(p)
+            )
+            assert signature(file) != before, part
 
 
 def test_what_cannot_be_looked_at_has_no_signature(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_a_row_more_in_a_file_that_is_split_here(options, rows, row, data, tmp_p
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"limit": 20}, {"limit": 30, "limit_evaluation": 20}],
+    [{}, {"limit": 30}, {"limit": 5, "limit_evaluation": 30}],
     ids=["plain", "limit", "evaluation"],
 )
 @given(rows=ROWS, row=ROW, data=st.data())
@@ -110,11 +110,11 @@ def test_a_row_more_moves_no_other_into_or_out_of_what_is_evaluated(
 ):
     at, shares = data.draw(st.integers(0, len(rows))), {"validation": 0.5, "public_size": 50}
     write(tmp_path / "all.csv", rows)
-    before = evaluated(tmp_path, 5, **shares, **options)
+    before = evaluated(tmp_path, 15, **shares, **options)
     assert before["subset"]
     assert before["rest"]
     write(tmp_path / "all.csv", [*rows[:at], row, *rows[at:]])
-    after = evaluated(tmp_path, 5, **shares, **options)
+    after = evaluated(tmp_path, 15, **shares, **options)
     assert moved(before, after) <= {(row[0], LABELS.index(row[1]))}
 
 

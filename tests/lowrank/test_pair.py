@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,29 @@ def test_average_by_hand():
 def test_the_mean_of_one_state_is_that_state_whatever_it_goes_into(clients):
     x, y = state(1), state(2)
     assert average([y] * clients, [1.0] * clients, into=x).digest() == y.digest()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("in_a_row", [True, False])
+def test_the_mean_has_the_bits_of_one_sum_over_one_long_vector(dtype, in_a_row):
+    sizes = [(300, 400), (3, 5), (7,), (300, 400), (1,)]  # pieces of a cache and less
+    clients, weights = [], [0.1, 0.25, 3.0]
+    for k in range(3):
+        generator = torch.Generator().manual_seed(k)
+        long = torch.randn(sum(map(math.prod, sizes)), generator=generator, dtype=dtype)
+        parts = long.split([math.prod(size) for size in sizes])
+        named = {f"t{i}": p.view(s) for i, (p, s) in enumerate(zip(parts, sizes, strict=True))}
+        if in_a_row:
+            same = torch.stack([named["t0"], named["t3"]])
+            named["t0"], named["t3"] = same.unbind()
+        clients.append((long, AdapterState({}, named)))
+    mean = torch.zeros(len(clients[0][0]), dtype=torch.float64)
+    for (long, _), weight in zip(clients, weights, strict=True):
+        mean.add_(long, alpha=weight / sum(weights))
+    expected = mean.to(dtype).split([math.prod(size) for size in sizes])
+    found = average([s for _, s in clients], weights).extra
+    for i, value in enumerate(expected):
+        assert torch.equal(found[f"t{i}"].reshape(-1), value)
 
 
 def test_inner_norm_and_singular_values_match_the_dense_product():

@@ -102,6 +102,21 @@ def test_the_lift_is_the_smallest_of_all():
     np.testing.assert_allclose(dA.numpy().ravel(), best[D_OUT * R :], atol=1e-10)
 
 
+def test_the_way_back_of_several_layers_is_that_of_each():
+    """Of one shape, of another, and of another rank."""
+    pairs = {"a": LowRank(*drawn(0)), "b": LowRank(*drawn(1)), "d": LowRank(*drawn(2))}
+    A, B = drawn(3)
+    pairs |= {"c": LowRank(A[:2], B[:, :2]), "e": LowRank(A[:, :6], B)}
+    moved = {n: t.stepped(p, 0.1 * p.A, 0.2 * p.B) for n, p in pairs.items()}
+    new = t.retract(moved, pairs)
+    assert list(new) == list(pairs)
+    for name, pair in pairs.items():
+        alone = t.retract({name: moved[name]}, {name: pair})[name]
+        assert new[name].rank == pair.rank
+        torch.testing.assert_close(new[name].A, alone.A, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(new[name].B, alone.B, rtol=1e-10, atol=1e-12)
+
+
 def test_the_way_back_is_the_truncated_svd_balanced_and_near():
     A, B = drawn()
     G = torch.randn(D_OUT, D_IN, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -2,13 +2,20 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from transformers import RobertaConfig, RobertaForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 from transformers.models.roberta.modeling_roberta import RobertaClassificationHead
 
 from fedsvd.adapters.lora import Attached
 from fedsvd.client.training import train_locally
+from fedsvd.client.worker import build_worker
 from fedsvd.errors import InputError
 from fedsvd.lowrank import AdapterState
 from fedsvd.models.backbone import load_backbone
@@ -20,11 +27,13 @@ from fedsvd.models.fixed_heads import (
     simplex_etf,
     subspaces,
 )  # fmt: skip
-from fedsvd.models.heads import STD, scores, two_layer_head
+from fedsvd.models.heads import STD, scores, text_head, two_layer_head
 from fedsvd.settings import ModelSettings
 from fedsvd.testing.architectures import ARCHITECTURES, small_worker
+from tests.conftest import compose_settings
 from tests.privacy.steps import GIVEN, N, moved_state, step_sum
 from tests.privacy.test_exactness import by_brute_force
+from tests.tiny import make_inputs
 
 CPU = torch.device("cpu")
 
@@ -69,6 +78,52 @@ def test_grassmann_logits_are_lengths_of_projections(features, classes, dim):
             assert float(found[n, k]) == pytest.approx(float(projection.norm() / x[n].norm()))
     scaled = GrassmannHead(S)(7 * x)
     torch.testing.assert_close(scaled, found)
+
+
+def test_a_head_of_texts_holds_unit_rows_from_the_mean_over_classes():
+    given = torch.randn(3, 7, generator=g(4))
+    head = text_head(given, bias=True)
+    x = given.double().numpy()
+    centred = x - x.mean(0)
+    expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    np.testing.assert_allclose(head.weight.detach().numpy(), expected, atol=1e-6)
+    assert not head.bias.any()
+    assert text_head(given, bias=False).bias is None
+
+
+LABEL_TEXTS = [["good film", "very fine plot is a fine plot"], ["bad", "poor film", "not good"]]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("head", ["frozen_texts", "trained"])
+def test_label_texts_become_the_head_which_trains_or_does_not(head, pooling, tmp_path):
+    """Beside Transformers on one text after another, unpadded, in float64."""
+    settings = compose_settings(
+        *make_inputs(tmp_path), f"data.label_texts={LABEL_TEXTS}",
+        f"model.head={head}", "model.head_init=texts", f"model.pooling={pooling}",
+        "model.normalize=true",
+    )  # fmt: skip
+    worker = build_worker(settings)
+    folder = settings.model.name
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    model = model.double().eval()
+    means = []
+    for texts in LABEL_TEXTS:
+        with torch.no_grad():
+            hidden = [model(**tokenizer(t, return_tensors="pt")).last_hidden_state for t in texts]
+        features = [h[0, 0] if pooling == "cls" else h[0].mean(0) for h in hidden]
+        means.append(sum(f / f.norm() for f in features) / len(texts))
+    centred = torch.stack(means) - sum(means) / 2
+    expected = centred / centred.norm(dim=1, keepdim=True)
+    found = worker.model.head.weight.detach().double()
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-4)  # float32, small differences
+    trained = {n for n in worker.model.trainable() if n.startswith("head")}
+    assert bool(trained) == (head == "trained")
+    start = worker.initial
+    for number in (1, 2):
+        train_locally(worker, start, 0, number)
+    moved = not torch.equal(worker.model.head.weight.detach().double(), found)
+    assert moved == (head == "trained")
 
 
 def values(head):

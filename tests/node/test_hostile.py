@@ -208,6 +208,7 @@ MESSAGES = {
     "steps that nobody knows": odd(**{"local-steps": "backwards"}),
     "a decay of one": odd(**{"local-beta2": 1.0}),
     "a rate below zero": odd(**{"local-rate_A": -1.0}),
+    "a pull beyond the last move": odd(**{"local-gamma": 1.5}),
     "values that are not finite": lambda: message(arrays={"x": Array(np.float32([np.nan]))}),
     "absurd values": lambda: message(arrays={"x": Array(np.float32([1e30]))}),
     "whole numbers": lambda: message(arrays={"x": Array(np.arange(3))}),
@@ -283,6 +284,22 @@ def test_one_type_for_everything_that_depends_on_the_rows(tmp_path):
     for reply in replies:
         assert_tells_nothing(reply, Refusal.UNAVAILABLE)
     assert events(owner) == []
+
+
+def test_a_row_that_its_owner_takes_out_is_in_no_later_round(tmp_path):
+    owner = make_owner(tmp_path)
+    rows = owner.data.read_text().splitlines()
+    seen = []
+    for number, lines in ((1, rows), (1, rows), (2, rows[:-1])):
+        owner.data.write_text("\n".join(lines)) if lines is not rows else None
+        reply = client_app(message(**{"server-round": number}), context(owner))
+        assert not reply.has_error()
+        (built,) = worker._built.values()
+        seen.append((built, {built.task.texts[i] for i in built.parts[HOLDER]}))
+    assert seen[0][0] is seen[1][0] is not seen[2][0]
+    assert len(seen[0][1] - seen[2][1]) == 1
+    contents = [c.content for c in owner.charges()]
+    assert contents[0] == contents[1] != contents[2]
 
 
 def test_the_answer_is_arrays_weight_and_steps_and_the_same_for_any_rows(tmp_path):

@@ -4,10 +4,13 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fedsvd.files import clean
+from fedsvd.privacy.ledger import Ledger
 from fedsvd.privacy.plan import make_plan
 from fedsvd.recorders import ModelRecord, Recorder, RoundRecord, Start, Summary, TaskRecord
 from fedsvd.recorders.build import make_recorder
@@ -51,6 +54,37 @@ def summary() -> Summary:
         "state_digest": "ab" * 32, "singular_values": {"layer": [2.0, 1.0]},
     }  # fmt: skip
     return Summary(values, [r.metrics for r in rounds()], LEDGER)
+
+
+def test_the_ledger_on_the_disk_is_the_whole_ledger_after_every_round(tmp_path):
+    settings = compose_settings(
+        "clients.number=4", "clients.per_round=2", "rounds=3", "privacy.accountant=rdp"
+    )
+    ledger = Ledger(make_plan(settings, [50] * 4))
+    recorder = FileRecorder(tmp_path, "")
+    recorder.start(replace(start(), ledger=ledger.as_dict()))
+
+    def check(given):
+        fresh = Ledger(ledger.plan, {k: list(v) for k, v in ledger.events.items()})
+        assert fresh.as_dict() == {k: v for k, v in given.items() if k != "published"}
+        told = json.dumps(clean(given), indent=2) + "\n"
+        assert (tmp_path / "privacy.json").read_text() == told
+
+    check(ledger.as_dict())
+    for number, asked in ((1, [0, 2]), (2, [2, 3]), (3, [0, 1])):
+        ledger.record_round(number, asked, {asked[0]: 1})
+        recorder.round(replace(rounds()[0], ledger=ledger.as_dict()))
+        check(ledger.as_dict())
+        ledger.record_mean(number, asked[:1])
+        spent = ledger.as_dict()
+        assert spent["epsilon_max"] == max(ledger.epsilons()) == ledger.epsilon_max()
+        assert [c["epsilon"] for c in spent["clients"]] == [ledger.epsilon(k) for k in range(4)]
+        recorder.halt(spent)
+        check(spent)
+    ledger.load_events({"1": ledger.events_as_dict()["2"]})
+    last = {**ledger.as_dict(), "published": {"clients": {}}}
+    recorder.halt(last)
+    check(last)
 
 
 def play(recorder: Recorder) -> None:

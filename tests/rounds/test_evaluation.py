@@ -10,6 +10,7 @@ import torch
 from fedsvd.checkpoints.checkpoint import read_whole
 from fedsvd.client.worker import get_worker
 from fedsvd.config import from_config
+from fedsvd.rounds.evaluation import score
 from tests.tiny import make_inputs, outcome, run
 
 MORE = ["recorder.evaluate_examples=5", "recorder.evaluate_every=1", "recorder.keep=9"]
@@ -86,6 +87,12 @@ def test_rounds_are_compared_on_the_same_rows(done):
     assert (summary["best_accuracy"], summary["best_round"]) == (max(scores), best)
     assert summary["best_examples"] == held[-1]["subset_examples"]
     assert read_whole(folder / "checkpoints" / "best.safetensors").state.round == best
+
+
+def test_the_score_of_a_round_is_that_of_the_subset():
+    assert score({"accuracy": 0.9, "subset_accuracy": 0.5}) == 0.5  # after the last round
+    assert score({"accuracy": 0.6}) == 0.6
+    assert score({"round": 3}) is None
 
 
 def test_the_time_of_evaluation_is_told(done):

@@ -315,3 +315,30 @@ def test_every_group_has_its_page():
         page = PAGES.get(path.stem, path.stem)
         assert (docs / f"{page}.md").is_file(), page
         assert f"({page}.md)" in index
+
+
+def test_what_a_constructor_keeps_with_the_clients_is_what_is_checked(lab, settings):
+    lab(
+        """
+        from fedsvd.strategies import Strategy, weighted_mean
+
+        class Own(Strategy):
+            trains, broadcasts = ("A", "B"), ("A",)
+
+            def __init__(self, own: bool = True) -> None:
+                self.keeps = ("B",) if own else ()
+
+            def aggregate(self, state, updates):
+                return weighted_mean(state, updates)
+        """
+    )
+    chosen = settings("strategy._target_=my_lab.Own")
+    check_use(chosen, build_strategy(chosen.strategy))
+    shared = settings("strategy._target_=my_lab.Own", "+strategy.own=false")
+    with pytest.raises(
+        InputError, match=r"clients train B, which my_lab\.Own averages but does not"
+    ):
+        check_use(shared, build_strategy(shared.strategy))
+    averaged = settings("strategy._target_=my_lab.Own", "averaging=ema")
+    with pytest.raises(InputError, match=r"averaging\.name.* keep B of their own"):
+        check_use(averaged, build_strategy(averaged.strategy))

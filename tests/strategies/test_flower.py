@@ -89,6 +89,37 @@ def test_every_class_works_or_is_refused_in_one_line(name, inputs):
     assert STOCK[name].refused in told or "lacks the method" in told  # that of an abstract class
 
 
+@pytest.mark.parametrize("name", [name for name in STOCK if not STOCK[name].refused])
+def test_a_rule_gets_replies_by_client_in_whatever_order_they_came(name, inputs):
+    """Flower's rules sum, and break ties, in the order in which they are handed replies."""
+    enough = ["+strategy.num_malicious_nodes=0"] if name == "Bulyan" else []
+    settings = chosen(
+        inputs, name, "privacy=none", "clients.number=8", "clients.per_round=8", *enough
+    )
+    found, handed = [], []
+    for turned in (lambda r: r, lambda r: r[::-1], lambda r: [*r[3:], *r[:3]]):
+        strategy = build_strategy(settings.strategy)
+        run = prepare(settings, strategy)
+        real, rule = run.grid.send_and_receive, strategy.aggregate_train
+
+        def arrive(messages, real=real, turned=turned):
+            return turned(list(real(messages)))
+
+        def listen(number, replies, rule=rule):
+            replies = list(replies)
+            handed.append([r.metadata.src_node_id for r in replies])
+            return rule(number, replies)
+
+        with (
+            patch.object(run.grid, "send_and_receive", arrive),
+            patch.object(strategy, "aggregate_train", listen),
+        ):
+            one_round(run, 1)
+        found.append(run.state.digest())
+    assert handed == [list(range(8))] * 3
+    assert len({*found}) == 1
+
+
 def test_a_class_that_a_new_version_adds_is_refused_until_decided():
     settings = StrategySettings(f"{PACKAGE}.FedProx", {})
     with patch.dict(STOCK):

@@ -9,7 +9,8 @@ from scipy.optimize import minimize
 from fedsvd import strategies as S
 from fedsvd.errors import InputError
 from fedsvd.lowrank import AdapterState
-from fedsvd.lowrank.robust import geometric_median, rank_one, robust_pca
+from fedsvd.lowrank.pursuit import robust_pca
+from fedsvd.lowrank.robust import geometric_median, rank_one
 from fedsvd.lowrank.subgradient import robust_fit
 from fedsvd.randomness import Purpose, torch_stream
 from fedsvd.strategies.server import ServerOptimizer
@@ -129,9 +130,9 @@ def test_robust_pca_recovers_a_low_rank_and_a_sparse_part():
     Sp = np.zeros_like(L)
     spots = rng.random(L.shape) < 0.05
     Sp[spots] = 10 * rng.choice([-1.0, 1.0], spots.sum())
-    found_L, found_S = robust_pca(torch.tensor(L + Sp), steps=2000)
-    np.testing.assert_allclose(found_L.numpy(), L, atol=1e-3)
-    np.testing.assert_allclose(found_S.numpy(), Sp, atol=1e-3)
+    found_L, found_S = robust_pca(torch.tensor((L + Sp).T), steps=2000)
+    np.testing.assert_allclose(found_L.mT.numpy(), L, atol=1e-3)
+    np.testing.assert_allclose(found_S.mT.numpy(), Sp, atol=1e-3)
 
 
 def test_robust_pca_is_at_the_minimum_of_its_objective():
@@ -141,7 +142,7 @@ def test_robust_pca_is_at_the_minimum_of_its_objective():
     def cost(L):
         return np.linalg.svd(L)[1].sum() + np.abs(M - L).sum() / np.sqrt(30)
 
-    L = robust_pca(torch.tensor(M))[0].numpy()
+    L = robust_pca(torch.tensor(M.T))[0].mT.numpy()
     for size in (1.0, 1e-1, 1e-2, 1e-3):
         for _ in range(200):
             assert cost(L + size * rng.normal(size=M.shape)) > cost(L) * (1 - 1e-5)
@@ -154,7 +155,7 @@ def test_fedrpca_is_the_mean_plus_what_the_sparse_part_is_scaled_by():
     new_A, new_B, _ = run(S.FedRpca(scale=3.0), state, sent)
     for new, old, xs in ((new_A, A, As), (new_B, B, Bs)):
         M = np.stack([(x - old).ravel() for x in xs], axis=1)
-        L, Sp = (x.numpy() for x in robust_pca(torch.tensor(M)))
+        L, Sp = (x.mT.numpy() for x in robust_pca(torch.tensor(M.T)))
         np.testing.assert_allclose(L + Sp, M, atol=1e-12)
         np.testing.assert_allclose((new - old).ravel(), (L + 3 * Sp) @ P, atol=1e-12)
     plain = run(S.FedRpca(scale=1.0), state, sent)
@@ -439,6 +440,22 @@ def test_rolora_and_fedsa_average_what_they_are_sent():
     np.testing.assert_allclose(new_B, B, atol=1e-12)
     with pytest.raises(InputError, match=r"strategy\.head"):
         S.FedSa(head="frozen")
+
+
+def test_fedsb_means_r_and_with_it_the_clients_updates():
+    rng = np.random.default_rng(3)
+    B, A, Rs = rng.normal(size=(D_OUT, R)), rng.normal(size=(R, D_IN)), rng.normal(size=(3, R, R))
+    heads = rng.normal(size=(3, 2, 4))
+    states = [
+        AdapterState({}, {"l.R": torch.tensor(r), "head.weight": torch.tensor(h)}, 1)
+        for r, h in zip(Rs, heads, strict=True)
+    ]
+    sent = [S.Update(k, float(P[k]), state) for k, state in enumerate(states)]
+    new = S.FedSb().aggregate(states[0], sent)
+    np.testing.assert_allclose(new.extra["l.R"].numpy(), mean(Rs), atol=1e-12)
+    np.testing.assert_allclose(new.extra["head.weight"].numpy(), mean(heads), atol=1e-12)
+    exact = mean([B @ r @ A for r in Rs])
+    np.testing.assert_allclose(B @ new.extra["l.R"].numpy() @ A, exact, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["momentum", "adam", "yogi"])

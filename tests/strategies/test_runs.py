@@ -55,7 +55,7 @@ def test_fedsa_keeps_every_b_with_its_client_over_rounds():
     for number in (1, 2):
         metrics = one_round(run, number)
         assert metrics["failed"] == {}
-        own = [from_record(c.state.array_records[PERSONAL]) for c in run.grid._contexts]
+        own = [from_record(c.state.array_records[PERSONAL]) for c in run.grid._contexts.values()]
         kept.append(own)
         assert all(name.endswith(".B") for name in own[0])
     assert changed(start_state, run.state) == {"A", "extra"}

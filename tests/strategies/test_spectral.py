@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.optimize import brentq
 
+from fedsvd.client.rule import LocalRule
 from fedsvd.errors import InputError
 from fedsvd.experiment import prepare
 from fedsvd.lowrank import AdapterState, LowRank
@@ -216,6 +217,59 @@ def test_the_known_level_is_that_of_real_releases(inputs, given):
     assert 0.6 < min(values) < max(values) < 1.25
 
 
+RULES = {  # whether the variance is known; the released one, as multiples of that of plain steps
+    "fedavg": (True, 1.0),
+    "ffa": (True, 1.0),
+    "rolora": (True, 1.0),
+    "la_lora": (False, 0.4),
+    "prism": (False, None),
+    "dp_fedadamw": (False, None),
+    "lora_a2": (False, 0.7),
+    "hetlora": (False, 1.0),
+    "flexlora": (True, 1.0),
+    "flexlora clients.ranks=[1,1,1,1,1,1]": (False, None),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_variance_is_stated_where_it_is_that_of_the_released_mean(rule, inputs, monkeypatch):
+    """A rule that filters, pulls or leaves out makes something else of the noise."""
+    known, multiple = RULES[rule]
+    name, *more = rule.split()
+    given = ["training.local_steps=4", "privacy.public_counts=true", f"strategy={name}", *more]
+    settings = compose_settings(*inputs, *NOISY, "training.lr=1e-5", *given)
+    run = prepare(settings, build_strategy(settings.strategy))
+    moves, real = [], type(run.strategy).aggregate
+
+    def aggregate(self, state, updates):
+        for name, start in state.tensors().items():
+            of = [(u.weight, u.state.tensors()[name].double()) for u in updates]
+            if name.endswith((".A", ".B")) and all(x.shape == start.shape for _, x in of):
+                moves.append(sum(p * (x - start.double()) for p, x in of).flatten())
+        return real(self, state, updates)
+
+    monkeypatch.setattr(type(run.strategy), "aggregate", aggregate)
+    metrics = one_round(run, 1)
+    assert metrics["failed"] == {}
+    assert (run.strategy.noise is not None) == known
+    if multiple is not None:
+        moved = torch.cat([m for m in moves if bool(m.any())]).square().mean()
+        assert float(moved) == pytest.approx(multiple * of_plain_steps(run, metrics), rel=0.15)
+    if known:
+        assert run.strategy.noise.variance == pytest.approx(of_plain_steps(run, metrics), rel=1e-9)
+
+
+def of_plain_steps(run, metrics):
+    """The variance of the mean of a first round's replies if every step of SGD were plain."""
+    clients = metrics["clients"]
+    sizes = np.array([len(run.worker.parts[k]) for k in clients], dtype=float)
+    noises = [run.worker.plan.clients[k].noise_multiplier for k in clients]
+    batches = [run.worker.plan.clients[k].expected_batch for k in clients]
+    each = sizes / sizes.sum() * noises * run.settings.privacy.clip_norm / batches
+    training = run.settings.training
+    return float(training.lr**2 * training.local_steps * np.square(each).sum())
+
+
 def run_ratios(run):
     return ratios(run.state, run.strategy.trains_in(3)[0], run.strategy.noise)
 
@@ -262,7 +316,14 @@ def test_what_cannot_be_shrunk_is_refused(settings):
         (["strategy=ffa", strong, *server], "strategy.server"),
         ([strong, "strategy.split=balanced"], "strategy.strength"),
         (["strategy.strength=2"], "strategy.strength"),
+        ([strong, "clients.ranks=[1,1,1,1,1,1]"], "clients.ranks"),
     ):
         chosen = settings(*given)
         with pytest.raises(InputError, match=key.replace(".", r"\.")):
             check_use(chosen, build_strategy(chosen.strategy))
+    chosen = settings(strong)
+    rule = build_strategy(chosen.strategy)
+    check_use(chosen, rule)
+    rule.local = LocalRule(smoothing=2.0)
+    with pytest.raises(InputError, match=r"strategy: .*plain local steps"):
+        check_use(chosen, rule)

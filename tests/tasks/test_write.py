@@ -4,11 +4,15 @@ import csv
 import hashlib
 from pathlib import Path
 
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
 
-from fedsvd.tasks.write import Prepared, Row, order, take_groups, write
+from fedsvd.tasks.write import Prepared, Row, deal_domains, order, save, take_groups, write
+from tests.tiny import make_inputs
 
 
 def rows(*texts: str, label: str = "a", client: str = "c") -> list[Row]:
@@ -35,6 +39,36 @@ def test_a_row_counts_once() -> None:
     groups = {"k": rows("x", "x", "y")}
     assert [row.text[0] for row in take_groups(groups, {"test": 2})["test"]] == ["x", "y"]
     assert [row.text[0] for row in take_groups(groups, {})["train"]] == ["x", "y"]
+
+
+def test_domains_are_dealt_one_after_another() -> None:
+    domains = [{"k": rows("a", "b"), "l": rows("c", "d")}, {"k": rows("a", "e")}]
+    wanted = {"test": 1, "validation": 1}
+    each = [take_groups(groups, wanted) for groups in domains]
+    assert deal_domains(domains, wanted) == {
+        part: each[0][part] + each[1][part] for part in ("train", "validation", "test")
+    }
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_model_is_written_without_a_progress_bar(
+    shown: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make_inputs(tmp_path)
+    folder = tmp_path / "model"
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    before = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        capfd.readouterr()
+        save(model, tokenizer, tmp_path / "new")
+        assert capfd.readouterr() == ("", "")
+        assert logging.is_progress_bar_enabled() == shown
+    finally:
+        (logging.enable_progress_bar if before else logging.disable_progress_bar)()
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        p.name for p in (tmp_path / "new").iterdir()
+    }
 
 
 def test_the_order_is_that_of_hashes() -> None:
