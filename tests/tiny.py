@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from fedsvd.run import config_folder, execute
 
 WORDS = ["good", "bad", "fine", "poor", "film", "plot", "the", "a", "is", "was", "very", "not"]
-TIMES = ("seconds", "train_seconds")
+TIMES = ("seconds", "setup_seconds", "train_seconds")
 
 
 def make_inputs(folder: Path, width: int = 16) -> list[str]:

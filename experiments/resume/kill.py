@@ -26,7 +26,7 @@ SMALL = [
     "training.precision=fp32", "privacy.accountant=rdp", "partition.alpha=100", "engine.threads=1",
     "recorder.evaluate_every=2", "resume=auto",
 ]  # fmt: skip
-TIMES = ("seconds", "train_seconds")
+TIMES = ("seconds", "setup_seconds", "train_seconds")
 
 
 def start(folder: Path, overrides: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedsvd.adapters import lora
 from fedsvd.adapters.build import check_inputs
 from fedsvd.adapters.targets import find_layers
-from fedsvd.client import dropout
+from fedsvd.client import dropout, remembered
 from fedsvd.client.attack import flip
 from fedsvd.client.gradients import settle
 from fedsvd.client.kept import Kept, keep
@@ -27,11 +27,11 @@ from fedsvd.errors import InputError, wrong
 from fedsvd.factors import factors_of
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
-from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
+from fedsvd.models.backbone import load_tokenizer, locate
 from fedsvd.models.classifier import Classifier
-from fedsvd.models.digest import weights_digest
 from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.models.heads import random_head, text_head, two_layer_head, zero_head
+from fedsvd.models.kept import kept_backbone
 from fedsvd.models.usable import fit_tokenizer
 from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import PrivacyPlan, make_plan
@@ -144,6 +144,11 @@ class Worker:
         """Return accuracy in [0, 1] and mean cross-entropy of a state on rows of the task."""
         self.model.write(state)
         self.model.set_dropout(False)  # also after a client that failed half way
+        if state.round == 0 and self.weights:  # runs of a study have one start
+            return remembered.figures(self, rows.tolist(), lambda: self._figures(rows))
+        return self._figures(rows)
+
+    def _figures(self, rows: np.ndarray) -> dict[str, float]:
         logits = self.logits(rows.tolist())
         labels = self.tokens.labels[torch.as_tensor(rows)]
         loss = torch.nn.functional.cross_entropy(logits, labels)
@@ -161,6 +166,14 @@ def get_worker(settings: Settings) -> Worker:
         _built.clear()  # one model a process
         _built[key] = build_worker(settings)
     return _built[key]
+
+
+def forget() -> None:
+    """Give up the process's worker: the next one is built anew, whatever has become of this one.
+
+    What was read, and is looked at before it is used again, stays: texts, tokens, pretrained weights.
+    """
+    _built.clear()
 
 
 def read_ahead(settings: Settings) -> None:
@@ -191,11 +204,11 @@ def build_worker(settings: Settings) -> Worker:
     plan = make_plan(settings, [0 if own else len(p) for p in parts])
 
     tokenizer = load_tokenizer(settings.model)
-    backbone = load_backbone(settings.model)
+    backbone, weights = kept_backbone(settings.model)
     fit_tokenizer(settings.model.name, backbone, tokenizer)
     tokens = tokenise(tokenizer, task.texts, task.labels, settings.model.max_length)
     parts = only_usable(settings, task, tokens, backbone, parts)
-    weights, backbone = weights_digest(backbone), backbone.to(device)
+    backbone = backbone.to(device)
     head = _make_head(settings, backbone, tokenizer, task, device, precision)
 
     bare = _classifier(settings, lora.Attached(backbone, {}, AdapterState({})), head, "fp32")

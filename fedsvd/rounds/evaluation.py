@@ -116,5 +116,6 @@ def summarise(run: Run) -> dict[str, Any]:
         "state_digest": run.state.digest(),
         "average_digest": None if run.average is None else model_state(run).digest(),
         "singular_values": spectra(model_state(run)),
+        "setup_seconds": run.setup_seconds,
         "seconds": run.seconds(),
     }  # fmt: skip
