@@ -7,13 +7,11 @@ What is recorded in --results is not made again. JOBS at a time (default 2), one
 """
 
 import argparse
-import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.each import forked, restarted
+from experiments.each import forked, restarted, warm
 from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
 from experiments.suite.records import best, read, record
 from experiments.suite.tables import table
@@ -88,23 +86,6 @@ def make(suite: dict, given: argparse.Namespace, chosen: list[Cell]) -> int:
     return 1 if failed else 0
 
 
-def warm(told: list[str]) -> None:
-    """Read and tokenise the data of a run in this process, for all that are forked from it."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from fedsvd.client.worker import read_ahead
-    from fedsvd.config import from_config
-    from fedsvd.errors import InputError
-    from fedsvd.run import config_folder
-
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        composed = OmegaConf.to_container(compose("config", told), resolve=True)
-    with contextlib.suppress(InputError):  # the run itself says so
-        read_ahead(from_config(composed))
-
-
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     restarted("experiments.suite")
     sys.exit(main())

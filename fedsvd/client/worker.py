@@ -177,12 +177,18 @@ def forget() -> None:
 
 
 def read_ahead(settings: Settings) -> None:
-    """Read and tokenise a run's data, so that this process and all forked from it have them at hand.
+    """Read, build and ask beforehand what runs forked from this process find at hand then.
 
-    Raises InputError.
+    Texts, tokens and pretrained weights; where all is on the CPU also what is remembered of the model
+    at its start. Raises InputError.
     """
     task, _ = deal(settings)
     tokenise(load_tokenizer(settings.model), task.texts, task.labels, settings.model.max_length)
+    kept_backbone(settings.model)
+    if choose_device(settings.device).type != "cpu":
+        return  # a process that has begun with a GPU cannot be forked
+    worker = build_worker(settings)
+    worker.evaluate(worker.initial, worker.task.validation)
 
 
 def build_worker(settings: Settings) -> Worker:
