@@ -107,7 +107,7 @@ def warm(told: list[str]) -> None:
         gc.freeze()  # what a fork's collector leaves alone is not copied
 
 
-def _wait(runningdef _wait(running: dict[int, tuple[int, Path]], done: Callable[[int, Path, int], None]) -> None:
+def _wait(running: dict[int, tuple[int, Path]], done: Callable[[int, Path, int], None]) -> None:
     child, status = os.wait()
     done(*running.pop(child), status)
 
