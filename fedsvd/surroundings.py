@@ -40,7 +40,7 @@ def _switches() -> Iterator[Callable[[], object]]:
     pairs: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
         (torch.get_num_threads, torch.set_num_threads),
         (torch.get_default_dtype, torch.set_default_dtype),
-        (torch.get_default_device, torch.set_default_device),
+        (torch.get_default_device, _set_device),
         (torch.is_grad_enabled, torch.set_grad_enabled),
         (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
@@ -55,8 +55,13 @@ def _switches() -> Iterator[Callable[[], object]]:
         yield partial(_set, read, write, read())
 
 
+def _set_device(device: torch.device) -> None:
+    plain = device == torch.device("cpu")  # to ask for it costs every later call
+    torch.set_default_device(None if plain else device)
+
+
 def _set(read: Callable[[], Any], write: Callable[[Any], object], value: Any) -> None:
-    if read() != value:  # setting a default device costs every later call
+    if read() != value:
         write(value)
 
 

@@ -52,6 +52,12 @@ def figures(
     return dict(_last(_figures, key))
 
 
+def forget() -> None:
+    """Remember nothing any more."""
+    _figures.clear()
+    _passed.clear()
+
+
 def passed(key: Hashable) -> bool:
     """Return whether hooks were found right for a model with this key; see `checked`."""
     return key in _passed
