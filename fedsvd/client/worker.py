@@ -12,7 +12,7 @@ from torch import Tensor
 from fedsvd.adapters import lora
 from fedsvd.adapters.build import check_inputs
 from fedsvd.adapters.targets import find_layers
-from fedsvd.client import dropout
+from fedsvd.client import dropout, remembered
 from fedsvd.client.attack import flip
 from fedsvd.client.gradients import settle
 from fedsvd.client.kept import Kept, keep
@@ -31,11 +31,11 @@ from fedsvd.errors import InputError, wrong
 from fedsvd.factors import factors_of
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
-from fedsvd.models.backbone import load_backbone, load_tokenizer, locate
+from fedsvd.models.backbone import load_tokenizer, locate
 from fedsvd.models.classifier import Classifier
-from fedsvd.models.digest import weights_digest
 from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.models.heads import random_head, text_head, two_layer_head, zero_head
+from fedsvd.models.kept import kept_backbone
 from fedsvd.models.usable import fit_tokenizer
 from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import PrivacyPlan, make_plan
@@ -160,7 +160,10 @@ class Worker:
         """Return a state's logits (n, K) on rows of the task, and the labels (n,) of these."""
         self.model.write(state)
         self.model.set_dropout(False)  # also after a client that failed half way
-        return self.logits(rows.tolist()), self.tokens.labels[torch.as_tensor(rows)]
+        rows_, labels = rows.tolist(), self.tokens.labels[torch.as_tensor(rows)]
+        if state.round == 0 and self.weights:  # runs of a study have one start
+            return remembered.logits(self, rows_, lambda: self.logits(rows_)), labels
+        return self.logits(rows_), labels
 
 
 _built: dict[str, Worker] = {}
@@ -181,13 +184,27 @@ def get_worker(settings: Settings, anew: bool = False) -> Worker:
     return _built[key]
 
 
-def read_ahead(settings: Settings) -> None:
-    """Read and tokenise a run's data, so that this process and all forked from it have them at hand.
+def forget() -> None:
+    """Give up the process's worker: the next one is built anew, whatever has become of this one.
 
-    Raises InputError.
+    What was read, and is looked at before it is used again, stays: texts, tokens, pretrained weights.
+    """
+    _built.clear()
+
+
+def read_ahead(settings: Settings) -> None:
+    """Read, build and ask beforehand what runs forked from this process find at hand then.
+
+    Texts, tokens and pretrained weights; where all is on the CPU also what is remembered of the model
+    at its start. Raises InputError.
     """
     task, _ = deal(settings)
     tokenise(load_tokenizer(settings.model), task.texts, task.labels, settings.model.max_length)
+    kept_backbone(settings.model)
+    if choose_device(settings.device).type != "cpu":
+        return  # a process that has begun with a GPU cannot be forked
+    worker = build_worker(settings)
+    worker.evaluate(worker.initial, worker.task.validation)
 
 
 def build_worker(settings: Settings) -> Worker:
@@ -210,11 +227,11 @@ def build_worker(settings: Settings) -> Worker:
     plan = make_plan(settings, [0 if own else len(p) for p in parts])
 
     tokenizer = load_tokenizer(settings.model)
-    backbone = load_backbone(settings.model)
+    backbone, weights = kept_backbone(settings.model)
     fit_tokenizer(settings.model.name, backbone, tokenizer)
     tokens = tokenise(tokenizer, task.texts, task.labels, settings.model.max_length)
     parts = only_usable(settings, task, tokens, backbone, parts)
-    weights, backbone = weights_digest(backbone), backbone.to(device)
+    backbone = backbone.to(device)
     head = _make_head(settings, backbone, tokenizer, task, device, precision)
 
     bare = _classifier(settings, lora.Attached(backbone, {}, AdapterState({})), head, "fp32")
