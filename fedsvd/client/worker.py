@@ -160,10 +160,10 @@ class Worker:
         """Return a state's logits (n, K) on rows of the task, and the labels (n,) of these."""
         self.model.write(state)
         self.model.set_dropout(False)  # also after a client that failed half way
-        rows_, labels = rows.tolist(), self.tokens.labels[torch.as_tensor(rows)]
+        asked, labels = rows.tolist(), self.tokens.labels[torch.as_tensor(rows)]
         if state.round == 0 and self.weights:  # runs of a study have one start
-            return remembered.logits(self, rows_, lambda: self.logits(rows_)), labels
-        return self.logits(rows_), labels
+            return remembered.logits(self, asked, lambda: self.logits(asked)), labels
+        return self.logits(asked), labels
 
 
 _built: dict[str, Worker] = {}

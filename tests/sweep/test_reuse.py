@@ -114,13 +114,13 @@ def test_no_model_of_an_earlier_trial_is_kept_though_one_failed(inputs, tmp_path
 
 
 def test_the_first_logits_are_those_of_a_model_that_was_asked(inputs, tmp_path, monkeypatch):
-    asked, figures = [], worker.Worker._logits
+    asked, plain = [], worker.Worker.logits
 
     def counted(self, rows):
         asked.append(len(rows))
-        return figures(self, rows)
+        return plain(self, rows)
 
-    monkeypatch.setattr(worker.Worker, "_logits", counted)
+    monkeypatch.setattr(worker.Worker, "logits", counted)
     common, counts, lines = ["model.head=frozen_random", "rounds=1"], [], []
     for number, more in enumerate(
         (["adapter.rank=2"], ["adapter.rank=3", "training.lr=0.1"], ["seed=1"], ["adapter=pissa"])
