@@ -5,9 +5,13 @@
 LINES are "SETTING VARIANT SEED OVERRIDES...", each a run in FOLDER/SETTING/VARIANT/sSEED, recorded as
 a line of RESULTS.jsonl. JOBS at a time (default 2), one thread each. It may be stopped and started
 again; another RESULTS.jsonl makes all runs anew. A run is a process forked from this one, which has
-imported everything, and is otherwise `python -m fedsvd.run`. Status 1 if one fails.
+imported everything, and read and tokenised what the run needs; it is otherwise
+`python -m fedsvd.run`. Status 1 if one fails.
 """
 
+import contextlib
+import gc
+import io
 import json
 import os
 import shutil
@@ -21,7 +25,10 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": "1000000000",
     "MALLOC_TRIM_THRESHOLD_": "2000000000",
+    "TOKENIZERS_PARALLELISM": "false",  # threads do not survive a fork
 }
+COMMON = ["engine.threads=1"]
+_warm: list[str] = []  # what this process has at hand for its forks
 
 
 def main() -> int:
@@ -38,10 +45,9 @@ def main() -> int:
 
     def jobs() -> Iterator[tuple[list[str], Path]]:
         for line in waiting:
-            yield (
-                [*line[3:], *common, f"seed={line[2]}"],
-                folder / line[0] / line[1] / f"s{line[2]}",
-            )
+            told = [*line[3:], *common, f"seed={line[2]}"]
+            warm(told)
+            yield told, folder / line[0] / line[1] / f"s{line[2]}"
 
     def done(at: int, run: Path, status: int) -> None:
         nonlocal failed
@@ -69,6 +75,36 @@ def forked(jobs: Iterable[tuple[list[str], Path]], done: Callable[[int, Path, in
         running[child] = number, run
     while running:
         _wait(running, done)
+
+
+def warm(told: list[str]) -> None:
+    """Have this process read, tokenise and build what a run needs, for all that are forked from it.
+
+    Nothing is done where that is of the data and model of the last call. What is wrong with a run, it
+    says itself.
+    """
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from fedsvd.client.worker import forget, read_ahead
+    from fedsvd.config import from_config
+    from fedsvd.errors import InputError
+    from fedsvd.run import config_folder
+    from fedsvd.surroundings import as_found
+
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        composed = OmegaConf.to_container(compose("config", [*told, *COMMON]), resolve=True)
+    with as_found(), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(InputError):
+        settings = from_config(composed)
+        key = repr((settings.data, settings.model, settings.training.precision))
+        if key in _warm:
+            return
+        _warm[:] = [key]
+        gc.unfreeze()
+        read_ahead(settings)
+        forget()
+        gc.collect()
+        gc.freeze()  # what a fork's collector leaves alone is not copied
 
 
 def _wait(running: dict[int, tuple[int, Path]], done: Callable[[int, Path, int], None]) -> None:
@@ -100,7 +136,7 @@ def one(arguments: list[str], run: Path) -> int:
     log = os.open(f"{run}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(log, stream)
-    status = run_main([*arguments, "engine.threads=1", f"hydra.run.dir={run}"])
+    status = run_main([*arguments, *COMMON, f"hydra.run.dir={run}"])
     sys.stdout.flush()
     sys.stderr.flush()
     return status

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 import shlex
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,7 +34,8 @@ def execute(
     Clients run on `grid`, by default that of the configured engine. Raises InputError before any
     work if something cannot be used, and then leaves no empty folder behind.
     """
-    with _no_empty_folder(folder):
+    asked = time.perf_counter()
+    with contextlib.ExitStack() as after, _no_empty_folder(folder):
         composed, resume = _composed(config, folder, overrides)
         settings = from_config(composed)
         check_folder(folder, resume)
@@ -41,8 +43,12 @@ def execute(
             check_needed(settings)
         if not (folder / "summary.json").exists():  # what follows may take long to say anything
             say(f"loading task {settings.data.name} and model {settings.model.name}")
+        from fedsvd.surroundings import as_found
+
+        after.enter_context(as_found())
         quiet()
         from fedsvd.checkpoints.resume import begin, finished, open_run
+        from fedsvd.client.worker import forget
         from fedsvd.experiment import prepare, train
         from fedsvd.recorders.build import make_recorder
         from fedsvd.recorders.screen import Screen
@@ -52,14 +58,16 @@ def execute(
         if done is not None:
             say(f"{folder}: is finished, after {done['rounds_completed']} rounds")
             return done
+        forget()  # an earlier run's model may have been left in any state
         run = prepare(settings, _strategy(settings, overrides), grid)
-        run.rounds = until
+        run.rounds, run.asked = until, asked
         if settings.privacy.unit != "none":
             _close(folder)
         resumed = begin(run, folder)
         screen = Screen(folder)
         recorder = make_recorder(settings.recorder.name, folder, _yaml(composed), screen, resumed)
-    with contextlib.ExitStack() as closing, _how_to_go_on(folder):
+        after = after.pop_all()
+    with after, contextlib.ExitStack() as closing, _how_to_go_on(folder):
         for part in (run.grid, run.journal, screen):  # the last one is closed first
             closing.callback(part.close)
         return train(run, recorder, folder, resumed)

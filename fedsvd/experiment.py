@@ -96,6 +96,7 @@ def train(
     try:
         if not run.history:
             _enter(run, {"round": 0, "clients": []}, recorder, checkpoints)
+        run.setup_seconds = time.perf_counter() - run.asked
         while run.state.round < run.rounds and "ended" not in run.history[-1]:
             _stop_if_asked(run, recorder, checkpoints)
             metrics = one_round(run, run.state.round + 1)

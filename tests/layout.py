@@ -15,7 +15,8 @@ ORDER = (
     "fedsvd.client", "fedsvd.objectives", "fedsvd.models", "fedsvd.privacy", "fedsvd.adapters",
     "fedsvd.engines", "fedsvd.data", "fedsvd.factors", "fedsvd.composing", "fedsvd.complaints",
     "fedsvd.config", "fedsvd.settings", "fedsvd.lowrank",
-    "fedsvd.records", "fedsvd.randomness", "fedsvd.pages", "fedsvd.threads", "fedsvd.files",
+    "fedsvd.records", "fedsvd.randomness", "fedsvd.pages", "fedsvd.threads", "fedsvd.surroundings",
+    "fedsvd.files",
     "fedsvd.plugins", "fedsvd.interrupt", "fedsvd.waiting", "fedsvd.terminal", "fedsvd.errors",
     "fedsvd.version",
 )  # fmt: skip

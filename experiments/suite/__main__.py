@@ -8,14 +8,12 @@ What is recorded in --results is not made again. JOBS at a time (default 2), one
 """
 
 import argparse
-import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.each import forked, restarted
-from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides, settings_of
+from experiments.each import forked, restarted, warm
+from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
 from experiments.suite.records import best, read, record
 from experiments.suite.tables import searched, table
 
@@ -90,16 +88,6 @@ def make(suite: dict, given: argparse.Namespace, chosen: list[Cell]) -> int:
     return 1 if failed else 0
 
 
-def warm(told: list[str]) -> None:
-    """Read and tokenise the data of a run in this process, for all that are forked from it."""
-    from fedsvd.client.worker import read_ahead
-    from fedsvd.errors import InputError
-
-    with contextlib.suppress(InputError):  # the run itself says so
-        read_ahead(settings_of(told))
-
-
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     restarted("experiments.suite")
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,13 +74,13 @@ def surroundings(worker: Worker) -> dict[str, Any]:
     }
 
 
-_known: list[tuple[Worker, dict[str, str]]] = []
+_known: list[tuple[weakref.ref[Worker], dict[str, str]]] = []  # nobody's model is kept by it
 
 
 def digests(worker: Worker) -> dict[str, str]:
     """Return SHA-256 digests of data, partition and model; made once for a worker."""
-    if not _known or _known[0][0] is not worker:
-        _known[:] = [(worker, _digests(worker))]
+    if not _known or _known[0][0]() is not worker:
+        _known[:] = [(weakref.ref(worker), _digests(worker))]
     return _known[0][1]
 
 

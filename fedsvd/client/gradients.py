@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsvd.client import remembered
 from fedsvd.client.dropout import keys_of_step, own_losses
 from fedsvd.client.kept import Kept
 from fedsvd.client.probe import SEED, some_tokens
@@ -34,6 +35,7 @@ from fedsvd.terminal import complain
 
 GROUPS = ((0, 1, 2), (3, 4), (0,))  # micro-batches: of several, of two of unlike lengths, of one
 AGAIN = (1,)  # examples that are asked once more, after all others
+CLEAR = 0.25  # of what is tolerated: what is closer than that is not measured again in a process
 REPEATED = 1e-6  # what they may differ by: some kernels of CUDA add in any order
 
 
@@ -49,6 +51,8 @@ class Worker(Protocol):
     hooks: Hooks | None
     use: Use
     kept: Kept | None
+    weights: str
+    left_out: Sequence[str]
 
     @property
     def objective(self) -> Objective:
@@ -74,12 +78,21 @@ def settle(worker: Worker) -> None:
     `privacy.gradients` "auto" takes hooks where they are right and says on stderr where they are not;
     "hooks" raises InputError there, with the name of the tensor that is farthest off; "loop" asks
     nothing of hooks. Raises InputError for a model in which not even an example that is alone has a
-    gradient of its own. It draws from no global generator and leaves the model with the same bits.
+    gradient of its own. A process that has found hooks right for a model does not ask again. It draws
+    from no global generator and leaves the model with the same bits.
     """
     wanted = worker.settings.privacy.gradients
+    key = remembered.checked(worker, worker.trains, worker.task.classes)
+    if wanted != "loop" and worker.weights and remembered.passed(key):
+        with _kept(worker):
+            worker.plan = replace(worker.plan, gradients="hooks")
+        return
     with _kept(worker), _asked(worker) as asked:
         expected = _alone(asked)
-        wrongly = None if wanted == "loop" else _by_hooks(asked, expected)
+        worst = Difference("", 0.0) if wanted == "loop" else _by_hooks(asked, expected)
+    wrongly = worst if worst.size > TOLERANCE else None
+    if wanted != "loop" and worker.weights and worst.size < CLEAR * TOLERANCE:
+        remembered.note(key)
     chosen = "loop" if wanted == "loop" or wrongly is not None else "hooks"
     if wrongly is not None:
         if wanted == "hooks":
@@ -188,8 +201,8 @@ def _unfit(worker: Worker, why: str) -> InputError:
     )
 
 
-def _by_hooks(worker: Worker, expected: dict[str, Tensor]) -> Difference | None:
-    """Return where hooks on padded batches are farthest from `expected` if that is too far."""
+def _by_hooks(worker: Worker, expected: dict[str, Tensor]) -> Difference:
+    """Return where hooks on padded batches are farthest from `expected`."""
     worst = Difference("", 0.0)
     for kinds, group in _turns(worker.trains):
         worker.narrow(kinds)
@@ -200,7 +213,7 @@ def _by_hooks(worker: Worker, expected: dict[str, Tensor]) -> Difference | None:
             return Difference("", float("inf"), f"{type(error).__name__}: {said}"[:200])
         if difference.size > worst.size:
             worst = difference
-    return worst if worst.size > TOLERANCE else None
+    return worst
 
 
 def _turns(kinds: tuple[str, ...]) -> list[tuple[tuple[str, ...], Sequence[int]]]:

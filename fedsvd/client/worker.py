@@ -12,7 +12,7 @@ from torch import Tensor
 from fedsvd.adapters import lora
 from fedsvd.adapters.build import check_inputs
 from fedsvd.adapters.targets import find_layers
-from fedsvd.client import dropout
+from fedsvd.client import dropout, remembered
 from fedsvd.client.gradients import settle
 from fedsvd.client.kept import Kept, keep
 from fedsvd.client.probe import SHORT, some_tokens, unreached
@@ -31,7 +31,6 @@ from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
 from fedsvd.models.backbone import load_tokenizer, locate
 from fedsvd.models.base import Model
-from fedsvd.models.digest import weights_digest
 from fedsvd.models.usable import fit_tokenizer
 from fedsvd.objectives.base import Objective
 from fedsvd.objectives.build import objective_of
@@ -164,7 +163,10 @@ class Worker:
         """Return a state's outputs (n, k) on rows of the task, and the labels (n,) of these."""
         self.model.write(state)
         self.model.set_dropout(False)  # also after a client that failed half way
-        return self.outputs(rows.tolist()), self.tokens.labels[torch.as_tensor(rows)]
+        asked, labels = rows.tolist(), self.tokens.labels[torch.as_tensor(rows)]
+        if state.round == 0 and self.weights:  # runs of a study have one start
+            return remembered.outputs(self, asked, lambda: self.outputs(asked)), labels
+        return self.outputs(asked), labels
 
 
 _built: dict[str, Worker] = {}
@@ -185,13 +187,28 @@ def get_worker(settings: Settings, anew: bool = False) -> Worker:
     return _built[key]
 
 
-def read_ahead(settings: Settings) -> None:
-    """Read and tokenise a run's data, so that this process and all forked from it have them at hand.
+def forget() -> None:
+    """Give up the process's worker: the next one is built anew, whatever has become of this one.
 
-    Raises InputError.
+    What was read, and is looked at before it is used again, stays: texts, tokens, pretrained weights.
+    """
+    _built.clear()
+
+
+def read_ahead(settings: Settings) -> None:
+    """Read, build and ask beforehand what runs forked from this process find at hand then.
+
+    Texts, tokens and pretrained weights; where all is on the CPU also what is remembered of the model
+    at its start. Raises InputError.
     """
     task, _ = deal(settings)
-    objective_of(settings.task).tokens(settings, task, load_tokenizer(settings.model))
+    objective = objective_of(settings.task)
+    objective.tokens(settings, task, load_tokenizer(settings.model))
+    objective.backbone(settings)
+    if choose_device(settings.device).type != "cpu":
+        return  # a process that has begun with a GPU cannot be forked
+    worker = build_worker(settings)
+    worker.evaluate(worker.initial, worker.task.validation)
 
 
 def build_worker(settings: Settings) -> Worker:
@@ -216,11 +233,11 @@ def build_worker(settings: Settings) -> Worker:
     plan = make_plan(settings, [0 if own else len(p) for p in parts])
 
     tokenizer = load_tokenizer(settings.model)
-    backbone = objective.backbone(settings)
+    backbone, weights = objective.backbone(settings)
     fit_tokenizer(settings.model.name, backbone, tokenizer)
     tokens = objective.tokens(settings, task, tokenizer)
     parts = only_usable(settings, task, tokens, backbone, parts)
-    weights, backbone = weights_digest(backbone), backbone.to(device)
+    backbone = backbone.to(device)
     head = objective.head(settings, backbone, tokenizer, task, device, precision)
 
     bare = objective.model(settings, lora.Attached(backbone, {}, AdapterState({})), head, "fp32")

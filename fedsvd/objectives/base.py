@@ -91,8 +91,11 @@ class Objective(ABC):
         """Return the pretrained model as Transformers saves it, frozen, on the CPU; InputError."""
 
     @abstractmethod
-    def backbone(self, settings: Settings) -> nn.Module:
-        """Return the pretrained backbone, frozen, on the CPU; InputError if it cannot serve."""
+    def backbone(self, settings: Settings) -> tuple[nn.Module, str]:
+        """Return the pretrained backbone, frozen, on the CPU, and a digest of its weights.
+
+        Raises InputError if it cannot serve.
+        """
 
     @abstractmethod
     def head(

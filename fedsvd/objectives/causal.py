@@ -15,7 +15,7 @@ from fedsvd.errors import InputError, wrong
 from fedsvd.models.backbone import written_name
 from fedsvd.models.base import Model
 from fedsvd.models.decoder import Output, body_of, load_language_model, output_of
-from fedsvd.models.digest import vocabulary_digest
+from fedsvd.models.digest import vocabulary_digest, weights_digest
 from fedsvd.models.language_model import LanguageModel, Said
 from fedsvd.objectives.base import Exported, Head, Objective
 from fedsvd.objectives.metric import PERPLEXITY, TOKEN_ACCURACY, Metric
@@ -90,12 +90,12 @@ class Causal(Objective):
         """Return the decoder with its output layer."""
         return load_language_model(settings.model)
 
-    def backbone(self, settings: Settings) -> nn.Module:
+    def backbone(self, settings: Settings) -> tuple[nn.Module, str]:
         """Return the decoder; it remembers its output layer."""
         whole = load_language_model(settings.model)
         body = body_of(whole)
         object.__setattr__(body, "_output", output_of(whole))  # not a part: tied to the embeddings
-        return body
+        return body, weights_digest(body)
 
     def head(
         self, settings: Settings, backbone: nn.Module, tokenizer: Any, task: Task,

@@ -20,6 +20,7 @@ from fedsvd.models.classifier import Classifier
 from fedsvd.models.digest import vocabulary_digest
 from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.models.heads import random_head, text_head, two_layer_head, zero_head
+from fedsvd.models.kept import kept_backbone
 from fedsvd.objectives.base import Exported, Head, Objective
 from fedsvd.objectives.label_texts import label_tokens
 from fedsvd.objectives.metric import ACCURACY, Metric
@@ -77,9 +78,9 @@ class Classification(Objective):
         """Return the backbone, which is all that comes pretrained."""
         return load_backbone(settings.model)
 
-    def backbone(self, settings: Settings) -> nn.Module:
+    def backbone(self, settings: Settings) -> tuple[nn.Module, str]:
         """Return the backbone without a head of its own."""
-        return load_backbone(settings.model)
+        return kept_backbone(settings.model)
 
     def head(
         self, settings: Settings, backbone: nn.Module, tokenizer: Any, task: Task,

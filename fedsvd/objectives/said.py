@@ -23,7 +23,8 @@ def encode(
     completion's count and an end of text, where the tokeniser has one, after it; or, with `messages`,
     a conversation in the tokeniser's chat template, of which the turns of the assistant count. A row
     is tokenised as one text: a token counts if it ends within what is to be said. Rows are cut
-    after `max_length` tokens; `Tokens.truncated` says how many are. `name` is the model's. Raises InputError for a tokeniser that cannot say where its tokens stand.
+    after `max_length` tokens; `Tokens.truncated` says how many are. `name` is the model's. Raises
+    InputError for a tokeniser that cannot say where its tokens stand.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"model.name: the tokeniser of {name!r} does not say where tokens stand")

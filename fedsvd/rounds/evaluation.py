@@ -163,6 +163,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "state_digest": run.state.digest(),
         "average_digest": None if run.average is None else final.digest(),
         "singular_values": spectra(final),
+        "setup_seconds": run.setup_seconds,
         "seconds": run.seconds(),
         "seconds_training": sum(m.get("train_seconds", 0.0) for m in run.history),
         "seconds_evaluating": sum(m.get("evaluate_seconds", 0.0) for m in run.history) + evaluating,

@@ -40,6 +40,8 @@ class Run:
     noise: dict[str, tuple[float, float]] = field(default_factory=dict)  # NoiseView.total
     began: float = field(default_factory=time.perf_counter)
     seconds_before: float = 0.0
+    asked: float = field(default_factory=time.perf_counter)
+    setup_seconds: float = 0.0  # from there to the first round of this process
 
     def seconds(self) -> float:
         """Return the seconds that rounds have taken, also before the run was resumed."""

@@ -1,1 +1,1 @@
-"""Sweeps over a Ray cluster: a task a trial."""
+"""Sweeps over a Ray cluster: trials one after another in processes of it."""

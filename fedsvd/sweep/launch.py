@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from omegaconf import DictConfig, OmegaConf
 
 from fedsvd.engines.cluster import connect, room_for
-from fedsvd.engines.slices import first_ready, free, value_of
+from fedsvd.engines.slices import free, value_of
 from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.objectives.metric import metric_of
-from fedsvd.settings import EngineSettings, Settings
+from fedsvd.settings import EngineSettings
 from fedsvd.settings.checks import at_least
 from fedsvd.sweep.account import Account, Failure, failed, names
 from fedsvd.sweep.compose import checked, compose_trial, plain
+from fedsvd.sweep.pool import Pool, Process
 from fedsvd.sweep.progress import Progress, State, Trial
-from fedsvd.sweep.trial import LOG, SUMMARY, Order, Outcome, run_trial, set_aside
+from fedsvd.sweep.trial import LOG, SUMMARY, Order, Outcome, set_aside
 from fedsvd.terminal import say
 from fedsvd.waiting import Notice
 
@@ -34,6 +36,7 @@ class Options:
     num_gpus: float = 0.0
     concurrent: int | None = None
     retries: int = 2
+    reuse: bool = True
     address: str | None = None
 
     def __post_init__(self) -> None:
@@ -44,6 +47,8 @@ class Options:
         at_least("hydra.launcher.retries", self.retries, 0)
         if self.concurrent is not None:
             at_least("hydra.launcher.concurrent", self.concurrent, 1)
+        if not isinstance(self.reuse, bool):
+            raise wrong("hydra.launcher.reuse", self.reuse, "true or false")
 
 
 def launch(
@@ -113,32 +118,30 @@ def _look(trial: Trial) -> None:
 def _run_all(trials: Sequence[Trial], options: Options) -> None:
     """Run every trial that is waiting, on the cluster given or one started here."""
     started = connect(options.address, "hydra.launcher.address")
-    references: dict[Any, Trial] = {}
     waiting = [t for t in trials if t.state is State.WAITING]
+    pool: Pool | None = None
     try:
         most = _most(waiting, options)
+        cpus_of = partial(_cpus, options=options)
+        pool = Pool(most, options.num_gpus, cpus_of, options.reuse)
         notice = Notice()
         before: list[Any] = []
         with Progress(trials) as progress:
-            while waiting or references:
-                while waiting and len(references) < most:
-                    trial = waiting.pop(0)
-                    references[_submit(trial, options)] = trial
+            while waiting or pool.running:
+                pool.deal(waiting, partial(_order, options=options))
                 progress.update()
-                done = first_ready(list(references))
+                done = pool.ready()
                 stands = [(t.state, t.latest.get("round")) for t in trials]
                 if done or stands != before:
                     notice.restart()
                 before = stands
                 notice.look(lambda: _awaited(trials))
-                for reference in done:
-                    trial = references.pop(reference)
-                    if not _settle(trial, reference, options.retries):
-                        waiting.insert(0, trial)
+                for process in done:
+                    _settle(pool, process, waiting, options.retries)
             progress.update()
     finally:
-        for reference in references:  # only where this ends before the trials do
-            ray.cancel(reference, force=True)
+        if pool is not None:
+            pool.close()
         if started:
             ray.shutdown()
 
@@ -152,18 +155,18 @@ def _awaited(trials: Sequence[Trial]) -> str:
     return f"a round of trials {told}, whose {LOG} tells more; {free()}"
 
 
-def _cpus(settings: Settings, options: Options) -> float:
+def _cpus(trial: Trial, options: Options) -> float:
     """Return the CPUs that a trial holds: none by default where its workers are to have them."""
     if options.num_cpus is not None:
         return options.num_cpus
-    return 0.0 if settings.engine.name == "ray" else 1.0
+    return 0.0 if trial.settings.engine.name == "ray" else 1.0
 
 
 def _most(trials: Iterable[Trial], options: Options) -> int:
     """Return how many trials may run at once; InputError if the cluster is too small for one."""
     most = sys.maxsize if options.concurrent is None else options.concurrent
     for trial in trials:
-        cpus, engine = _cpus(trial.settings, options), trial.settings.engine
+        cpus, engine = _cpus(trial, options), trial.settings.engine
         alone = EngineSettings("ray", num_cpus=cpus, num_gpus=options.num_gpus)
         if room_for(alone) < 1:
             has = {k: v for k, v in ray.cluster_resources().items() if k in ("CPU", "GPU")}
@@ -178,34 +181,48 @@ def _most(trials: Iterable[Trial], options: Options) -> int:
     return most
 
 
-def _submit(trial: Trial, options: Options) -> Any:
+def _order(trial: Trial, options: Options) -> Order:
+    """Return what a trial's process needs, with the trial's folder made ready for an attempt."""
     trial.folder.mkdir(parents=True, exist_ok=True)
     if trial.config.get("resume") != "auto":
         set_aside(trial.folder)
     trial.submitted()
-    cpus = _cpus(trial.settings, options)
-    order = Order(
-        trial.config, trial.overrides, trial.folder, max(1, int(cpus)), os.getcwd(),
-        [p for p in sys.path if p],
-    )  # fmt: skip
-    # A process a trial: its memory goes with it. Retries are counted here, so that they are seen.
-    task = ray.remote(max_calls=1, max_retries=0)(run_trial)
-    return task.options(num_cpus=cpus, num_gpus=options.num_gpus).remote(order)
+    threads = max(1, int(_cpus(trial, options)))
+    paths = [p for p in sys.path if p]
+    return Order(trial.config, trial.overrides, trial.folder, threads, os.getcwd(), paths)
 
 
-def _settle(trial: Trial, reference: Any, retries: int) -> bool:
-    """Take a trial's outcome; return whether there is one, or the trial is to be run again."""
+def _settle(pool: Pool, process: Process, waiting: list[Trial], retries: int) -> None:
+    """Take what a process has done; a trial whose process died waits again, up to `retries` times.
+
+    Retries are counted here, so that they are seen. A process that dies while it starts counts as an
+    attempt at a trial that waits.
+    """
+    starting, trial = not process.started, process.trial
     try:
-        trial.ended(value_of(reference))
+        outcome = value_of(process.reference)
+        pool.free(process)
+        if not starting:
+            trial.ended(outcome)
+        return
     except ray.exceptions.RayTaskError as error:  # it could not even begin
-        trial.ended(Outcome(reason=str(error.cause)))
+        told, reason = True, str(error.cause)
     except ray.exceptions.RayError as death:
-        reason = f"its process died: {type(death).__name__}"
-        if trial.attempts <= retries:
-            trial.died(reason)
-            return False
-        trial.ended(Outcome(reason=f"{reason} ({trial.attempts} attempts)"))
-    return True
+        told, reason = False, f"its process died: {type(death).__name__}"
+    pool.lose(process)
+    if starting and trial not in waiting:
+        if not waiting:
+            return
+        trial = waiting[0]
+    if starting:
+        trial.submitted()
+        waiting.remove(trial)
+    if not told and trial.attempts <= retries:
+        trial.died(reason)
+        waiting.insert(0, trial)
+        return
+    attempts = f" ({trial.attempts} attempts)" if trial.attempts > 1 else ""
+    trial.ended(Outcome(reason=f"{reason}{attempts}"))
 
 
 def _account(trial: Trial, trials: Sequence[Trial]) -> JobReturn:

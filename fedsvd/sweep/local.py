@@ -45,6 +45,7 @@ def launch(
             configure_log(config.hydra.hydra_logging, config.hydra.verbose)
         if done.status is not JobStatus.COMPLETED:
             failures.append(_failure(number, name, done._return_value))
+            _let_go(done._return_value)
             say(f"trial {number} ({name}) failed: {failures[-1].reason}")
         accounts.append(
             Account(
@@ -74,3 +75,12 @@ def _failure(number: int, name: str, error: Any) -> Failure:
     told = isinstance(error, (InputError, RunError))
     reason = one_line(str(error)) if told else as_failure(error)
     return Failure(number, name, reason, isinstance(error, InputError))
+
+
+def _let_go(error: Any) -> None:
+    """Let an error keep its text and nothing of where it came from: a trial's model is there."""
+    seen: list[Any] = []
+    while isinstance(error, BaseException) and error not in seen:
+        seen.append(error)
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
 
 import fedsvd
 from fedsvd.client.dropout import keys_of_step, own_losses
@@ -17,7 +17,7 @@ from fedsvd.models import language_model
 from fedsvd.models.language_model import _Chunked, capped
 from tests.conftest import compose_settings
 from tests.objectives.small import CONFIGS, make_model, overrides, rows, tokenizer
-from tests.tiny import make_inputs, outcome, run
+from tests.tiny import outcome, run
 
 
 def made(folder, kind="llama", *more):
@@ -151,7 +151,8 @@ def test_embeddings_and_output_layer_are_frozen_also_where_they_are_one(tmp_path
     ]
     assert worker.initial.extra == {}
     with pytest.raises(InputError, match="adapter: 'none'"):
-        made(tmp_path, "llama", "adapter=none")
+        given = [o for o in overrides(tmp_path) if not o.startswith("adapter.")]
+        build_worker(compose_settings(*given, "adapter=none"))
 
 
 def test_straight_resumed_and_ray_end_in_the_same_bits(tmp_path):
@@ -214,9 +215,14 @@ def test_the_side_on_which_a_tokeniser_pads_changes_nothing(tmp_path):
 
 def test_a_model_that_sees_later_tokens_is_refused(tmp_path):
     given = overrides(tmp_path)
-    make_inputs(tmp_path)
-    with pytest.raises(InputError, match="later ones"):
-        run(tmp_path / "run", given, f"model.name={tmp_path / 'model'}")
+    config = BertConfig(
+        vocab_size=34, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=32,
+    )  # fmt: skip
+    BertLMHeadModel(config).save_pretrained(tmp_path / "bert")
+    tokenizer().save_pretrained(tmp_path / "bert")
+    with pytest.raises(InputError, match="depends on later ones"):
+        build_worker(compose_settings(*given, f"model.name={tmp_path / 'bert'}"))
 
 
 def test_clients_by_size_where_rows_have_no_labels(tmp_path):
