@@ -89,10 +89,10 @@ def _fault(model: nn.Module, body: nn.Module, size: int) -> str:
     except Exception as error:  # a model may raise anything
         said = (str(error).strip().splitlines() or [""])[0][:200]
         return f"it raises {type(error).__name__}: {said}"
-    if logits.shape != ours.shape or not _near(ours, logits):
-        return "its logits are not what its output layer makes of its last hidden states"
     if not _near(logits[0, :-1], logits[1, :-1]):
         return "what it says of a token depends on later ones"
+    if logits.shape != ours.shape or not _near(ours, logits):
+        return "its logits are not what its output layer makes of its last hidden states"
     return ""
 
 

@@ -1,10 +1,10 @@
-"""Small random decoders with a word tokeniser of their own, and tasks for them."""
+"""Small random decoders with a tokeniser of their own, and tasks for them."""
 
 import json
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     GemmaConfig,
@@ -15,17 +15,18 @@ from transformers import (
 )
 
 WORDS = ["red", "blue", "green", "one", "two", "three", "cat", "dog", "house", "tree", "is", "a"]
-SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "user", "assistant", "system", ":", "\n"]
+SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
+VOCABULARY = 320
 SIZE = {
-    "vocab_size": 34, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
-    "num_key_value_heads": 1, "intermediate_size": 24, "max_position_embeddings": 64,
+    "vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "intermediate_size": 24, "max_position_embeddings": 128,
     "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
 CONFIGS = {
     "llama": lambda: LlamaConfig(**SIZE, tie_word_embeddings=True),
     "qwen2": lambda: Qwen2Config(**SIZE, tie_word_embeddings=False),
     "gpt2": lambda: GPT2Config(
-        vocab_size=34, n_embd=16, n_layer=3, n_head=2, n_positions=64, bos_token_id=1,
+        vocab_size=VOCABULARY, n_embd=16, n_layer=3, n_head=2, n_positions=128, bos_token_id=1,
         eos_token_id=2, pad_token_id=0,
     ),
     "gemma": lambda: GemmaConfig(**SIZE, head_dim=8),
@@ -39,11 +40,15 @@ TEMPLATE = (
 
 
 def tokenizer(template: str | None = TEMPLATE, side: str = "right"):
-    """Return a tokeniser of words with the blank before each, with a chat template."""
-    words = [*SPECIAL, *WORDS, *(f" {w}" for w in WORDS), " "]
-    found = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    found.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[a-z]+|</s>|[^a-z]"), "isolated")
-    found.decoder = decoders.Fuse()
+    """Return a byte-level tokeniser that has every word of these whole, with a chat template."""
+    found = Tokenizer(models.BPE())
+    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    found.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=SPECIAL, show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
+    found.train_from_iterator([text for w in WORDS for text in (w, f" {w}")] * 9, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=found, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
         unk_token="<unk>", chat_template=template, padding_side=side,

@@ -129,13 +129,13 @@ def test_no_more_logits_stand_in_memory_than_a_chunk(tmp_path, monkeypatch):
 
     def watched(x, weight, *rest):
         out = linear(x, weight, *rest)
-        sizes.append(out.numel() if out.shape[-1] == 34 else 0)
+        sizes.append(out.numel() if out.shape[-1] == 320 else 0)
         return out
 
-    monkeypatch.setattr(language_model, "CHUNK_BYTES", 4 * 34 * 2)
+    monkeypatch.setattr(language_model, "CHUNK_BYTES", 4 * 320 * 2)
     monkeypatch.setattr(language_model.nn.functional, "linear", watched)
     before = worker.losses([0, 1, 2]).detach()
-    assert max(sizes) == 2 * 34
+    assert max(sizes) == 2 * 320
     monkeypatch.setattr(language_model, "CHUNK_BYTES", 2**26)
     torch.testing.assert_close(before, worker.losses([0, 1, 2]).detach())
 
@@ -150,9 +150,10 @@ def test_embeddings_and_output_layer_are_frozen_also_where_they_are_one(tmp_path
         n for n in model.trainable() if "lora" not in n and n.rpartition(".")[2] not in "AB"
     ]
     assert worker.initial.extra == {}
+    given = [o for o in overrides(tmp_path) if not o.startswith("adapter.")]
+    settings = compose_settings(*given, "adapter=none")
     with pytest.raises(InputError, match="adapter: 'none'"):
-        given = [o for o in overrides(tmp_path) if not o.startswith("adapter.")]
-        build_worker(compose_settings(*given, "adapter=none"))
+        build_worker(settings)
 
 
 def test_straight_resumed_and_ray_end_in_the_same_bits(tmp_path):
@@ -216,7 +217,7 @@ def test_the_side_on_which_a_tokeniser_pads_changes_nothing(tmp_path):
 def test_a_model_that_sees_later_tokens_is_refused(tmp_path):
     given = overrides(tmp_path)
     config = BertConfig(
-        vocab_size=34, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=320, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=16, max_position_embeddings=32,
     )  # fmt: skip
     BertLMHeadModel(config).save_pretrained(tmp_path / "bert")

@@ -20,7 +20,7 @@ TALK = [
 def said(table, row, words):
     """Return the counted tokens of a row as words."""
     ids = table.columns["input_ids"][row][table.counted[row]].tolist()
-    return [words.convert_ids_to_tokens(i).strip() for i in ids]
+    return [words.decode([i]).strip() for i in ids]
 
 
 def test_of_a_pair_the_completion_and_an_end_count():

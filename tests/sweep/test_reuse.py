@@ -120,7 +120,7 @@ def test_the_first_logits_are_those_of_a_model_that_was_asked(inputs, tmp_path, 
         asked.append(len(rows))
         return plain(self, rows)
 
-    monkeypatch.setattr(worker.Worker, "logits", counted)
+    monkeypatch.setattr(worker.Worker, "outputs", counted)
     common, counts, lines = ["model.head=frozen_random", "rounds=1"], [], []
     for number, more in enumerate(
         (["adapter.rank=2"], ["adapter.rank=3", "training.lr=0.1"], ["seed=1"], ["adapter=pissa"])
