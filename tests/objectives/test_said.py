@@ -9,7 +9,7 @@ from fedsvd.client.worker import build_worker
 from fedsvd.errors import InputError
 from fedsvd.objectives.said import encode, rendered
 from tests.conftest import compose_settings
-from tests.objectives.small import make_model, overrides, tokenizer, write
+from tests.objectives.small import WORDS, make_model, overrides, tokenizer, write
 
 TALK = [
     {"role": "user", "content": "red cat"}, {"role": "assistant", "content": "one dog"},
@@ -104,9 +104,10 @@ def test_a_completion_that_cannot_be_used_is_told_with_file_and_line(tmp_path, r
 
 
 def test_a_tokeniser_without_a_template_is_refused(tmp_path):
-    given = overrides(tmp_path, "llama", "data.messages=messages")
-    make_model(tmp_path / "llama", template=None)
-    write(tmp_path / "rows.jsonl", [{"messages": TALK[:2]}, {"messages": TALK}] * 9)
+    model = make_model(tmp_path / "plain", template=None)
+    given = overrides(tmp_path, "llama", "data.messages=messages", f"model.name={model}")
+    talks = [[{"role": "user", "content": w}, TALK[1]] for w in WORDS * 2]
+    write(tmp_path / "rows.jsonl", [{"messages": [*t, *t[: i // 12]]} for i, t in enumerate(talks)])
     with pytest.raises(InputError, match=r"rows\.jsonl: line 1: .* no chat template"):
         build_worker(compose_settings(*given))
 
@@ -115,7 +116,7 @@ def test_a_tokeniser_without_a_template_is_refused(tmp_path):
     ("more", "why"),
     [
         (("attack=label_flip", "attack.clients=[0]"), "attack: 'label_flip'"),
-        (("task=choice",), r"task: 'choice' is not allowed.*classification, causal"),
+        (("task=choice",), r"task: 'choice' is not allowed.*causal, classification"),
         (("task=classification", "data.messages=messages"), r"data\.messages: 'messages'"),
         (("data.text=[question,completion]",), r"no column 'question' \(data\.text\)"),
     ],
