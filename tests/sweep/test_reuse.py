@@ -114,6 +114,7 @@ def test_no_model_of_an_earlier_trial_is_kept_though_one_failed(inputs, tmp_path
 
 
 def test_the_first_logits_are_those_of_a_model_that_was_asked(inputs, tmp_path, monkeypatch):
+    anew()
     asked, plain = [], worker.Worker.logits
 
     def counted(self, rows):
