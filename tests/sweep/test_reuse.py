@@ -67,7 +67,7 @@ class Spoils(Strategy):
     """Changes what the process holds, as code of users may, and ends as it is told to."""
 
     def aggregate(self, state, updates):
-        for model in (o for o in gc.get_objects() if isinstance(o, Classifier)):
+        for model in [o for o in gc.get_objects() if type(o) is Classifier]:
             for p in model.parameters():
                 p.data.mul_(1.5)
         torch.manual_seed(7)
