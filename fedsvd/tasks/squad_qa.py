@@ -10,7 +10,7 @@ from fedsvd.tasks.squad_pairs import FILES, FOLDER, paragraphs
 from fedsvd.tasks.write import Prepared, Row, take_groups
 
 WANTED = {"test": 200, "validation": 200}  # rows of each domain
-LONGEST = 800  # characters of a paragraph; with question and answer below 320 tokens of SmolLM2
+LONGEST = 800  # characters of a paragraph; with question and answer at most 369 tokens of SmolLM2
 
 
 def prepare(archives: Path) -> Prepared:

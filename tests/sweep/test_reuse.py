@@ -67,7 +67,7 @@ class Spoils(Strategy):
     """Changes what the process holds, as code of users may, and ends as it is told to."""
 
     def aggregate(self, state, updates):
-        for model in (o for o in gc.get_objects() if isinstance(o, Classifier)):
+        for model in [o for o in gc.get_objects() if type(o) is Classifier]:
             for p in model.parameters():
                 p.data.mul_(1.5)
         torch.manual_seed(7)
@@ -114,6 +114,7 @@ def test_no_model_of_an_earlier_trial_is_kept_though_one_failed(inputs, tmp_path
 
 
 def test_the_first_logits_are_those_of_a_model_that_was_asked(inputs, tmp_path, monkeypatch):
+    anew()
     asked, plain = [], worker.Worker.outputs
 
     def counted(self, rows):
