@@ -15,7 +15,9 @@ from torch import Generator, Tensor, nn
 from fedsvd.adapters import lora
 from fedsvd.data.task import Task
 from fedsvd.data.tokens import Batch, Tokens
+from fedsvd.models.backbone import written_name
 from fedsvd.models.base import Model
+from fedsvd.models.digest import vocabulary_digest
 from fedsvd.objectives.metric import Metric
 from fedsvd.settings import DataSettings, Settings
 
@@ -144,3 +146,16 @@ class Objective(ABC):
     @abstractmethod
     def export(self, given: Exported, folder: Path) -> None:
         """Write into the run folder what is needed, beside `written`, to put the model together."""
+
+
+def found_again(given: Exported) -> dict[str, Any]:
+    """Return where a finished run's base model is, and digests by which it is known again."""
+    model = given.settings.model
+    return {
+        "model": written_name(model),
+        "weights": given.weights,
+        "vocabulary": vocabulary_digest(given.tokenizer),
+        "package": model.package,
+        "folder": model.folder,
+        "revision": model.revision,
+    }

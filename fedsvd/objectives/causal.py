@@ -12,12 +12,11 @@ from fedsvd.adapters import lora
 from fedsvd.data.task import Task
 from fedsvd.data.tokens import Batch, Tokens, kept_tokens
 from fedsvd.errors import InputError, wrong
-from fedsvd.models.backbone import written_name
 from fedsvd.models.base import Model
 from fedsvd.models.decoder import Output, body_of, load_language_model, output_of
-from fedsvd.models.digest import vocabulary_digest, weights_digest
+from fedsvd.models.digest import weights_digest
 from fedsvd.models.language_model import LanguageModel, Said
-from fedsvd.objectives.base import Exported, Head, Objective
+from fedsvd.objectives.base import Exported, Head, Objective, found_again
 from fedsvd.objectives.metric import PERPLEXITY, TOKEN_ACCURACY, Metric
 from fedsvd.objectives.said import encode
 from fedsvd.settings import DataSettings, Settings
@@ -153,12 +152,7 @@ class Causal(Objective):
         model, folder = given.settings.model, folder / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         description = {
-            "model": written_name(model),
-            "weights": given.weights,
-            "vocabulary": vocabulary_digest(given.tokenizer),
-            "package": model.package,
-            "folder": model.folder,
-            "revision": model.revision,
+            **found_again(given),
             "max_length": model.max_length,
             "messages": given.settings.data.messages is not None,
             "text_columns": len(given.settings.data.text),

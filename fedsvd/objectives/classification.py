@@ -14,14 +14,13 @@ from fedsvd.data.task import Task
 from fedsvd.data.tokens import Batch, Tokens, tokenise
 from fedsvd.errors import wrong
 from fedsvd.lowrank import AdapterState
-from fedsvd.models.backbone import load_backbone, written_name
+from fedsvd.models.backbone import load_backbone
 from fedsvd.models.base import Model
 from fedsvd.models.classifier import Classifier
-from fedsvd.models.digest import vocabulary_digest
 from fedsvd.models.fixed_heads import fixed_head
 from fedsvd.models.heads import random_head, text_head, two_layer_head, zero_head
 from fedsvd.models.kept import kept_backbone
-from fedsvd.objectives.base import Exported, Head, Objective
+from fedsvd.objectives.base import Exported, Head, Objective, found_again
 from fedsvd.objectives.label_texts import label_tokens
 from fedsvd.objectives.metric import ACCURACY, Metric
 from fedsvd.settings import DataSettings, Settings
@@ -165,12 +164,7 @@ class Classification(Objective):
         folder.mkdir(parents=True, exist_ok=True)
         save_file({n: t.contiguous() for n, t in head.items()}, folder / HEAD)
         description = {
-            "model": written_name(model),
-            "weights": given.weights,
-            "vocabulary": vocabulary_digest(given.tokenizer),
-            "package": model.package,
-            "folder": model.folder,
-            "revision": model.revision,
+            **found_again(given),
             "pooling": model.pooling,
             "normalize": model.unit_features,
             "scale": model.logit_scale,

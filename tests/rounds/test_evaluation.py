@@ -10,6 +10,7 @@ import torch
 from fedsvd.checkpoints.checkpoint import read_whole
 from fedsvd.client.worker import get_worker
 from fedsvd.config import from_config
+from fedsvd.objectives.metric import ACCURACY, PERPLEXITY
 from fedsvd.rounds.evaluation import score
 from tests.tiny import make_inputs, outcome, run
 
@@ -90,9 +91,11 @@ def test_rounds_are_compared_on_the_same_rows(done):
 
 
 def test_the_score_of_a_round_is_that_of_the_subset():
-    assert score({"accuracy": 0.9, "subset_accuracy": 0.5}) == 0.5  # after the last round
-    assert score({"accuracy": 0.6}) == 0.6
-    assert score({"round": 3}) is None
+    last = {"accuracy": 0.9, "subset_accuracy": 0.5}
+    assert score(ACCURACY, last) == 0.5  # after the last round
+    assert score(ACCURACY, {"accuracy": 0.6}) == 0.6
+    assert score(ACCURACY, {"round": 3}) is None
+    assert score(PERPLEXITY, {"perplexity": 9.0}) < score(PERPLEXITY, {"perplexity": 8.0})
 
 
 def test_the_time_of_evaluation_is_told(done):
