@@ -17,6 +17,7 @@ from fedsvd.client.gradients import settle
 from fedsvd.client.kept import Kept, keep
 from fedsvd.client.probe import SHORT, some_tokens, unreached
 from fedsvd.client.public import PublicTexts, label_tokens
+from fedsvd.client.shorten import shorten
 from fedsvd.client.texts import only_usable
 from fedsvd.client.use import Use
 from fedsvd.data.natural import natural
@@ -226,6 +227,7 @@ def finish(worker: Worker) -> None:
     asked = some_tokens(
         settings.model.name, model.backbone, worker.tokens, longest, worker.task.classes
     )
+    shorten(model, asked, worker.device)
     worker.kept, worker.blocks = keep(
         model, asked, worker.device, worker.weights, settings.training.cache_bytes,
         settings.model.dropout,
