@@ -2,10 +2,11 @@
 
 The matrix products of a client's local training are written down as they are asked for, with their
 shapes and layouts, and then run alone on as many threads: `torch.mm` and `torch.bmm`, nothing else.
-What is left of the step's time is everything that is not a product. Two tasks: the default model on
-the default data, and BERT-Tiny on squad_pairs (docs/tasks.md; FEDSVD_TASKS), each in fp32 on one thread.
-Time of the processor, interleaved, medians. `--avx2` lets all libraries use AVX2 alone. KEY=VALUE are
-settings of every run. The settings that `--profile` names are profiled in place of that.
+What is left of the step's time is everything that is not a product. Both are also measured for the
+model as it was, without `fedsvd.client.shorten`: its products are the baseline. Two tasks: the default
+model on the default data, and BERT-Tiny on squad_pairs (docs/tasks.md; FEDSVD_TASKS), each in fp32 on
+one thread. Time of the processor, interleaved, medians. `--avx2` lets all libraries use AVX2 alone.
+KEY=VALUE are settings of every run. `--profile` prints in its place where a step's time goes.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from torch import Tensor  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from benchmarks.common import machine  # noqa: E402
+from fedsvd.client import worker as workers  # noqa: E402
 from fedsvd.client.training import train_locally  # noqa: E402
 from fedsvd.client.worker import Worker, build_worker  # noqa: E402
 from fedsvd.composing import compose  # noqa: E402
@@ -130,26 +132,44 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"{machine()}; a square product in fp32 makes {rate():.0f} GFLOP/s")
     for name in [arguments.only] if arguments.only else TASKS:
-        worker = worker_of(*TASKS[name], *arguments.overrides)
-        client = sorted(range(len(worker.parts)), key=lambda k: len(worker.parts[k]))[1]
-        noted = Noted()
-
-        def step(worker: Worker = worker, client: int = client) -> Any:
-            return train_locally(worker, worker.initial, client, 1)
-
-        step()
+        given = [*TASKS[name], *arguments.overrides]
         if arguments.profile:
-            profiled(step)
-            continue
-        with noted:
+            profiled(step_of(worker_of(*given)))
+        else:
+            compare(name, given, arguments.repeats)
+
+
+def step_of(worker: Worker) -> Callable[[], Any]:
+    """Return the local training of one client: not the one with the least examples."""
+    client = sorted(range(len(worker.parts)), key=lambda k: len(worker.parts[k]))[1]
+    return lambda: train_locally(worker, worker.initial, client, 1)
+
+
+def compare(name: str, given: list[str], repeats: int) -> None:
+    """Measure the step as it is and as it was, each with its products, and print the ratios."""
+    short, workers.shorten = workers.shorten, lambda *_: []
+    try:
+        old = step_of(worker_of(*given))
+    finally:
+        workers.shorten = short
+    variants: dict[str, Callable[[], object]] = {}
+    flops = {}
+    for title, step in (("as it is", step_of(worker_of(*given))), ("as it was", old)):
+        step()
+        with Noted() as noted:
             steps = step().steps
-        found = interleaved({"step": step, "products": alone(noted)}, arguments.repeats)
-        count, examples = len(steps), sum(s.examples for s in steps)
+        variants[title], variants[f"{title}, products"] = step, alone(noted)
+        flops[title] = 2e-9 * noted.multiplied
+    count = len(steps)
+    found = {n: s / count for n, s in interleaved(variants, repeats).items()}
+    baseline = found["as it was, products"]
+    print(f"\n{name}: a step of {sum(s.examples for s in steps) / count:.0f} examples")
+    for title in ("as it is", "as it was"):
+        taken, own = found[title], found[f"{title}, products"]
         print(
-            f"{name}: {1000 * found['step'] / count:.0f} ms a step of {examples / count:.0f} examples, "
-            f"its {len(noted.found) / count:.0f} products {1000 * found['products'] / count:.0f} ms "
-            f"({2e-9 * noted.multiplied / found['products']:.0f} GFLOP/s): "
-            f"{found['step'] / found['products']:.2f} of them, {100 * found['products'] / found['step']:.0f} %"
+            f"{title}: {1000 * taken:.0f} ms, its products {1000 * own:.0f} ms "
+            f"({flops[title] / count / own:.0f} GFLOP/s, {100 * own / taken:.0f} % of the step); "
+            f"{taken / baseline:.2f} of the baseline"
         )
 
 

@@ -13,8 +13,8 @@ def shorten(model: Classifier, asked: Tokens, device: torch.device) -> list[Tail
     """Let what follows attention in the model's frozen blocks run as one operation; return which do.
 
     Of the last block it is computed at the first token alone where features are that token's. The
-    features of random texts `asked`, alone and padded, are compared with those of the model as it was;
-    where they differ by more than rounding, or it fails, the model is left as it was.
+    features of random texts `asked`, alone and padded, are compared with those of the model as it
+    was; where they differ by more than rounding, or it fails, the model is left as it was.
     """
     before = _features(model, asked, device)
     tails = []

@@ -2,9 +2,9 @@
 
 A block there is attention, and then all else: a dense layer, a norm, two dense layers around an
 activation, a norm, with the inputs of both norms added up. Where none of that trains, its backward
-pass needs nothing but the gradient of its two inputs: no graph of a dozen nodes, no tensor of its own
-for every sum, and an activation's slope is worth computing beside its value. Of the last block nothing
-but the first token is computed where nothing else is looked at.
+pass needs nothing but the gradient of its two inputs: no graph of a dozen nodes, no tensor of its
+own for every sum, and an activation's slope is worth computing beside its value. Of the last block
+nothing but the first token is computed where nothing else is looked at.
 """
 
 from collections.abc import Callable
@@ -32,6 +32,7 @@ class Parts:
     down: nn.Linear
     last: nn.LayerNorm
     dropouts: tuple[nn.Dropout, nn.Dropout]
+    holders: tuple[nn.Module, nn.Module]  # of up and act; of down and last
 
     @property
     def plain(self) -> bool:
@@ -40,9 +41,19 @@ class Parts:
         kinds = (nn.Linear, nn.LayerNorm, nn.Linear, self.act.__class__, nn.Linear, nn.LayerNorm)
         return (
             all(type(m) is kind for m, kind in zip(modules, kinds, strict=True))
-            and not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in modules)
+            and not any(_watched(m) for m in (*modules, *self.holders))
             and not any(p.requires_grad for m in modules for p in m.parameters())
-        )  # fmt: skip
+        )
+
+
+def _watched(module: nn.Module) -> bool:
+    given: Any = module
+    return bool(
+        given._forward_hooks
+        or given._forward_pre_hooks
+        or given._backward_hooks
+        or given._backward_pre_hooks
+    )
 
 
 def parts_of(block: nn.Module) -> Parts | None:
@@ -52,7 +63,7 @@ def parts_of(block: nn.Module) -> Parts | None:
         first, inner, second = given.attention.output, given.intermediate, given.output
         found = Parts(
             first.dense, first.LayerNorm, inner.dense, inner.intermediate_act_fn, second.dense,
-            second.LayerNorm, (first.dropout, second.dropout),
+            second.LayerNorm, (first.dropout, second.dropout), (inner, second),
         )  # fmt: skip
     except AttributeError:
         return None
@@ -65,10 +76,10 @@ def parts_of(block: nn.Module) -> Parts | None:
 class Tail:
     """Takes the place of what follows attention in a block, for as long as that is frozen.
 
-    `first`: of the block's output (n, t, d) nothing but [:, :1] is asked for. Names, hooks and modes of
-    the modules stay as they are. In float32 on the CPU, without dropout, it is one operation; otherwise
-    the modules run as they did. The value differs from theirs by rounding where the activation is GELU
-    by tanh, or where `first` makes products of fewer rows.
+    `first`: of the block's output (n, t, d) nothing but [:, :1] is asked for. Names, hooks and modes
+    of the modules stay as they are. In float32 on the CPU, without dropout, it is one operation;
+    otherwise the modules run as they did. The value differs from theirs by rounding where the
+    activation is GELU by tanh, or where `first` makes products of fewer rows.
     """
 
     def __init__(self, block: nn.Module, parts: Parts, first: bool) -> None:
@@ -149,7 +160,9 @@ class _AfterAttention(torch.autograd.Function):
         g = g.addmm_(through, parts.up.weight)
         g = _norm_backward(parts.norm, g, x, mean, rstd)
         shape, of_hidden = ctx.shapes
-        to_context = torch.mm(g, parts.dense.weight).view(shape) if ctx.needs_input_grad[0] else None
+        to_context = (
+            torch.mm(g, parts.dense.weight).view(shape) if ctx.needs_input_grad[0] else None
+        )
         return to_context, g.view(of_hidden) if ctx.needs_input_grad[1] else None, None
 
 

@@ -67,7 +67,8 @@ def test_where_features_differ_the_model_is_left_as_it_was(monkeypatch):
         module.Tail, "_after_attention", lambda self, x, y: wrong(self, x, y) + 0.01 * x
     )
     before = worker.logits([7, 2, 0])
-    assert shorten(worker.model, asked, worker.device) == [] and not tails(worker)
+    assert shorten(worker.model, asked, worker.device) == []
+    assert not tails(worker)
     assert torch.equal(worker.logits([7, 2, 0]), before)
     monkeypatch.undo()
     assert shorten(worker.model, asked, worker.device)

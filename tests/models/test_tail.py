@@ -1,9 +1,16 @@
-"""The tail of a block as one operation: beside its modules, in float64's eyes, and where it may not be."""
+"""The tail of a block as one operation, beside its modules and float64."""
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, ElectraConfig, ElectraModel, RobertaConfig, RobertaModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    ElectraConfig,
+    ElectraModel,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from fedsvd.models.tail import Tail, parts_of
 
@@ -16,7 +23,9 @@ SIZES = {
 def block_of(act: str = "gelu", kind: str = "bert") -> nn.Module:
     torch.manual_seed(0)
     if kind == "roberta":
-        model: nn.Module = RobertaModel(RobertaConfig(hidden_act=act, **SIZES), add_pooling_layer=False)
+        model: nn.Module = RobertaModel(
+            RobertaConfig(hidden_act=act, **SIZES), add_pooling_layer=False
+        )
     else:
         model = BertModel(BertConfig(hidden_act=act, **SIZES), add_pooling_layer=False)
     for p in model.parameters():  # norms and biases that do something
@@ -39,7 +48,8 @@ def run(block: nn.Module, dtype: torch.dtype = torch.float32) -> list[Tensor]:
 
 def tail_of(block: nn.Module, first: bool = False) -> Tail:
     parts = parts_of(block)
-    assert parts is not None and parts.plain
+    assert parts is not None
+    assert parts.plain
     return Tail(block, parts, first)
 
 
@@ -94,7 +104,8 @@ def test_the_first_token_alone(autocast: bool) -> None:
     bound = 2e-2 if autocast else 1e-5
     assert (found[0] - whole[0][:, :1]).norm() < bound * found[0].norm()
     for value in found[1:]:
-        assert value[:, 1:].eq(0).all() and value[:, 0].ne(0).any()
+        assert value[:, 1:].eq(0).all()
+        assert value[:, 0].ne(0).any()
 
 
 def test_blocks_that_are_not_known_have_none() -> None:
@@ -104,4 +115,5 @@ def test_blocks_that_are_not_known_have_none() -> None:
     trained = block_of()
     trained.output.dense.weight.requires_grad_(True)  # type: ignore[union-attr]
     parts = parts_of(trained)
-    assert parts is not None and not parts.plain
+    assert parts is not None
+    assert not parts.plain
