@@ -3,10 +3,11 @@
 The matrix products of a client's local training are written down as they are asked for, with their
 shapes and layouts, and then run alone on as many threads: `torch.mm` and `torch.bmm`, nothing else.
 What is left of the step's time is everything that is not a product. Both are also measured for the
-model as it was, without `fedsvd.client.shorten`: its products are the baseline. Two tasks: the default
-model on the default data, and BERT-Tiny on squad_pairs (docs/tasks.md; FEDSVD_TASKS), each in fp32 on
-one thread. Time of the processor, interleaved, medians. `--avx2` lets all libraries use AVX2 alone.
-KEY=VALUE are settings of every run. `--profile` prints in its place where a step's time goes.
+model as it was, without `fedsvd.client.shorten`: its products are the baseline. Two tasks: the
+default model on the default data, and BERT-Tiny on squad_pairs (docs/tasks.md; FEDSVD_TASKS), each
+in fp32 on one thread. Time of the processor, interleaved, medians. `--avx2` lets all libraries use
+AVX2 alone. KEY=VALUE are settings of every run. `--profile` prints in its place where a step's time
+goes.
 """
 
 import argparse

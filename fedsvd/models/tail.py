@@ -84,8 +84,8 @@ class Tail:
 
     def __init__(self, block: nn.Module, parts: Parts, first: bool) -> None:
         self._parts, self._first = parts, first
-        self._block: Any = block
-        self._attention: Any = block.attention.output
+        known: Any = block
+        self._block, self._attention = known, known.attention.output
         self._one = False
         self._before = self._attention.forward, self._block.feed_forward_chunk
         self._attention.forward = self._after_attention
@@ -125,7 +125,7 @@ class Tail:
 
 def after_attention(context: Tensor, hidden: Tensor, parts: Parts) -> Tensor:
     """Return the block's output (n, t, d) for what attention gives and what it was given."""
-    found: Tensor = _AfterAttention.apply(context, hidden, parts)  # type: ignore[no-untyped-call]
+    found: Tensor = _AfterAttention.apply(context, hidden, parts)
     return found
 
 
@@ -151,7 +151,7 @@ class _AfterAttention(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         parts, (x, mean, rstd, slope, z, last_mean, last_rstd) = ctx.parts, ctx.saved_tensors
         g = given.reshape(-1, given.shape[-1])
         g = _norm_backward(parts.last, g, z, last_mean, last_rstd)
