@@ -17,6 +17,7 @@ from fedsvd.client.gradients import settle
 from fedsvd.client.kept import Kept, keep
 from fedsvd.client.probe import SHORT, some_tokens, unreached
 from fedsvd.client.public import PublicTexts
+from fedsvd.client.shorten import shorten
 from fedsvd.client.texts import only_usable
 from fedsvd.client.use import Use
 from fedsvd.data.natural import natural
@@ -269,6 +270,7 @@ def finish(worker: Worker) -> None:
         settings.model.name, model.backbone, worker.tokens, longest, worker.task.classes,
         worker.objective,
     )  # fmt: skip
+    shorten(model, asked, worker.device)
     # Hidden states of a node's private texts are written nowhere.
     on_disk = settings.partition.name != "own"
     worker.kept, worker.blocks = keep(

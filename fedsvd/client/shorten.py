@@ -1,0 +1,56 @@
+"""Whether a model's frozen parts can run as one operation each, measured on the model at hand."""
+
+import torch
+from torch import Tensor, nn
+
+from fedsvd.data.tokens import Tokens
+from fedsvd.models.classifier import Classifier
+from fedsvd.models.tail import Tail, parts_of
+from fedsvd.privacy.exactness import TOLERANCE
+
+
+def shorten(model: Classifier, asked: Tokens, device: torch.device) -> list[Tail]:
+    """Let what follows attention in the model's frozen blocks run as one operation; return which do.
+
+    Of the last block it is computed at the first token alone where features are that token's. The
+    features of random texts `asked`, alone and padded, are compared with those of the model as it
+    was; where they differ by more than rounding, or it fails, the model is left as it was.
+    """
+    before = _features(model, asked, device)
+    tails = []
+    for stack in [m for m in model.backbone.modules() if isinstance(m, nn.ModuleList)]:
+        for block in stack:
+            parts = parts_of(block)
+            if parts is not None and parts.plain:
+                first = model.pooling == "cls" and block is stack[-1]
+                tails.append(Tail(block, parts, first))
+    if tails and not _same(before, model, asked, device):
+        for tail in tails:
+            tail.remove()
+        return []
+    return tails
+
+
+def _same(before: list[Tensor], model: Classifier, asked: Tokens, device: torch.device) -> bool:
+    try:
+        found = _features(model, asked, device)
+    except (RuntimeError, ValueError, TypeError, IndexError):  # a part that is not as it looks
+        return False
+    return all(
+        bool(((f - b).double().norm(dim=1) <= TOLERANCE * b.double().norm(dim=1)).all())
+        for f, b in zip(found, before, strict=True)
+    )
+
+
+@torch.no_grad()
+def _features(model: Classifier, asked: Tokens, device: torch.device) -> list[Tensor]:
+    """Return the features in float32 of each text alone, and of all padded."""
+    precision, model.precision = model.precision, "fp32"
+    rows = range(len(asked.labels))
+    try:
+        return [
+            model.features(asked.batch(group, device).inputs)
+            for group in [*([row] for row in rows), list(rows)]
+        ]
+    finally:
+        model.precision = precision

@@ -1,0 +1,83 @@
+"""A model whose frozen tails are one operation each trains and evaluates as the model as it was."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fedsvd.client import shorten as module
+from fedsvd.client import worker as workers
+from fedsvd.client.shorten import shorten
+from fedsvd.models.tail import Tail
+from fedsvd.testing.architectures import ARCHITECTURES, small_worker
+from tests.privacy.steps import moved_state
+
+CASES = {
+    "mean": {"pooling": "mean"},
+    "cls": {"pooling": "cls"},
+    "last": {"pooling": "last"},
+    "dense": {"pooling": "cls", "targets": ["dense"]},  # nothing is frozen
+}
+
+
+def built(monkeypatch, case, as_it_was, name="BERT"):
+    with monkeypatch.context() as patch:
+        if as_it_was:
+            patch.setattr(workers, "shorten", lambda *_: [])
+        made = small_worker(replace(ARCHITECTURES[name], **CASES[case]))
+    made.model.write(moved_state(made))
+    return made
+
+
+def seen(worker):
+    """Return logits, and the gradients of examples by hooks."""
+    worker.losses([0, 5, 3, 8]).sum().backward()
+    samples = torch.cat([p.grad_sample.flatten(1) for p in worker.model.trainable().values()], 1)
+    worker.mend()
+    return worker.logits([7, 2, 0]), samples
+
+
+def tails(worker):
+    return [
+        m.forward.__self__
+        for m in worker.model.modules()
+        if isinstance(getattr(m.__dict__.get("forward"), "__self__", None), Tail)
+    ]
+
+
+@pytest.mark.parametrize("name", ["BERT", "RoBERTa"])
+@pytest.mark.parametrize("case", CASES)
+def test_logits_and_gradients_are_those_of_the_model_as_it_was(monkeypatch, case, name):
+    new, old = (built(monkeypatch, case, as_it_was, name) for as_it_was in (False, True))
+    assert not tails(old)
+    blocks = len(old.model.backbone.base_model.encoder.layer)
+    assert len(tails(new)) == (0 if case == "dense" else blocks)
+    assert [t._first for t in tails(new)].count(True) == (case == "cls")
+    for found, expected in zip(seen(new), seen(old), strict=True):
+        assert (found - expected).norm() < 1e-5 * expected.norm()
+        if case in ("mean", "last", "dense"):  # GELU by erf, every row: the same bits
+            assert torch.equal(found, expected)
+
+
+def test_where_features_differ_the_model_is_left_as_it_was(monkeypatch):
+    worker = built(monkeypatch, "mean", True)
+    asked = workers.some_tokens("it", worker.model.backbone, worker.tokens, 16, 2)
+    wrong = module.Tail._after_attention
+    monkeypatch.setattr(
+        module.Tail, "_after_attention", lambda self, x, y: wrong(self, x, y) + 0.01 * x
+    )
+    before = worker.logits([7, 2, 0])
+    assert shorten(worker.model, asked, worker.device) == []
+    assert not tails(worker)
+    assert torch.equal(worker.logits([7, 2, 0]), before)
+    monkeypatch.undo()
+    assert shorten(worker.model, asked, worker.device)
+    assert tails(worker)
+
+
+def test_a_part_that_is_watched_is_left_alone(monkeypatch):
+    worker = built(monkeypatch, "mean", True)
+    asked = workers.some_tokens("it", worker.model.backbone, worker.tokens, 16, 2)
+    blocks = worker.model.backbone.base_model.encoder.layer
+    blocks[0].output.dense.register_forward_hook(lambda *_: None)
+    assert len(shorten(worker.model, asked, worker.device)) == len(blocks) - 1
