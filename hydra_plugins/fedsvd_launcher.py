@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 @final
 class RayLauncher(Launcher):
-    """Runs the trials of a sweep in processes of a Ray cluster; see configs/hydra/launcher/ray.yaml."""
+    """Runs a sweep's trials in processes of a Ray cluster; see configs/hydra/launcher/ray.yaml."""
 
     def __init__(self, **options: Any) -> None:
         self._options = options

@@ -27,7 +27,8 @@ SMALL = [
     "recorder.evaluate_every=2", "resume=auto",
 ]  # fmt: skip
 TIMES = (
-    "seconds", "setup_seconds", "train_seconds", "evaluate_seconds", "seconds_training", "seconds_evaluating",
+    "seconds", "setup_seconds", "train_seconds", "evaluate_seconds", "seconds_training",
+    "seconds_evaluating",
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from fedsvd.client.rule import PREFIX
 from fedsvd.client.training import learning_rate
 from fedsvd.client.worker import Worker
 from fedsvd.data.tokens import Tokens
+from fedsvd.models.classifier import Classifier
 from fedsvd.records import ARRAYS, CONFIG, arrays_of, from_record
 
 GROUP = 4_000_000  # entries of per-example gradients held at once
@@ -190,7 +191,8 @@ def planted(watch: Watch) -> Iterator[None]:
     """Give the worker's clients their canaries, and take them away in the end."""
     worker = watch.worker
     model = worker.model
-    before = (worker.parts, worker.tokens, model.penalty, model.on_manifold)
+    before = (worker.parts, worker.tokens, model.penalty)
+    manifold = isinstance(model, Classifier) and model.on_manifold
     real = worker.losses
 
     def losses(rows: Sequence[int], *args: Any, **how: Any) -> Tensor:
@@ -206,10 +208,14 @@ def planted(watch: Watch) -> Iterator[None]:
     ]
     worker.tokens = WatchedTokens(worker.tokens, watch)
     # What the noised gradient alone decides is left out, so that a release is a sum with its noise.
-    model.penalty, model.on_manifold = None, False
+    model.penalty = None
+    if isinstance(model, Classifier):
+        model.on_manifold = False
     worker.losses = losses  # type: ignore[method-assign]
     try:
         yield
     finally:
         del worker.losses
-        worker.parts, worker.tokens, model.penalty, model.on_manifold = before
+        worker.parts, worker.tokens, model.penalty = before
+        if isinstance(model, Classifier):
+            model.on_manifold = manifold

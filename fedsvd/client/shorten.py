@@ -4,18 +4,22 @@ import torch
 from torch import Tensor, nn
 
 from fedsvd.data.tokens import Tokens
+from fedsvd.models.base import Model
 from fedsvd.models.classifier import Classifier
 from fedsvd.models.tail import Tail, parts_of
 from fedsvd.privacy.exactness import TOLERANCE
 
 
-def shorten(model: Classifier, asked: Tokens, device: torch.device) -> list[Tail]:
+def shorten(model: Model, asked: Tokens, device: torch.device) -> list[Tail]:
     """Let what follows attention in the model's frozen blocks run as one operation; return which do.
 
     Of the last block it is computed at the first token alone where features are that token's. The
     features of random texts `asked`, alone and padded, are compared with those of the model as it
-    was; where they differ by more than rounding, or it fails, the model is left as it was.
+    was; where they differ by more than rounding, or it fails, the model is left as it was. So is one
+    that is no classifier.
     """
+    if not isinstance(model, Classifier):
+        return []
     before = _features(model, asked, device)
     tails = []
     for stack in [m for m in model.backbone.modules() if isinstance(m, nn.ModuleList)]:

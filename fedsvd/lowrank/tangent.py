@@ -107,7 +107,7 @@ def retract(moved: Mapping[str, LowRank], reference: Mapping[str, LowRank]) -> d
     The factors are balanced, A A^T = B^T B, and of all that are they are the nearest to the
     reference's (orthogonal Procrustes), in its dtype. `moved` may have any ranks: it is stacked.
     """
-    best = {}
+    best: dict[str, LowRank] = {}
     for rank in {reference[name].rank: None for name in moved}:  # in the order of the layers
         alike = {name: pair for name, pair in moved.items() if reference[name].rank == rank}
         best |= refactorise_pairs(alike, rank, "balanced", torch.float64)
