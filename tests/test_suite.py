@@ -91,8 +91,8 @@ def test_the_best_of_the_search_is_reported_against_the_baseline(tmp_path: Path)
     made(file, mine, "search", 8, 1, 100)
     runs = read(file)
     assert best(runs, CELL) == (2, 0.1)  # of equal ones the smaller
-    assert edges(SUITE, CELL, (2, 0.1)) == []
-    assert edges(SUITE, CELL, (32, 0.1)) == ["lr"]
+    assert edges(SUITE, CELL, (8, 0.5)) == edges(SUITE, CELL, (1, 4)) == []
+    assert edges(SUITE, CELL, (32, 0.5)) == edges(SUITE, CELL, (0.25, 4)) == ["lr"]
     assert runs[Trial(mine, "search", 8, 1, 100).key]["failed"] == "error: it failed"
     for seed in (0, 1, 2):
         gain = 0.1 * seed
@@ -112,18 +112,19 @@ def test_the_best_of_the_search_is_reported_against_the_baseline(tmp_path: Path)
 
 def test_what_a_shared_rate_would_report(tmp_path: Path) -> None:
     file, mine = tmp_path / "r.jsonl", Cell(*CELL.name.split("/")[:5], "ffa")
-    for clip, lr, accuracy in ((0.1, 2, 0.6), (0.5, 2, 0.7), (0.1, 8, 0.65)):
+    for clip, lr, accuracy in ((4, 1, 0.6), (0.5, 2, 0.7), (0.5, 8, 0.65)):
         made(file, CELL, "search", lr, clip, 100, accuracy=accuracy, test_accuracy=None)
-    made(file, mine, "search", 2, 0.1, 100, accuracy=0.62, test_accuracy=None)
-    made(file, mine, "report", 8, 0.1, 0, accuracy=0.9, test_accuracy=0.9)
+    made(file, mine, "search", 2, 0.5, 100, accuracy=0.62, test_accuracy=None)
+    made(file, mine, "report", 8, 0.5, 0, accuracy=0.9, test_accuracy=0.9)
     assert list(searched(SUITE, read(file), [CELL, mine])) == [
         "",
         "**squad_pairs, bert_tiny, natural, frozen, epsilon 1**",
         "",
-        "| method | lr 0.5 | lr 2 | lr 8 | lr 32 |",
-        "|---|---|---|---|---|",
-        "| fedsvd | - | 0.7000 | 0.6500 | - |",
-        "| ffa | - | 0.6200 | - | - |",
+        "| method | lr 2, clip 0.5 | lr 8, clip 0.5 | lr 32, clip 0.5 "
+        "| lr 0.25, clip 4 | lr 1, clip 4 | lr 4, clip 4 |",
+        "|---|---|---|---|---|---|---|",
+        "| fedsvd | 0.7000 | 0.6500 | - | - | 0.6000 | - |",
+        "| ffa | 0.6200 | - | - | - | - | - |",
     ]
 
 
@@ -140,4 +141,5 @@ def test_an_epsilon_above_the_target_is_marked(tmp_path: Path) -> None:
 def test_adamw_has_a_grid_of_its_own() -> None:
     adamw = Cell(*CELL.name.split("/")[:5], "fedsvd_adamw")
     assert {t.lr for t in grid(SUITE, adamw)} == set(SUITE["search"]["lr_adamw"])
-    assert {t.lr for t in grid(SUITE, CELL)} == set(SUITE["search"]["lr"])
+    steps = {t.lr * t.clip for t in grid(SUITE, CELL)}
+    assert steps == set(map(float, SUITE["search"]["step"]))

@@ -82,15 +82,20 @@ def _fits(cell: Cell, pattern: dict[str, str]) -> bool:
 
 def grid(suite: dict[str, Any], cell: Cell) -> Iterator[Trial]:
     """Yield the runs of the search of a cell."""
-    given = suite["search"]
-    for seed, clip, lr in product(given["seeds"], given["clip"], rates(suite, cell)):
+    for seed, (lr, clip) in product(suite["search"]["seeds"], choices(suite, cell)):
         yield Trial(cell, "search", lr, clip, seed)
 
 
-def rates(suite: dict[str, Any], cell: Cell) -> list[float]:
-    """Return the rates of a cell's search: one grid for all of SGD, one for all of AdamW."""
-    adamw = "training.optimizer=adamw" in suite["methods"][cell.method]
-    return [float(lr) for lr in suite["search"]["lr_adamw" if adamw else "lr"]]
+def choices(suite: dict[str, Any], cell: Cell) -> list[tuple[float, float]]:
+    """Return the (lr, clip) of a cell's search: one grid for all of SGD, one for all of AdamW.
+
+    Of SGD it is laid over `step` = lr x clip, the longest step that what is clipped can cause: with
+    that held, the clip says how much of what is above it still tells examples apart.
+    """
+    given = suite["search"]
+    if "training.optimizer=adamw" in suite["methods"][cell.method]:
+        return [(float(lr), float(clip)) for clip in given["clip"] for lr in given["lr_adamw"]]
+    return [(step / clip, float(clip)) for clip in given["clip"] for step in given["step"]]
 
 
 def settings_of(told: list[str]) -> Settings:

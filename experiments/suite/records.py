@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.suite.plan import Cell, Trial, rates
+from experiments.suite.plan import Cell, Trial, choices
 
 AXES = ("task", "model", "clients", "head", "budget", "method")
 KEYS = (
@@ -71,9 +71,9 @@ def best(runs: dict[tuple[Any, ...], dict[str, Any]], cell: Cell) -> tuple[float
 
 def edges(suite: dict[str, Any], cell: Cell, choice: tuple[float, float]) -> Sequence[str]:
     """Return which of "lr" and "clip" was chosen at an end of its grid: the best may lie beyond."""
-    found = []
-    grids = {"lr": rates(suite, cell), "clip": [float(v) for v in suite["search"]["clip"]]}
-    for (name, values), value in zip(grids.items(), choice, strict=True):
-        if len(values) > 2 and value in (min(values), max(values)):
-            found.append(name)
-    return found
+    grid = choices(suite, cell)
+    rates = [lr for lr, clip in grid if clip == choice[1]]
+    clips = sorted({clip for _, clip in grid})
+    ends = {"lr": choice[0] in (min(rates, default=None), max(rates, default=None))}
+    ends["clip"] = len(clips) > 2 and choice[1] in (clips[0], clips[-1])
+    return [name for name, at in ends.items() if at]

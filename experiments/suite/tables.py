@@ -1,11 +1,10 @@
 """Tables of the suite: each method at its own rate and clip, and the difference to the baseline."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
-from experiments.suite.plan import Cell, rates
+from experiments.suite.plan import Cell, choices
 from experiments.suite.records import best, edges
 from fedsvd.results.compare import estimate, shown
 
@@ -74,33 +73,31 @@ def _spent(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def searched(suite: dict[str, Any], runs: Runs, cells: Sequence[Cell]) -> Iterator[str]:
-    """Yield what the search found: the mean validation accuracy of every rate, at its best clip.
+    """Yield what the search found: the mean validation accuracy at every rate and clip.
 
-    A column is what a study with one rate for all methods would report.
+    A column is what a study with one rate and clip for all methods would report.
     """
     last = None
     for cell in cells:
-        grid = rates(suite, cell)
+        grid = choices(suite, cell)
         setting = (cell.task, cell.model, cell.clients, cell.head, cell.budget, *grid)
-        found = {lr: _at(runs, cell, lr) for lr in grid}
+        found = {choice: _at(runs, cell, choice) for choice in grid}
         if not any(found.values()):
             continue
         if setting != last:
             yield from ("", f"**{', '.join(map(str, setting[:4]))}, epsilon {cell.budget}**", "")
-            yield f"| method | {' | '.join(f'lr {lr:g}' for lr in grid)} |"
+            yield f"| method | {' | '.join(f'lr {lr:g}, clip {clip:g}' for lr, clip in grid)} |"
             yield "|---" * (len(grid) + 1) + "|"
             last = setting
-        scores = [found[lr] for lr in grid]
+        scores = [found[choice] for choice in grid]
         yield f"| {cell.method} | {' | '.join('-' if s is None else f'{s:.4f}' for s in scores)} |"
 
 
-def _at(runs: Runs, cell: Cell, lr: float) -> float | None:
-    """Return the best mean accuracy over the clips at a rate, None if nothing is recorded."""
-    scores: dict[float, list[float]] = defaultdict(list)
-    for key, line in runs.items():
-        if key[:3] == (cell, "search", lr) and line.get("accuracy") is not None:
-            scores[key[3]].append(line["accuracy"])
-    return max(map(fmean, scores.values()), default=None)
+def _at(runs: Runs, cell: Cell, choice: tuple[float, float]) -> float | None:
+    """Return the search's mean accuracy at a rate and clip, None if nothing is recorded."""
+    lines = [line for key, line in runs.items() if key[:4] == (cell, "search", *choice)]
+    scores = [line["accuracy"] for line in lines if line.get("accuracy") is not None]
+    return fmean(scores) if scores else None
 
 
 def _apart(round: str) -> float:
