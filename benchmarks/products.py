@@ -42,7 +42,7 @@ TASKS = {
 }
 aten = torch.ops.aten
 # Which arguments of a product are its factors.
-PRODUCTS = {aten.mm: 0, aten.bmm: 0, aten.addmm: 1, aten.baddbmm: 1, aten.mv: 0}
+PRODUCTS = {aten.mm: 0, aten.bmm: 0, aten.mv: 0, aten.addmm: 1, aten.addmm_: 1, aten.baddbmm: 1}
 FUSED = {
     aten._scaled_dot_product_flash_attention_for_cpu: 2,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: 5,
