@@ -18,6 +18,7 @@ from fedsvd.strategies.build import build_strategy
 from fedsvd.sweep.trial import LOG
 from tests.clusters import two_nodes
 from tests.conftest import TINY, compose_settings
+from tests.tiny import make_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
@@ -116,6 +117,25 @@ def test_a_node_removed_in_the_middle_and_the_command_given_again(sweep, cluster
     assert status == 2
     assert "holds the run of other settings" in told.err
     assert (folder / "report.html").exists()
+
+
+def test_a_process_runs_one_trial_after_another_with_the_bits_of_one_alone(
+    cluster, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setattr(sys, "argv", ["fedsvd"])
+    inputs = make_inputs(tmp_path)
+    sweep = ["-m", "hydra/launcher=ray", *inputs, "rounds=1", "adapter.rank=2,400,3,4,5"]
+    digests = {}
+    for reuse in ("true", "false"):
+        folder = tmp_path / reuse
+        given = [f"hydra.launcher.reuse={reuse}", f"hydra.sweep.dir={folder}"]
+        assert main([*sweep, *given]) == 1  # one trial is refused
+        told = [re.search(r"process (\d+)", (folder / str(k) / LOG).read_text()) for k in range(5)]
+        processes = {t[1] for t in told if t}
+        assert len(processes) <= 4 if reuse == "true" else len(processes) == 5
+        digests[reuse] = [summary(folder / str(k))["state_digest"] for k in (0, 2, 3, 4)]
+    assert digests["true"] == digests["false"]
+    assert len(set(digests["true"])) == 4
 
 
 def test_an_interrupt_ends_the_trials(sweep, tmp_path):
