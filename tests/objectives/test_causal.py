@@ -156,6 +156,7 @@ def test_embeddings_and_output_layer_are_frozen_also_where_they_are_one(tmp_path
         build_worker(settings)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")  # Ray's
 def test_straight_resumed_and_ray_end_in_the_same_bits(tmp_path):
     given = [*overrides(tmp_path), "rounds=4", "training.schedule=constant"]
     run(tmp_path / "straight", given)
