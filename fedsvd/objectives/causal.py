@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from fedsvd.adapters import lora
+from fedsvd.adapters.build import build_adapter
 from fedsvd.data.task import Task
 from fedsvd.data.tokens import Batch, Tokens, kept_tokens
 from fedsvd.errors import InputError, wrong
@@ -48,6 +49,12 @@ class Causal(Objective):
             raise wrong(
                 "partition", "own",
                 "another one with task=causal: a node's policy knows rows with labels alone",
+            )  # fmt: skip
+        looks = build_adapter(settings.adapter).needs_gradients and not settings.data.public
+        if looks and settings.data.label_texts is not None:
+            raise wrong(
+                "data.label_texts", [list(words) for words in settings.data.label_texts],
+                "null with task=causal, where they describe nothing that an adapter could start from",
             )  # fmt: skip
         if settings.data.messages is None and not settings.data.text:
             raise wrong("data.text", [], "a column of texts, or prompt and completion")

@@ -3,8 +3,11 @@
 import json
 
 import pytest
+import torch
 
 from fedsvd.checkpoints.identity import flat, surroundings
+from fedsvd.client import gradients
+from fedsvd.client.gradients import settle
 from fedsvd.client.worker import build_worker
 from fedsvd.engines.ray import worker_settings
 from fedsvd.errors import InputError
@@ -54,3 +57,28 @@ def test_checkpoints_know_the_loop_and_not_the_wish():
 def test_another_word_is_refused():
     with pytest.raises(InputError, match="did you mean 'hooks'"):
         compose_settings(*TINY, "privacy.gradients=hook")
+
+
+def test_what_is_rounding_alone_is_told_from_what_is_wrong_in_float64(monkeypatch):
+    monkeypatch.setattr(gradients, "TOLERANCE", 1e-9)  # float32 rounds above it
+    worker = small_worker(ARCHITECTURES["BERT"])
+    before = {n: t.clone() for n, t in worker.model.state_dict().items()}
+    settle(worker)
+    assert worker.plan.gradients == "hooks"
+    after = worker.model.state_dict()
+    assert all(torch.equal(t, before[n]) and t.dtype == before[n].dtype for n, t in after.items())
+
+
+def test_a_small_leak_between_examples_is_no_rounding():
+    worker = small_worker(ARCHITECTURES["BERT"])
+    assert worker.plan.gradients == "hooks"
+    block = next(m for n, m in worker.model.backbone.named_modules() if n.endswith("layer.0"))
+
+    def leak(module, inputs, output):
+        first = output[0] if isinstance(output, tuple) else output
+        mixed = first + 1e-3 * (first.mean(dim=0, keepdim=True) - first)
+        return (mixed, *output[1:]) if isinstance(output, tuple) else mixed
+
+    block.register_forward_hook(leak)
+    settle(worker)
+    assert worker.plan.gradients == "loop"

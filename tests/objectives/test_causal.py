@@ -16,7 +16,7 @@ from fedsvd.errors import InputError
 from fedsvd.models import language_model
 from fedsvd.models.language_model import _Chunked, capped
 from tests.conftest import compose_settings
-from tests.objectives.small import CONFIGS, make_model, overrides, rows, tokenizer
+from tests.objectives.small import CONFIGS, make_model, overrides, rows, tokenizer, write
 from tests.tiny import outcome, run
 
 
@@ -156,6 +156,7 @@ def test_embeddings_and_output_layer_are_frozen_also_where_they_are_one(tmp_path
         build_worker(settings)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")  # Ray's
 def test_straight_resumed_and_ray_end_in_the_same_bits(tmp_path):
     given = [*overrides(tmp_path), "rounds=4", "training.schedule=constant"]
     run(tmp_path / "straight", given)
@@ -192,11 +193,11 @@ def test_what_a_run_leaves_is_the_model_that_was_trained(tmp_path):
     torch.testing.assert_close(found, torch.stack([e.mean() for e in each]), rtol=1e-4, atol=1e-5)
     assert float(found.double().mean()) == pytest.approx(summary["test_loss"], rel=1e-4)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    every = [json.loads(line)["perplexity"] for line in lines]
+    every = {m["round"]: m["perplexity"] for m in map(json.loads, lines) if "perplexity" in m}
     assert summary["perplexity"] < every[0]
-    assert summary["best_perplexity"] == min(every) < max(every)
+    assert summary["best_perplexity"] == min(every.values()) < max(every.values())
     place = tmp_path / "run" / "checkpoints"
-    best = place / f"round-{every.index(min(every)):06d}.safetensors"
+    best = place / f"round-{min(every, key=every.__getitem__):06d}.safetensors"
     assert (place / "best.safetensors").samefile(best)
     prompts = [prompt for prompt, _ in pairs[:5]]
     assert len({len(p.split()) for p in prompts}) > 1
@@ -236,3 +237,19 @@ def test_clients_by_size_where_rows_have_no_labels(tmp_path):
     sizes = [len(part) for part in worker.parts]
     assert sum(sizes) == len(worker.task.train)
     assert np.ptp(sizes) > 0
+
+
+def test_figures_of_each_clients_rows(tmp_path):
+    given = overrides(tmp_path, "gpt2", "data.client=who", "partition=natural", "privacy=none")
+    write(tmp_path / "rows.jsonl", [{**row, "who": f"k{i % 3}"} for i, row in enumerate(rows(90))])
+    summary = run(tmp_path / "run", given, "rounds=1", "data.test=0.2")
+    found = summary["test_by_client"]
+    assert set(found) <= {"k0", "k1", "k2"}
+    assert len(found) > 1
+    sizes = [figures["examples"] for figures in found.values()]
+    assert sum(sizes) == summary["test_examples"]
+    losses = [figures["loss"] for figures in found.values()]
+    mean = float(np.average(losses, weights=sizes))
+    assert mean == pytest.approx(summary["test_loss"], rel=1e-6)
+    assert {"perplexity", "token_accuracy"} <= set(found["k0"])
+    assert "accuracy" not in summary
