@@ -34,7 +34,7 @@ def seen(worker):
     worker.losses([0, 5, 3, 8]).sum().backward()
     samples = torch.cat([p.grad_sample.flatten(1) for p in worker.model.trainable().values()], 1)
     worker.mend()
-    return worker.logits([7, 2, 0]), samples
+    return worker.outputs([7, 2, 0]), samples
 
 
 def tails(worker):
@@ -66,10 +66,10 @@ def test_where_features_differ_the_model_is_left_as_it_was(monkeypatch):
     monkeypatch.setattr(
         module.Tail, "_after_attention", lambda self, x, y: wrong(self, x, y) + 0.01 * x
     )
-    before = worker.logits([7, 2, 0])
+    before = worker.outputs([7, 2, 0])
     assert shorten(worker.model, asked, worker.device) == []
     assert not tails(worker)
-    assert torch.equal(worker.logits([7, 2, 0]), before)
+    assert torch.equal(worker.outputs([7, 2, 0]), before)
     monkeypatch.undo()
     assert shorten(worker.model, asked, worker.device)
     assert tails(worker)
