@@ -20,6 +20,12 @@ def shorten(model: Model, asked: Tokens, device: torch.device) -> list[Tail]:
     """
     if not isinstance(model, Classifier):
         return []
+    # A part of the model may draw numbers; a run's own draws must not move by it.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        return _shortened(model, asked, device)
+
+
+def _shortened(model: Classifier, asked: Tokens, device: torch.device) -> list[Tail]:
     before = _features(model, asked, device)
     tails = []
     for stack in [m for m in model.backbone.modules() if isinstance(m, nn.ModuleList)]:

@@ -61,7 +61,7 @@ def test_logits_and_gradients_are_those_of_the_model_as_it_was(monkeypatch, case
 
 def test_where_features_differ_the_model_is_left_as_it_was(monkeypatch):
     worker = built(monkeypatch, "mean", True)
-    asked = workers.some_tokens("it", worker.model.backbone, worker.tokens, 16, 2)
+    asked = workers.some_tokens("it", worker.model.backbone, worker.tokens, 16, 2, worker.objective)
     wrong = module.Tail._after_attention
     monkeypatch.setattr(
         module.Tail, "_after_attention", lambda self, x, y: wrong(self, x, y) + 0.01 * x
@@ -77,7 +77,7 @@ def test_where_features_differ_the_model_is_left_as_it_was(monkeypatch):
 
 def test_a_part_that_is_watched_is_left_alone(monkeypatch):
     worker = built(monkeypatch, "mean", True)
-    asked = workers.some_tokens("it", worker.model.backbone, worker.tokens, 16, 2)
+    asked = workers.some_tokens("it", worker.model.backbone, worker.tokens, 16, 2, worker.objective)
     blocks = worker.model.backbone.base_model.encoder.layer
     blocks[0].output.dense.register_forward_hook(lambda *_: None)
     assert len(shorten(worker.model, asked, worker.device)) == len(blocks) - 1

@@ -181,7 +181,7 @@ def test_a_policy_without_privacy_trains_as_the_server_says_and_keeps_no_account
     owner.write(privacy={"unit": "none", "diagnostics": True})
     assert "loss" in client_app(message(), asked).content["report"]
     found = client_app(message("evaluate", part="validation"), asked)
-    assert set(found.content["metrics"]) == {"accuracy", "loss", "num-examples"}
+    assert set(found.content["metrics"]) == {"accuracy", "loss", "examples", "num-examples"}
 
 
 @pytest.mark.parametrize(

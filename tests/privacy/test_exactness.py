@@ -10,7 +10,7 @@ from transformers import BertModel
 
 from fedsvd.client.training import train_locally
 from fedsvd.errors import InputError
-from fedsvd.privacy.exactness import TOLERANCE, farthest
+from fedsvd.privacy.exactness import TOLERANCE, Difference, farthest
 from fedsvd.testing.architectures import (
     ARCHITECTURES,
     Architecture,
@@ -77,7 +77,7 @@ def test_hooks_that_are_asked_for_are_refused_with_the_tensor(name, capsys):
 
 
 def test_without_the_check_a_neighbour_would_move_the_sum(monkeypatch):
-    monkeypatch.setattr("fedsvd.client.gradients._by_hooks", lambda *_: None)
+    monkeypatch.setattr("fedsvd.client.gradients._by_hooks", lambda *_: Difference("", 0.0))
     worker = small_worker(ARCHITECTURES["FNet"], *GIVEN, n=N, texts=some_texts(N, 3))
     assert worker.plan.gradients == "hooks"
     assert gap(worker, moved_state(worker), longest(worker)) > 1.1
