@@ -36,7 +36,6 @@ from fedsvd.terminal import complain
 GROUPS = ((0, 1, 2), (3, 4), (0,))  # micro-batches: of several, of two of unlike lengths, of one
 AGAIN = (1,)  # examples that are asked once more, after all others
 CLEAR = 0.25  # of what is tolerated: what is closer than that is not measured again in a process
-ROUNDING = 1e-2  # below it a difference may be rounding through many layers: asked again in float64
 REPEATED = 1e-6  # what they may differ by: some kernels of CUDA add in any order
 
 
@@ -79,10 +78,9 @@ def settle(worker: Worker) -> None:
     `privacy.gradients` "auto" takes hooks where they are right and says on stderr where they are not;
     "hooks" raises InputError there, with the name of the tensor that is farthest off; "loop" asks
     nothing of hooks. Raises InputError for a model in which not even an example that is alone has a
-    gradient of its own. What is off by less than a hundredth is asked again in float64, where
-    rounding through many layers is no difference any more. A process that has found hooks right for a
-    model does not ask again. It draws from no global generator and leaves the model with the same
-    bits.
+    gradient of its own. Rounding counts as well: what it lets an example do to others' gradients, it
+    does. A process that has found hooks right for a model does not ask again. It draws from no global
+    generator and leaves the model with the same bits.
     """
     wanted = worker.settings.privacy.gradients
     key = remembered.checked(worker, worker.trains, worker.task.classes)
@@ -93,9 +91,6 @@ def settle(worker: Worker) -> None:
     with _kept(worker), _asked(worker) as asked:
         expected = _alone(asked)
         worst = Difference("", 0.0) if wanted == "loop" else _by_hooks(asked, expected)
-        if TOLERANCE < worst.size < ROUNDING:
-            with _doubled(asked.model):
-                worst = _by_hooks(asked, _alone(asked))
     wrongly = worst if worst.size > TOLERANCE else None
     if wanted != "loop" and worker.weights and worst.size < CLEAR * TOLERANCE:
         remembered.note(key)
@@ -138,21 +133,6 @@ def _asked(worker: Worker) -> Iterator[Worker]:
         yield replace(known, tokens=asked, kept=kept)
     finally:
         worker.model.precision = precision
-
-
-@contextmanager
-def _doubled(model: Model) -> Iterator[None]:
-    """Let the model compute in float64; all its numbers come back as they were."""
-    held = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
-    for t, _ in held:
-        t.grad = None
-        t.data = t.data.double()
-    try:
-        yield
-    finally:
-        for t, values in held:
-            t.grad = None
-            t.data = values
 
 
 @contextmanager
