@@ -1,5 +1,6 @@
 """What the server may look at of a run's model: public texts through it, and its frozen weights."""
 
+from collections.abc import Mapping
 from typing import final
 
 import torch
@@ -45,6 +46,25 @@ class WorkerView(PublicView):
             if worker.hooks is not None:
                 worker.hooks.enable_hooks()
         return total, sums
+
+    def weight_gradients(self, state: AdapterState) -> Mapping[str, Tensor]:
+        """Return dL/dW (d_out, d_in), float64, of each layer's weight W = W0 + B A at a state."""
+        worker = self._worker
+        worker.model.write(state)
+        places = {m: name for name, m in worker.model.backbone.named_modules()}
+        paths = {name: places[m.get_base_layer()] for name, m in worker.model.layers.items()}
+        groups = worker.tokens.microbatches(
+            worker.task.public.tolist(), worker.settings.training.microbatch_tokens
+        )
+        if worker.hooks is not None:
+            worker.hooks.disable_hooks()
+        try:
+            losses = (worker.losses(group) for group in groups)
+            found = calibration.mean_gradients(worker.model.backbone, paths.values(), losses)
+        finally:
+            if worker.hooks is not None:
+                worker.hooks.enable_hooks()
+        return {name: found[path] for name, path in paths.items()}
 
     def weight(self, layer: str) -> Tensor:
         """Return a layer's frozen weight (d_out, d_in), without any update W of it."""

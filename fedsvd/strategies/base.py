@@ -67,6 +67,13 @@ class PublicView(ABC):
         """Return the mean loss on the public texts and its gradient in everything that trains."""
 
     @abstractmethod
+    def weight_gradients(self, state: AdapterState) -> Mapping[str, torch.Tensor]:
+        """Return dL/dW (d_out, d_in), float64, of each layer's weight W = W0 + B A at a state.
+
+        L is the mean loss on the public texts, with their labels.
+        """
+
+    @abstractmethod
     def weight(self, layer: str) -> torch.Tensor:
         """Return a layer's frozen weight W0 (d_out, d_in) as pretrained."""
 

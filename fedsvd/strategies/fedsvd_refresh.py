@@ -11,10 +11,10 @@ from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.lowrank import AdapterState, LowRank, refactorise
 from fedsvd.lowrank.subspace import fresh_rows, leading, rows_from
 from fedsvd.randomness import Purpose, torch_stream
-from fedsvd.strategies.base import Strategy, Update, weighted_mean
+from fedsvd.strategies.base import PublicView, Strategy, Update, weighted_mean
 
 TAILS = ("drop", "fold")
-DIRECTIONS = ("random", "leading", "trailing", "inputs")
+DIRECTIONS = ("random", "leading", "trailing", "inputs", "gradients")
 
 
 @final
@@ -31,7 +31,9 @@ class FedSvdRefresh(Strategy):
     `directions` other than "random" take the new rows from an orthonormal list, made orthogonal to
     those kept: the right singular vectors of the pretrained weight from the "leading" or the
     "trailing" end, or the principal directions of the layer's "inputs" on public texts
-    (data.public). Each refresh goes on in the list a rank after the one before, and round it.
+    (data.public). Each refresh goes on in the list a rank after the one before, and round it. With
+    "gradients" the list is made anew: the right singular vectors of the gradient dL/dW of public
+    texts with labels, at the model that the round led to, which says where it would go next.
     """
 
     broadcasts: ClassVar[tuple[str, ...]] = ("A", "B", "W")
@@ -52,7 +54,7 @@ class FedSvdRefresh(Strategy):
         if directions not in DIRECTIONS:
             raise one_of("strategy.directions", directions, DIRECTIONS)
         self.keep, self.energy, self.period = keep, energy, period
-        self.directions, self.needs_public = directions, directions == "inputs"
+        self.directions, self.needs_public = directions, directions in ("inputs", "gradients")
         self._lists: dict[str, Tensor] = {}  # derived, so not part of the state
         self.tail, self.seed = tail, seed
         self.exact = self.idempotent = self.fixed_point = tail == "fold"
@@ -64,6 +66,8 @@ class FedSvdRefresh(Strategy):
             return mean
         double = {k: LowRank(p.A.double(), p.B.double()) for k, p in mean.factors.items()}
         factors, base = {}, dict(mean.base)
+        if self.directions == "gradients":
+            self._lists = self._now(mean)
         for layer, pair in refactorise(replace(mean, factors=double)).factors.items():
             old = mean.factors[layer]
             r = pair.rank
@@ -88,14 +92,25 @@ class FedSvdRefresh(Strategy):
         if layer not in self._lists:
             self._lists[layer] = self._list(layer).to(kept.device)
         listed = self._lists[layer]
+        if self.directions == "gradients":
+            return rows_from(listed, kept, count, generator)
         start = (round // self.period - 1) * rank % len(listed)
         return rows_from(torch.roll(listed, -start, dims=0), kept, count, generator)
 
-    def _list(self, layer: str) -> Tensor:
-        """Return the layer's directions as orthonormal rows, in the order of their use."""
+    def _view(self) -> PublicView:
         if self.public is None:
             raise InputError(f"strategy.directions: {self.directions!r} needs the run's model")
+        return self.public
+
+    def _now(self, mean: AdapterState) -> dict[str, Tensor]:
+        """Return each layer's right singular vectors of the public gradient, the largest first."""
+        found = self._view().weight_gradients(mean)
+        return {n: torch.linalg.svd(G, full_matrices=False)[2] for n, G in found.items()}
+
+    def _list(self, layer: str) -> Tensor:
+        """Return the layer's directions as orthonormal rows, in the order of their use."""
+        view = self._view()
         if self.directions == "inputs":
-            return torch.linalg.eigh(self.public.moment(layer).double())[1].mT.flip(0)
-        V = torch.linalg.svd(self.public.weight(layer).double(), full_matrices=False)[2]
+            return torch.linalg.eigh(view.moment(layer).double())[1].mT.flip(0)
+        V = torch.linalg.svd(view.weight(layer).double(), full_matrices=False)[2]
         return V if self.directions == "leading" else V.flip(0)

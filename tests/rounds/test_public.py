@@ -1,5 +1,7 @@
 """What the server looks at: the loss and its gradients on public texts, weights, activations."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -53,12 +55,29 @@ def test_gradients_on_public_texts_are_those_of_the_mean_loss(privacy):
         assert one_round(run, 2)["failed"] == {}  # the hooks are on again
 
 
+def test_weight_gradients_are_those_that_train_B():
+    # dL/dB = alpha / r (dL/dW) A^T, and dL/dB comes from autograd through the adapter itself. A
+    # folded update W is part of the weight.
+    run = start("data.public=12", "privacy=none", "strategy=fedavg", "training.precision=fp32")
+    one_round(run, 1)
+    name, pair = next(iter(run.state.factors.items()))
+    G = torch.Generator().manual_seed(0)
+    folded = {name: 0.02 * torch.randn(len(pair.B), pair.A.shape[1], generator=G)}
+    view = WorkerView(run.worker)
+    for state in (run.state, replace(run.state, base=folded)):
+        trained, found = view.gradients(state)[1], view.weight_gradients(state)
+        assert set(found) == set(state.factors)
+        for layer, pair in state.factors.items():
+            expected = found[layer].float() @ pair.A.mT  # alpha = r
+            torch.testing.assert_close(trained[f"{layer}.B"], expected, rtol=1e-3, atol=1e-6)
+
+
 def test_strategies_that_look_at_public_texts_run():
     run = start("strategy=scaled", "data.public=12", "privacy.epsilon=50", "strategy.steps=1")
     before = run.strategy.public.gradients(run.state)[0]
     assert one_round(run, 1)["failed"] == {}
     assert run.strategy.public.gradients(run.state)[0] != before
-    for directions in ("inputs", "trailing"):
+    for directions in ("inputs", "trailing", "gradients"):
         run = start(
             "strategy=fedsvd_refresh", f"strategy.directions={directions}", "data.public=12",
             "strategy.keep=2", "privacy=none",
@@ -66,6 +85,11 @@ def test_strategies_that_look_at_public_texts_run():
         assert one_round(run, 1)["failed"] == {}
         name, pair = next(iter(run.state.factors.items()))
         torch.testing.assert_close(pair.A @ pair.A.mT, torch.eye(8), atol=1e-5, rtol=0)
+        if directions == "gradients":  # at the model of this round, beyond the two rows kept
+            G = run.strategy.public.weight_gradients(run.state)[name].float()
+            left = G - G @ pair.A[:2].mT @ pair.A[:2]
+            best = torch.linalg.svdvals(left)[:6].square().sum()
+            assert (left @ pair.A[2:].mT).square().sum() > 0.8 * best
         if directions == "inputs":
             moment = run.strategy.public.moment(name).float()
             assert (
@@ -74,7 +98,12 @@ def test_strategies_that_look_at_public_texts_run():
 
 
 def test_no_public_examples_is_an_error_before_work():
-    for name in ("strategy=scaled", ["strategy=fedsvd_refresh", "strategy.directions=inputs"]):
+    refresh = "strategy=fedsvd_refresh"
+    for name in (
+        "strategy=scaled",
+        [refresh, "strategy.directions=inputs"],
+        [refresh, "strategy.directions=gradients"],
+    ):
         with pytest.raises(InputError, match=r"data\.public: 0 is not allowed"):
             start(*([name] if isinstance(name, str) else name))
     with pytest.raises(

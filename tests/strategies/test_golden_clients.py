@@ -72,6 +72,9 @@ class Target(S.PublicView):
         zero = torch.zeros_like(state.factors["l"].A)
         return 0.5 * float(apart.square().sum()), {"l.B": apart, "l.A": zero}
 
+    def weight_gradients(self, state):
+        return {"l": state.factors["l"].product() - self.weight("l")}
+
     def weight(self, layer):
         return torch.tensor(np.random.default_rng(5).normal(size=(D_OUT, D_IN)))
 
@@ -88,6 +91,17 @@ def test_scaled_finds_the_coefficients_that_the_public_loss_asks_for():
     one = S.Scaled(steps=1, lr=0.05)
     one.public = Target(mean(Bs))
     np.testing.assert_allclose(run(one, state, sent)[1], mean(Bs), atol=1e-12)  # p_k is best there
+
+
+def test_refresh_takes_the_directions_in_which_public_texts_would_go_from_here():
+    A, _B, _As, Bs, state, sent = case(shared_A=True)
+    rule = S.FedSvdRefresh(keep=0, directions="gradients", tail="fold")
+    rule.public = Target(Bs[0])
+    new_A, new_B, _ = run(rule, state, sent)
+    G = mean(Bs) @ A - rule.public.weight("l").numpy()
+    V = np.linalg.svd(G)[2][:R]
+    np.testing.assert_allclose(np.abs(np.sum(new_A * V, axis=1)), 1.0, atol=1e-9)
+    assert not new_B.any()
 
 
 @pytest.mark.parametrize("directions", ["leading", "trailing", "inputs"])
