@@ -8,7 +8,7 @@ import pytest
 
 from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
 from experiments.suite.plan import settings_of as composed
-from experiments.suite.records import best, edges, read, record
+from experiments.suite.records import best, edges, neighbours, read, record
 from experiments.suite.tables import searched, table
 from fedsvd import run
 from fedsvd.strategies.build import build_strategy
@@ -91,8 +91,13 @@ def test_the_best_of_the_search_is_reported_against_the_baseline(tmp_path: Path)
     made(file, mine, "search", 8, 1, 100)
     runs = read(file)
     assert best(runs, CELL) == (2, 0.1)  # of equal ones the smaller
-    assert edges(SUITE, CELL, (8, 0.5)) == edges(SUITE, CELL, (1, 4)) == []
-    assert edges(SUITE, CELL, (32, 0.5)) == edges(SUITE, CELL, (0.25, 4)) == ["lr"]
+    assert edges(runs, CELL, (2, 0.1)) == edges(runs, CELL, (4, 0.1)) == []
+    assert edges(runs, CELL, (1, 0.1)) == edges(runs, CELL, (8, 0.1)) == ["lr"]
+    beside = list(neighbours(SUITE, runs, CELL))
+    assert [(t.stage, t.lr, t.clip, t.seed) for t in beside] == [
+        ("search", 1, 0.1, 100), ("search", 4, 0.1, 100)
+    ]  # fmt: skip
+    assert not list(neighbours(SUITE, {}, CELL))
     assert runs[Trial(mine, "search", 8, 1, 100).key]["failed"] == "error: it failed"
     for seed in (0, 1, 2):
         gain = 0.1 * seed
@@ -120,11 +125,10 @@ def test_what_a_shared_rate_would_report(tmp_path: Path) -> None:
         "",
         "**squad_pairs, bert_tiny, natural, frozen, epsilon 1**",
         "",
-        "| method | lr 2, clip 0.5 | lr 8, clip 0.5 | lr 32, clip 0.5 "
-        "| lr 0.25, clip 4 | lr 1, clip 4 | lr 4, clip 4 |",
-        "|---|---|---|---|---|---|---|",
-        "| fedsvd | 0.7000 | 0.6500 | - | - | 0.6000 | - |",
-        "| ffa | 0.6200 | - | - | - | - | - |",
+        "| method | lr 2, clip 0.5 | lr 8, clip 0.5 | lr 1, clip 4 |",
+        "|---|---|---|---|",
+        "| fedsvd | 0.7000 | 0.6500 | 0.6000 |",
+        "| ffa | 0.6200 | - | - |",
     ]
 
 

@@ -1,8 +1,9 @@
 """python -m experiments.suite STAGE --tasks T --models M [--budgets ...]: the benchmark's runs.
 
-Stages: search (every method on the one grid, on seeds that are not reported), report (each method at
-what its search chose, on the reported seeds; the test part is read once a run), table (print),
-rates (print what the search found at every rate).
+Stages: search (every method on the one grid, on seeds that are not reported), refine (each method at
+half and at twice the rate that is best so far, on the same seeds), report (each method at what its
+search chose, on the reported seeds; the test part is read once a run), table (print), rates (print
+what the search found at every rate).
 What is recorded in --results is not made again. JOBS at a time (default 2), one thread each.
 --seeds N takes the first N reported seeds. Without a choice of names, all of suite.yaml's are meant.
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from experiments.each import forked, restarted, warm
 from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
-from experiments.suite.records import best, read, record
+from experiments.suite.records import best, neighbours, read, record
 from experiments.suite.tables import searched, table
 
 HERE = Path(__file__).parent
@@ -28,7 +29,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stage", choices=("search", "report", "table", "rates"))
+    parser.add_argument("stage", choices=("search", "refine", "report", "table", "rates"))
     for group in GROUPS:
         parser.add_argument(f"--{group}", nargs="+", metavar="NAME")
     parser.add_argument("--seeds", type=int, help="of the reported ones, the first so many")
@@ -58,6 +59,8 @@ def make(suite: dict, given: argparse.Namespace, chosen: list[Cell]) -> int:
             wanted += grid(suite, cell)
         elif (choice := best(runs, cell)) is None:
             print(f"no search yet: {cell.name}", flush=True)
+        elif given.stage == "refine":
+            wanted += neighbours(suite, runs, cell)
         else:
             seeds = suite["models"][cell.model]["seeds"][: given.seeds]
             wanted += [Trial(cell, "report", *choice, seed) for seed in seeds]

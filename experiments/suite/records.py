@@ -2,14 +2,16 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.suite.plan import Cell, Trial, choices
+from experiments.suite.plan import Cell, Trial
 
+Runs = dict[tuple[Any, ...], dict[str, Any]]  # by `Trial.key`
 AXES = ("task", "model", "clients", "head", "budget", "method")
 KEYS = (
     "accuracy", "test_accuracy", "loss", "epsilon_max", "epsilon_target", "accounting",
@@ -40,7 +42,7 @@ def record(file: Path, trial: Trial, run: Path, status: int) -> None:
         out.write(json.dumps(line) + "\n")
 
 
-def read(file: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+def read(file: Path) -> Runs:
     """Return the recorded runs by `Trial.key`; of a run that was made again, the last."""
     found = {}
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
@@ -51,7 +53,7 @@ def read(file: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
     return found
 
 
-def best(runs: dict[tuple[Any, ...], dict[str, Any]], cell: Cell) -> tuple[float, float] | None:
+def best(runs: Runs, cell: Cell) -> tuple[float, float] | None:
     """Return the (lr, clip) of a cell's search with the best validation accuracy, None without one.
 
     The mean over the search's seeds counts; a setting in which a run failed is not chosen. Of equal
@@ -69,11 +71,24 @@ def best(runs: dict[tuple[Any, ...], dict[str, Any]], cell: Cell) -> tuple[float
     return min(left, key=lambda c: (-left[c], c)) if left else None
 
 
-def edges(suite: dict[str, Any], cell: Cell, choice: tuple[float, float]) -> Sequence[str]:
-    """Return which of "lr" and "clip" was chosen at an end of its grid: the best may lie beyond."""
-    grid = choices(suite, cell)
-    rates = [lr for lr, clip in grid if clip == choice[1]]
-    clips = sorted({clip for _, clip in grid})
+def neighbours(suite: dict[str, Any], runs: Runs, cell: Cell) -> Iterator[Trial]:
+    """Yield the runs at half and at twice the best rate of a cell's search, at its clip."""
+    if (found := best(runs, cell)) is not None:
+        for seed, factor in product(suite["search"]["seeds"], (0.5, 2)):
+            yield Trial(cell, "search", found[0] * factor, found[1], seed)
+
+
+def searched_at(runs: Runs, cells: Sequence[Cell]) -> list[tuple[float, float]]:
+    """Return the (lr, clip) that the search of any of the cells has tried, by clip and rate."""
+    tried = {key[2:4] for key in runs if key[1] == "search" and key[0] in cells}
+    return sorted(tried, key=lambda choice: choice[::-1])
+
+
+def edges(runs: Runs, cell: Cell, choice: tuple[float, float]) -> Sequence[str]:
+    """Return which of "lr" and "clip" was chosen at an end of what was tried: the best may lie beyond."""
+    tried = searched_at(runs, [cell])
+    rates = [lr for lr, clip in tried if clip == choice[1]]
+    clips = sorted({clip for _, clip in tried})
     ends = {"lr": choice[0] in (min(rates, default=None), max(rates, default=None))}
     ends["clip"] = len(clips) > 2 and choice[1] in (clips[0], clips[-1])
     return [name for name, at in ends.items() if at]

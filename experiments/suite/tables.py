@@ -1,18 +1,18 @@
 """Tables of the suite: each method at its own rate and clip, and the difference to the baseline."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from statistics import fmean
 from typing import Any
 
-from experiments.suite.plan import Cell, choices
-from experiments.suite.records import best, edges
+from experiments.suite.plan import Cell
+from experiments.suite.records import Runs, best, edges, searched_at
 from fedsvd.results.compare import estimate, shown
 
 HEADER = (
     "| method | lr | clip | seeds | a quarter | validation | difference | test | difference "
     "| epsilon | failed |"
 )
-Runs = dict[tuple[Any, ...], dict[str, Any]]
 
 
 def reported(runs: Runs, cell: Cell) -> dict[int, dict[str, Any]]:
@@ -38,15 +38,15 @@ def table(suite: dict[str, Any], runs: Runs, cells: Sequence[Cell]) -> Iterator[
             yield from (HEADER, "|---" * 11 + "|")
             last = setting
         base = reported(runs, Cell(*setting, suite["baseline"]))
-        yield _row(suite, cell, choice, reported(runs, cell), base)
+        yield _row(suite, runs, cell, choice, reported(runs, cell), base)
 
 
 def _row(
-    suite: dict[str, Any], cell: Cell, choice: tuple[float, float],
+    suite: dict[str, Any], runs: Runs, cell: Cell, choice: tuple[float, float],
     found: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]],
 ) -> str:  # fmt: skip
     good = {s: line for s, line in found.items() if "failed" not in line}
-    ends = edges(suite, cell, choice)
+    ends = edges(runs, cell, choice)
     cells = [
         f"{v:g}{'*' if n in ends else ''}" for n, v in zip(("lr", "clip"), choice, strict=True)
     ]
@@ -73,24 +73,22 @@ def _spent(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def searched(suite: dict[str, Any], runs: Runs, cells: Sequence[Cell]) -> Iterator[str]:
-    """Yield what the search found: the mean validation accuracy at every rate and clip.
+    """Yield what the search found: the mean validation accuracy at every rate and clip tried.
 
     A column is what a study with one rate and clip for all methods would report.
     """
-    last = None
-    for cell in cells:
-        grid = choices(suite, cell)
-        setting = (cell.task, cell.model, cell.clients, cell.head, cell.budget, *grid)
-        found = {choice: _at(runs, cell, choice) for choice in grid}
-        if not any(found.values()):
+    for setting, group in groupby(cells, lambda c: (c.task, c.model, c.clients, c.head, c.budget)):
+        tried = [cell for cell in group if searched_at(runs, [cell])]
+        if not tried:
             continue
-        if setting != last:
-            yield from ("", f"**{', '.join(map(str, setting[:4]))}, epsilon {cell.budget}**", "")
-            yield f"| method | {' | '.join(f'lr {lr:g}, clip {clip:g}' for lr, clip in grid)} |"
-            yield "|---" * (len(grid) + 1) + "|"
-            last = setting
-        scores = [found[choice] for choice in grid]
-        yield f"| {cell.method} | {' | '.join('-' if s is None else f'{s:.4f}' for s in scores)} |"
+        grid = searched_at(runs, tried)
+        yield from ("", f"**{', '.join(setting[:4])}, epsilon {setting[4]}**", "")
+        yield f"| method | {' | '.join(f'lr {lr:g}, clip {clip:g}' for lr, clip in grid)} |"
+        yield "|---" * (len(grid) + 1) + "|"
+        for cell in tried:
+            scores = [_at(runs, cell, choice) for choice in grid]
+            told = " | ".join("-" if s is None else f"{s:.4f}" for s in scores)
+            yield f"| {cell.method} | {told} |"
 
 
 def _at(runs: Runs, cell: Cell, choice: tuple[float, float]) -> float | None:
