@@ -85,7 +85,7 @@ def searched_at(runs: Runs, cells: Sequence[Cell]) -> list[tuple[float, float]]:
 
 
 def edges(runs: Runs, cell: Cell, choice: tuple[float, float]) -> Sequence[str]:
-    """Return which of "lr" and "clip" was chosen at an end of what was tried: the best may lie beyond."""
+    """Return which of "lr" and "clip" was chosen at an end of what was tried."""
     tried = searched_at(runs, [cell])
     rates = [lr for lr, clip in tried if clip == choice[1]]
     clips = sorted({clip for _, clip in tried})
