@@ -28,6 +28,7 @@ from fedsvd.rounds.evaluation import evaluated, is_due, is_last, summarise
 from fedsvd.rounds.participation import all_spent
 from fedsvd.rounds.public import WorkerView
 from fedsvd.rounds.run import Run
+from fedsvd.rounds.start import check_start, movable, start_on_public
 from fedsvd.rounds.trained import check_trained
 from fedsvd.settings import Settings
 from fedsvd.strategies.base import Strategy
@@ -40,6 +41,7 @@ def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = 
         from fedsvd.engines.cluster import check_engine  # Ray is slow to import
 
         check_engine(settings.engine)
+    check_start(settings, strategy)
     worker = get_worker(settings, anew=True)
     if worker.left_out:
         complain(
@@ -50,6 +52,11 @@ def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = 
     start = worker.initial
     if isinstance(strategy, Strategy):
         strategy.device, strategy.public = worker.device, WorkerView(worker)
+    if settings.start.active:
+        start = start_on_public(
+            start, WorkerView(worker), movable(settings, strategy), settings.start
+        )
+    if isinstance(strategy, Strategy):
         start = strategy.begin(start)
     run = Run(settings, worker, strategy, grid, Ledger(worker.plan), start)
     run.rounds_taken, run.rounds = [0] * settings.clients.number, settings.rounds

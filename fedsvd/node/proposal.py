@@ -50,7 +50,7 @@ OPEN: Mapping[str, frozenset[str]] = {
     "data": frozenset({"labels", "label_texts", "public_size"}),
 }  # fmt: skip
 # What concerns the server alone; a node does not look at it and uses its own.
-OWN_BUSINESS = frozenset({"averaging", "device", "engine", "recorder", "faults"})
+OWN_BUSINESS = frozenset({"averaging", "device", "engine", "recorder", "faults", "start"})
 # Groups whose further keys are options of the class that `_target_` names.
 WITH_OPTIONS = frozenset({"adapter", "strategy"})
 

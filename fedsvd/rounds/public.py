@@ -1,15 +1,16 @@
 """What the server may look at of a run's model: public texts through it, and its frozen weights."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import final
 
 import torch
 from torch import Tensor
 
-from fedsvd.adapters import calibration
+from fedsvd.adapters import calibration, lora
 from fedsvd.adapters.lora import frozen_weight
 from fedsvd.client.worker import Worker
 from fedsvd.lowrank import AdapterState
+from fedsvd.lowrank.pair import kind_of
 from fedsvd.strategies.base import PublicView
 
 
@@ -24,11 +25,20 @@ class WorkerView(PublicView):
         self._worker = worker
         self._moments: dict[str, Tensor] = {}
 
-    def gradients(self, state: AdapterState) -> tuple[float, dict[str, Tensor]]:
-        """Return the mean loss on the public texts and its gradient in everything that trains."""
+    def gradients(
+        self, state: AdapterState, kinds: Collection[str] | None = None
+    ) -> tuple[float, dict[str, Tensor]]:
+        """Return the mean loss on the public texts and its gradient in everything that trains.
+
+        With `kinds`, among "A", "B" and "extra", in these instead.
+        """
         worker, rows = self._worker, self._worker.task.public.tolist()
         worker.model.write(state)
         named = worker.model.trainable()
+        if kinds is not None:
+            named |= lora.named_parameters(worker.model.layers)
+            named = {n: p for n, p in named.items() if kind_of(n) in kinds and n in state.tensors()}
+        resting = [p.requires_grad_() for p in named.values() if not p.requires_grad]
         if worker.hooks is not None:
             worker.hooks.disable_hooks()  # nobody's gradient need be told from another's here
         try:
@@ -43,6 +53,8 @@ class WorkerView(PublicView):
                 for name, gradient in zip(named, found, strict=True):
                     sums[name] += gradient
         finally:
+            for p in resting:
+                p.requires_grad_(False)
             if worker.hooks is not None:
                 worker.hooks.enable_hooks()
         return total, sums
@@ -52,7 +64,10 @@ class WorkerView(PublicView):
         worker = self._worker
         worker.model.write(state)
         places = {m: name for name, m in worker.model.backbone.named_modules()}
-        paths = {name: places[m.get_base_layer()] for name, m in worker.model.layers.items()}
+        paths = {
+            name: places[m.get_base_layer()]  # type: ignore[operator]
+            for name, m in worker.model.layers.items()
+        }
         groups = worker.tokens.microbatches(
             worker.task.public.tolist(), worker.settings.training.microbatch_tokens
         )

@@ -13,6 +13,7 @@ from fedsvd.settings.engine import EngineSettings, RecorderSettings
 from fedsvd.settings.faults import FaultSettings
 from fedsvd.settings.model import AdapterSettings, ModelSettings
 from fedsvd.settings.privacy import PrivacySettings
+from fedsvd.settings.start import StartSettings
 
 TASKS = ("classification", "causal")
 
@@ -45,6 +46,7 @@ class Settings:
     faults: FaultSettings = field(default_factory=FaultSettings)
     attack: AttackSettings = field(default_factory=AttackSettings)
     averaging: AveragingSettings = field(default_factory=AveragingSettings)
+    start: StartSettings = field(default_factory=StartSettings)
     task: str = "classification"  # what a model is trained for: see fedsvd.objectives
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """What an aggregation rule is: a Flower strategy whose author writes one method."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from logging import INFO
 from typing import ClassVar, final
@@ -63,8 +63,14 @@ class PublicView(ABC):
     """What a server may look at beside what clients release: public texts and the frozen weights."""
 
     @abstractmethod
-    def gradients(self, state: AdapterState) -> tuple[float, dict[str, torch.Tensor]]:
-        """Return the mean loss on the public texts and its gradient in everything that trains."""
+    def gradients(
+        self, state: AdapterState, kinds: Collection[str] | None = None
+    ) -> tuple[float, dict[str, torch.Tensor]]:
+        """Return the mean loss on the public texts and its gradient in everything that trains.
+
+        With `kinds`, among "A", "B" and "extra" (a head that trains), in these instead, whether
+        clients train them or not.
+        """
 
     @abstractmethod
     def weight_gradients(self, state: AdapterState) -> Mapping[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """Random clients of a small model with two shapes of layers and a head, to measure rules on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -102,10 +102,12 @@ def total(state: AdapterState, layer: str) -> Tensor:
 class QuadraticView(PublicView):
     """A public problem with a known answer: half the squared distance to fixed tensors."""
 
-    def gradients(self, state: AdapterState) -> tuple[float, dict[str, Tensor]]:
+    def gradients(
+        self, state: AdapterState, kinds: Collection[str] | None = None
+    ) -> tuple[float, dict[str, Tensor]]:
         """Return the loss and x - target for every factor and tensor of the head."""
         g, apart = torch.Generator().manual_seed(7), {}
-        for name, x in state.select(("A", "B", "extra")).items():
+        for name, x in state.select(kinds or ("A", "B", "extra")).items():
             apart[name] = x - _draw(x.shape, g).to(x)
         return 0.5 * float(sum(x.square().sum() for x in apart.values())), apart
 

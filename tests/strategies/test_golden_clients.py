@@ -67,7 +67,7 @@ class Target(S.PublicView):
     def __init__(self, B):
         self.B = torch.tensor(B)
 
-    def gradients(self, state):
+    def gradients(self, state, kinds=None):
         apart = state.factors["l"].B - self.B
         zero = torch.zeros_like(state.factors["l"].A)
         return 0.5 * float(apart.square().sum()), {"l.B": apart, "l.A": zero}

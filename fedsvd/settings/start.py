@@ -1,0 +1,27 @@
+"""What the server does before round 1."""
+
+from dataclasses import dataclass
+
+from fedsvd.settings.checks import at_least, choice, positive
+
+
+@dataclass(frozen=True)
+class StartSettings:
+    """Training on the public texts before round 1, which costs no privacy. See configs/start/."""
+
+    name: str = "none"
+    steps: int = 30
+    lr: float = 0.003
+
+    def __post_init__(self) -> None:
+        choice("start.name", self.name, STARTS)
+        at_least("start.steps", self.steps, 1)
+        positive("start.lr", self.lr)
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is trained."""
+        return self.name != "none"
+
+
+STARTS = ("none", "public")
