@@ -23,5 +23,11 @@ class StartSettings:
         """Whether anything is trained."""
         return self.name != "none"
 
+    def describe(self) -> str:
+        """Return what is done as a phrase."""
+        if not self.active:
+            return "none"
+        return f"{self.steps} steps of Adam at {self.lr:g} on the public texts, with their labels"
+
 
 STARTS = ("none", "public")

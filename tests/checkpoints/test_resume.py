@@ -28,6 +28,7 @@ VARIANTS = {
     "tangent steps": ["strategy=prism", "training.local_steps=2"],
     "sides, shrunk, averaged": [
         "strategy=fedsvd_alternate", "strategy.strength=0.5", "strategy.first=A", "averaging=ema",
+        "start=public", "start.steps=2", "data.public=8",
     ],
     "dense, averaged": ["strategy=flora", "averaging=tail", "averaging.start=0.2"],
     "dense": ["strategy=flora", "adapter.init=pissa"],

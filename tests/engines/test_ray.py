@@ -198,7 +198,14 @@ def test_sides_that_take_turns_are_shrunk_and_averaged_alike(cluster):
     found = []
     for engine in (["engine.threads=1"], ["engine=ray", "engine.workers=2"]):
         settings = compose_settings(
-            *TINY, *engine, "strategy=fedsvd_alternate", "strategy.strength=0.7", "averaging=ema"
+            *TINY,
+            *engine,
+            "strategy=fedsvd_alternate",
+            "strategy.strength=0.7",
+            "averaging=ema",
+            "start=public",
+            "start.steps=2",
+            "data.public=8",
         )
         run = prepare(settings, build_strategy(settings.strategy))
         run.rounds = settings.rounds

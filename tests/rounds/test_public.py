@@ -11,6 +11,7 @@ from fedsvd.data.tokens import tokenise
 from fedsvd.errors import InputError
 from fedsvd.experiment import prepare
 from fedsvd.lowrank import LowRank
+from fedsvd.lowrank.pair import kind_of
 from fedsvd.models.backbone import load_tokenizer
 from fedsvd.rounds.attempt import one_round
 from fedsvd.rounds.public import WorkerView
@@ -53,6 +54,39 @@ def test_gradients_on_public_texts_are_those_of_the_mean_loss(privacy):
         assert slope == pytest.approx(float(found[name].square().sum()), rel=0.01)
     if privacy == "dp_sgd":
         assert one_round(run, 2)["failed"] == {}  # the hooks are on again
+
+
+def test_a_start_on_public_texts_moves_what_is_sent_and_nothing_else():
+    chosen = ["data.public=12", "privacy=none", "training.precision=fp32"]
+    plain = start(*chosen, "strategy=fedavg")
+    loss = WorkerView(plain.worker).gradients(plain.state)[0]
+    for strategy, moved in (("fedavg", {"A", "B", "extra"}), ("ffa", {"B", "extra"})):
+        begun = start(*chosen, f"strategy={strategy}", "start=public", "start.steps=5")
+        before, after = plain.state.tensors(), begun.state.tensors()
+        assert {kind_of(n) for n in after if not torch.equal(before[n], after[n])} == moved
+        view = WorkerView(begun.worker)
+        assert view.gradients(begun.state)[0] < loss - 0.01
+        assert one_round(begun, 1)["failed"] == {}
+    # Adam's first step is lr against the gradient's sign, in A too, which FFA's clients do not train.
+    one = start(*chosen, "strategy=fedsvd", "start=public", "start.steps=1", "start.lr=0.01")
+    name = next(n for n in one.state.tensors() if n.endswith(".B"))
+    found = WorkerView(plain.worker).gradients(plain.state, ("A", "B"))[1]
+    assert {kind_of(n) for n in found} == {"A", "B"}
+    G = found[name]
+    torch.testing.assert_close(
+        one.state.tensors()[name], -0.01 * G / (G.abs() + 1e-8), atol=1e-4, rtol=0
+    )
+    assert not any(p.requires_grad for n, p in one.worker.model.named_parameters() if "lora_A" in n)
+
+
+def test_a_start_that_has_nothing_to_train_is_refused():
+    with pytest.raises(InputError, match=r"data\.public: 0 is not allowed.*start=public"):
+        start("start=public", "data.public=0")
+    with pytest.raises(InputError, match=r"start: with .*FedSa.* choose start=none"):
+        start(
+            "start=public", "data.public=12", "strategy=fedsa", "strategy.head=own",
+            "adapter=none", "privacy=none",
+        )  # fmt: skip
 
 
 def test_weight_gradients_are_those_that_train_B():
