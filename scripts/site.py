@@ -67,9 +67,23 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         relative = posixpath.relpath(uri, posixpath.dirname(here) or ".")
         return f"{match[1]}{relative}{match[3] or ''}"
 
-    return "\n".join(
-        line if code else LINK.sub(moved, line) for line, code in _lines(markdown)
-    )
+    lines = [line if code else LINK.sub(moved, line) for line, code in _lines(markdown)]
+    return "\n".join(_apart(lines))
+
+
+def _apart(lines: list[str]) -> list[str]:
+    """Put a blank line before a list that follows a paragraph: a code host needs none, mkdocs does."""
+    result: list[str] = []
+    listed = True  # within a list, or behind a blank line
+    for line, code in _lines("\n".join(lines)):
+        begins = not code and re.match(r" {0,3}([-*]|\d+\.) ", line) is not None
+        if begins and not listed:
+            result.append("")
+        listed = begins or (listed and bool(line.strip()) and bool(result)) or not line.strip()
+        if line.strip() and not begins and not line.startswith(" "):
+            listed = False
+        result.append(line)
+    return result
 
 
 def _targets(place: str, text: str) -> list[str]:
