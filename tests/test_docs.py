@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+
+from fedsvd.composing import compose
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -38,6 +41,18 @@ def missing(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_what_a_page_points_to_is_there(page):
     assert missing(page) == []
+
+
+def test_every_key_of_a_run_is_in_the_reference():
+    page = (ROOT / "docs" / "reference" / "keys.md").read_text(encoding="utf-8")
+    config = OmegaConf.to_container(compose([]), resolve=True)
+    names = [
+        f"{group}.{key}" if isinstance(values, dict) else group
+        for group, values in config.items()
+        for key in (values if isinstance(values, dict) else ("",))
+    ]
+    assert len(names) > 90
+    assert [name for name in names if f"| `{name}` |" not in page] == []
 
 
 def test_what_is_not_there_is_seen(tmp_path):
