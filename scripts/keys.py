@@ -26,9 +26,10 @@ from fedsvd.strategies.build import build_strategy
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "keys.md"
 HEAD = """# Every key
 
-Written by `python scripts/keys.py` from the configurations and the checks of the settings. `python -m fedsvd.run --help`
-prints the same for the options that you choose. An error about a key names the same values. `-` under *takes* is a text, a
-name of a class, or a value that the group fixes. How keys go together: [configuration.md](../configuration.md).
+Written by `python scripts/keys.py` from the configurations and the checks of the settings.
+`python -m fedsvd.run --help` prints the same for the options that you choose. An error about a key
+names the same values. `-` under *takes* is a text, a name of a class, or a value that the group
+fixes. How keys go together: [configuration.md](../configuration.md).
 """
 TITLES = {
     "": "The run", "clients": "Clients", "training": "Training", "data": "Data",

@@ -72,7 +72,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def _apart(lines: list[str]) -> list[str]:
-    """Put a blank line before a list that follows a paragraph: a code host needs none, mkdocs does."""
+    """Put a blank line before a list that follows a paragraph: a code host needs none."""
     result: list[str] = []
     listed = True  # within a list, or behind a blank line
     for line, code in _lines("\n".join(lines)):

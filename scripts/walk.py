@@ -49,14 +49,17 @@ def matched(told: Sequence[str], printed: Sequence[str]) -> list[str] | str:
             free = True
             continue
         begin, cut, _ = line.partition(" ...")
-        fits = [
-            i for i in range(place, len(printed) if free else min(place + 1, len(printed)))
-            if (shape(printed[i]).startswith(shape(begin)) if cut else shape(printed[i]) == shape(line))
-        ]  # fmt: skip
-        if not fits:
+        end, wanted = len(printed) if free else place + 1, shape(begin)
+        found = next(
+            (
+                i for i, one in enumerate(map(shape, printed[place:end]), place)
+                if (one.startswith(wanted) if cut else one == wanted)
+            ), None,
+        )  # fmt: skip
+        if found is None:
             return line
-        place, free = fits[0] + 1, False
-        result.append(line if cut else printed[fits[0]])
+        place, free = found + 1, False
+        result.append(line if cut else printed[found])
     return result if free or place == len(printed) else f"the end, before {printed[place]!r}"
 
 

