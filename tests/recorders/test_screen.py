@@ -103,7 +103,8 @@ def test_a_terminal_with_a_live_bar(columns, encoding, tmp_path, monkeypatch):
         clients = told.split("labels\n")[1].split("\n\n")[0].splitlines()
         assert len(clients) == 2
         wide = [line for line in told.split("\n") if cell_len(line.split("\r")[-1]) > 80]
-        assert [line.split()[-1] for line in wide] == [shown.split()[-1]]
+        assert 1 <= len(wide) <= 2
+        assert all(line.split()[-1] in shown.split() for line in wide), wide
 
 
 def test_the_line_of_a_round_stays_short_with_many_clients():
