@@ -8,8 +8,13 @@ class InputError(Exception):
     """A configuration, file, checkpoint or class given by the user cannot be used.
 
     The message is one line that names the key or file, what was found and what is allowed.
-    `python -m fedsvd.run` prints it and exits with status 2.
+    `python -m fedsvd.run` prints it and exits with status 2. Where the error is about one key,
+    `key` is its name and `allowed` the phrase that says what it takes.
     """
+
+    def __init__(self, message: str = "", key: str = "", allowed: str = "") -> None:
+        super().__init__(message)
+        self.key, self.allowed = key, allowed
 
 
 class TrialsFailed(Exception):
@@ -22,7 +27,7 @@ class TrialsFailed(Exception):
 
 def wrong(key: str, value: object, allowed: str) -> InputError:
     """Return the error for `key` whose `value` is not `allowed` (a phrase after "must be")."""
-    return InputError(f"{key}: {value!r} is not allowed; it must be {allowed}")
+    return InputError(f"{key}: {value!r} is not allowed; it must be {allowed}", key, allowed)
 
 
 def one_of(key: str, value: object, names: Iterable[str]) -> InputError:
@@ -30,7 +35,9 @@ def one_of(key: str, value: object, names: Iterable[str]) -> InputError:
     names = sorted(names)
     hint = nearest(str(value), names)
     meant = f" (did you mean {hint!r}?)" if hint else ""
-    return InputError(f"{key}: {value!r} is not allowed{meant}; choose from {', '.join(names)}")
+    listed = ", ".join(names)
+    message = f"{key}: {value!r} is not allowed{meant}; choose from {listed}"
+    return InputError(message, key, listed)
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

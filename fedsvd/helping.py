@@ -1,13 +1,18 @@
-"""`python -m fedsvd.run --help`: every key with its value and what its configuration says of it."""
+"""`python -m fedsvd.run --help`: every key with its value, its meaning and what it takes.
+
+Meanings are the comments of the configuration; what a key takes is what its check says.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from fedsvd.allowed import allowed
 from fedsvd.composing import compose
 
 KEY = re.compile(r"( *)([A-Za-z_]\w*):(?: |$)")
@@ -24,12 +29,25 @@ def help_text(folder: Path, overrides: Sequence[str]) -> str:
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
     known = meanings(folder, {str(k): str(v) for k, v in choices.items()})
+    takes = allowed(_plain(composed))
     lines = []
     for path, line in keys(OmegaConf.to_yaml(composed)):
-        meaning = known.get(path or "")
-        lines.append(f"{line:{COLUMN - 2}}  # {meaning}" if meaning else line)
+        meaning, taken = known.get(path or "", ""), takes.get(path or "")
+        told = f"{meaning} [{taken}]" if taken and not _said(taken, meaning) else meaning
+        lines.append(f"{line:{COLUMN - 2}}  # {told}" if told else line)
     config, listed = "\n".join(lines) + "\n", groups(folder)
     return Template(template).safe_substitute(CONFIG=config, APP_CONFIG_GROUPS=listed)
+
+
+def _plain(composed: DictConfig) -> dict[str, Any]:
+    values = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _said(taken: str, meaning: str) -> bool:
+    """Whether the meaning names every option, each beside what it does."""
+    return all(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", meaning) for one in taken.split(", "))
 
 
 def groups(folder: Path) -> str:

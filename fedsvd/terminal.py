@@ -4,6 +4,7 @@ import codecs
 import contextlib
 import io
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from fedsvd.errors import InputError, RunError
 
 # Controls of a terminal and of the writing direction, line breaks, lone surrogates.
 _CONTROLS = ("Cc", "Cs", "Zl", "Zp")
+_GAP = re.compile(r" *(?:\S+ )*\S+ {2,}")  # a name and the blanks up to what stands beside it
 _TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -197,6 +199,28 @@ def _steers(character: str) -> bool:
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def folded(line: str, width: int) -> list[str]:
+    """Return a line as lines of at most `width` columns, folded at blanks and never within a word.
+
+    What goes on stands under what it goes on with: behind the first gap of two blanks. A word that
+    is wider than a line stays whole, so that a path can be copied.
+    """
+    if cell_len(line) <= width:
+        return [line]
+    gap = _GAP.match(line)
+    hang = cell_len(gap[0]) if gap else 2
+    if hang > width // 2:
+        hang = 2
+    first, *words = re.findall(r" *\S+", line[gap.end() :] if gap else line)
+    lines, held = [], (gap[0] if gap else "") + first
+    for word in words:
+        if cell_len(held + word) > width:
+            lines.append(held)
+            held, word = " " * hang, word.strip()
+        held += word
+    return [*lines, held]
 
 
 def columns(rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 # From top to bottom: a room may import what is in it and what stands below it, nothing above.
 ORDER = (
     "fedsvd", "fedsvd.run", "fedsvd.flower_app", "fedsvd.sweep", "fedsvd.command", "fedsvd.listing",
-    "fedsvd.helping",
+    "fedsvd.helping", "fedsvd.allowed",
     "fedsvd.audit", "fedsvd.tasks",
     "fedsvd.execute", "fedsvd.experiment",
     "fedsvd.results", "fedsvd.testing", "fedsvd.recorders", "fedsvd.checkpoints", "fedsvd.exports",

@@ -1,9 +1,13 @@
 """What the pages point to is there: links, files and commands."""
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+
+from fedsvd.composing import compose
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -38,6 +42,33 @@ def missing(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_what_a_page_points_to_is_there(page):
     assert missing(page) == []
+
+
+def test_every_key_of_a_run_is_in_the_reference():
+    page = (ROOT / "docs" / "reference" / "keys.md").read_text(encoding="utf-8")
+    config = OmegaConf.to_container(compose([]), resolve=True)
+    names = [
+        f"{group}.{key}" if isinstance(values, dict) else group
+        for group, values in config.items()
+        for key in (values if isinstance(values, dict) else ("",))
+    ]
+    assert len(names) > 90
+    assert [name for name in names if f"| `{name}` |" not in page] == []
+
+
+def test_the_walk_compares_lines_but_not_their_figures():
+    spec = importlib.util.spec_from_file_location("walk", ROOT / "scripts" / "walk.py")
+    walk = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(walk)
+    printed = ["loading", "round 0/2  loss 0.70", "round 1/2  loss 0.61", "done in 0:12"]
+    assert walk.matched(["...", "round 1/2 loss 0.5", "..."], printed) == ["...", printed[1], "..."]
+    assert walk.matched(["loading", "round 1/9 ...", "..."], printed)[1] == "round 1/9 ..."
+    assert walk.matched(["...", "round 1/2 acc 0.5", "..."], printed) == "round 1/2 acc 0.5"
+    assert walk.matched(["round 0/2 loss 1", "..."], printed) == "round 0/2 loss 1"  # not the first
+    assert walk.matched(["loading"], printed).startswith("the end")
+    page = (ROOT / "docs" / "walk.md").read_text(encoding="utf-8")
+    told = [one for block in walk.BLOCK.findall(page) for one in walk.commands(block)]
+    assert len(told) > 10
 
 
 def test_what_is_not_there_is_seen(tmp_path):

@@ -1,8 +1,10 @@
 """What --help says of every key."""
 
 import pytest
+from omegaconf import OmegaConf
 
-from fedsvd.composing import config_folder
+from fedsvd.composing import compose, config_folder
+from fedsvd.config import from_config
 from fedsvd.errors import InputError
 from fedsvd.helping import comments, help_text, keys
 from fedsvd.run import main
@@ -27,9 +29,28 @@ def test_every_default_has_a_meaning() -> None:
 def test_what_is_chosen_is_explained_by_its_own_file() -> None:
     told = said("strategy=hetlora", "model=bert_tiny", "adapter=effort")
     assert told["strategy.penalty"] == "lambda of the tail's size in the clients' loss"
-    assert told["adapter.rank"] == "triplets that train"
-    assert told["model.pooling"] == "mean, cls, last"  # of the default of the group
+    assert told["adapter.rank"] == "triplets that train [a whole number of at least 1 or null]"
+    assert told["model.pooling"].startswith("of token features")  # of the default of the group
     assert "strategy.period" not in told
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("training.lr", -1), ("clients.per_round", 0), ("privacy.accountant", "prw"), ("rounds", "x")],
+)
+def test_what_a_key_takes_is_what_its_error_says(key: str, value: object) -> None:
+    config = OmegaConf.to_container(compose([]), resolve=True)
+    assert isinstance(config, dict)
+    group = config
+    *above, name = key.split(".")
+    for part in above:
+        group = group[part]
+    group[name] = value
+    with pytest.raises(InputError) as caught:
+        from_config(config)
+    assert caught.value.key == key
+    assert caught.value.allowed in str(caught.value)
+    assert caught.value.allowed in said()[key]
 
 
 def test_comments_go_on_in_the_next_lines() -> None:

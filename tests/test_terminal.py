@@ -9,8 +9,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
-from fedsvd.terminal import Output, columns, complain, guarded, one_line, output, plain, say
+from fedsvd.terminal import (
+    Output,
+    columns,
+    complain,
+    folded,
+    guarded,
+    one_line,
+    output,
+    plain,
+    say,
+)
 from tests.tiny import make_inputs
 
 ODD = "плохо ☃ [neg] [/neg] \x1b[2J é"
@@ -99,6 +110,27 @@ def test_columns_are_aligned_by_what_is_shown_and_nothing_is_cut():
     assert columns([("a", "1", long), ("日本", "22", "y")], left=(0, 2)) == [
         f"a      1  {long}", "日本  22  y",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "task       rotten_tomatoes from package: movie_review: 1530 train, 125 validation, 149 test",
+        "validation accuracy  0.7520 on 125 examples  (best of the rounds on the same 56: 0.7500)",
+        "run folder           /" + "x" * 100 + " and 日本 " * 20,
+        "a line without a gap of two blanks that goes on for rather longer than a terminal is wide",
+        "x" * 120,
+        "  client 1 has spent its budget, and why that is so takes up more than one line of eighty",
+        "short",
+    ],
+)
+def test_a_line_is_folded_between_words_alone(line):
+    lines = folded(line, 80)
+    assert " ".join(" ".join(lines).split()) == " ".join(line.split())
+    assert all(cell_len(one) <= 80 or "x" * 100 in one for one in lines)
+    assert len(lines) <= 1 + cell_len(line) // 59
+    if line.startswith("task"):
+        assert lines[1].startswith(" " * 11 + "validation, 149 test")
 
 
 def test_nothing_prints_but_by_this_module():

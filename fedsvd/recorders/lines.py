@@ -173,8 +173,11 @@ def round_line(metrics: Mapping[str, Any]) -> str:
         parts = [f"clients' loss {_number(metrics.get('train_loss'), '.4f')}"]
     if metrics.get("epsilon_max") is not None:
         parts.append(f"epsilon {metrics['epsilon_max']:.3f}")
-    if metrics.get("clients"):
-        parts.append("clients " + ",".join(map(str, metrics["clients"])))
+    took_part = metrics.get("clients") or ()
+    if len(took_part) > FEW:
+        parts.append(f"{len(took_part)} clients")
+    elif took_part:
+        parts.append("clients " + ",".join(map(str, took_part)))
     return "  ".join(parts)
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from fedsvd.recorders.lines import clients, clock, ending, header, round_line, trouble
 from fedsvd.recorders.recorder import Recorder
 from fedsvd.rounds.record import RoundRecord, Start, Summary
-from fedsvd.terminal import output
+from fedsvd.terminal import folded, output
 
 WIDTH = 80  # columns where no terminal says how many it has
 
@@ -82,4 +82,7 @@ class Screen(Recorder):
             self._progress = None
 
     def _print(self, line: str = "", style: str = "") -> None:
-        self._console.print(Text(self._stream.fit(line), style), soft_wrap=True)
+        text = self._stream.fit(line)
+        # A terminal breaks a long line within a word; a file keeps it whole for who searches in it.
+        for part in folded(text, self._console.width) if self._live else [text]:
+            self._console.print(Text(part, style), soft_wrap=True)

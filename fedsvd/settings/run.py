@@ -54,7 +54,7 @@ class Settings:
         at_least("rounds", self.rounds, 1)
         choice("task", self.task, TASKS)
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
-            raise one_of("device", self.device, ("auto", "cpu", "cuda"))
+            raise one_of("device", self.device, ("auto", "cpu", "cuda", "cuda:N"))
         if self.adapter.name == "none" and not self.model.head_trains:
             raise InputError(
                 f"adapter: with 'none' and model.head={self.model.head!r} nothing would train; "

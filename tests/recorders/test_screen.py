@@ -8,7 +8,7 @@ import pytest
 from rich.cells import cell_len
 
 from fedsvd.recorders import ModelRecord, RoundRecord, Start, TaskRecord
-from fedsvd.recorders.lines import mix
+from fedsvd.recorders.lines import mix, round_line
 from fedsvd.recorders.report import write_report
 from fedsvd.recorders.screen import Screen
 from tests.ptys import Terminal
@@ -93,13 +93,24 @@ def test_a_terminal_with_a_live_bar(columns, encoding, tmp_path, monkeypatch):
     whole(screen, ("[neg]", "плохо"))
     told = terminal.text().replace("\r\n", "\n")
     shown = str(folder).encode(encoding, "backslashreplace").decode(encoding)
-    assert f"run folder           {shown}\n" in told
-    assert "round 2/2  loss 0.6000  accuracy 0.7500  epsilon 0.500  clients 1" in told
-    assert "client 1 ValueError: [/x] \\x1b[0m" in told
+    assert shown.split()[-1] + "\n" in told  # a word is whole, however long
+    words = " ".join(told.split())
+    assert f"run folder {shown}" in words
+    assert "round 2/2 loss 0.6000 accuracy 0.7500 epsilon 0.500 clients 1" in words
+    assert "client 1 ValueError: [/x] \\x1b[0m" in words
     assert re.search(r"round +2/2 +[-━]+", told)  # the bar
     if columns == 80:
         clients = told.split("labels\n")[1].split("\n\n")[0].splitlines()
         assert len(clients) == 2
+        wide = [line for line in told.split("\n") if cell_len(line.split("\r")[-1]) > 80]
+        assert 1 <= len(wide) <= 2
+        assert all(line.split()[-1] in shown.split() for line in wide), wide
+
+
+def test_the_line_of_a_round_stays_short_with_many_clients():
+    told = {"round": 1, "train_loss": 0.5, "task": "classification", "clients": list(range(300))}
+    assert round_line(told).endswith("  300 clients")
+    assert round_line({**told, "clients": [4, 5]}).endswith("  clients 4,5")
 
 
 def test_a_terminal_that_hangs_up_silences_the_screen_alone(tmp_path, monkeypatch):
