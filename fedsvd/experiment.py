@@ -76,7 +76,10 @@ def make_grid(settings: Settings, worker: Worker) -> Engine:
     )
     costs = [c.sample_rate * c.examples for c in worker.plan.clients]
     make, deadline = partial(make_client_app, told), settings.faults.deadline
-    return RayGrid(make, settings.clients.number, settings.engine, costs, deadline)
+    return RayGrid(
+        make, settings.clients.number, settings.engine, costs, deadline,
+        at_once=settings.clients.per_round,
+    )  # fmt: skip
 
 
 def train(
