@@ -56,6 +56,9 @@ def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = 
     run.strategy_start = dict(vars(strategy))
     if worker.plan.unit == "client":
         run.client_level = make_mechanism(settings, worker.plan.clients[0].noise_multiplier)
+    grid.expect(
+        settings.clients.per_round
+    )  # its processes start while the first model is evaluated
     return run
 
 
@@ -76,10 +79,7 @@ def make_grid(settings: Settings, worker: Worker) -> Engine:
     )
     costs = [c.sample_rate * c.examples for c in worker.plan.clients]
     make, deadline = partial(make_client_app, told), settings.faults.deadline
-    return RayGrid(
-        make, settings.clients.number, settings.engine, costs, deadline,
-        at_once=settings.clients.per_round,
-    )  # fmt: skip
+    return RayGrid(make, settings.clients.number, settings.engine, costs, deadline)
 
 
 def train(

@@ -36,9 +36,7 @@ class RayGrid(Engine):
 
     `costs[k]` is what client k's work weighs, in any unit. `deadline`: seconds that a client has from
     when its message goes to a worker, and `STARTUP` more with a worker that has not answered before;
-    then the worker is killed and replaced. So many workers as `at_once` says, as far as there is room,
-    start with the grid, while the run goes on to its first evaluation; others when they are needed.
-    Raises InputError if no worker fits.
+    then the worker is killed and replaced. Raises InputError if no worker fits.
     """
 
     def __init__(
@@ -48,7 +46,6 @@ class RayGrid(Engine):
         settings: EngineSettings,
         costs: Sequence[float],
         deadline: float | None = None,
-        at_once: int = 0,
     ) -> None:
         super().__init__(clients)
         pickle_bytes_apart()
@@ -70,7 +67,10 @@ class RayGrid(Engine):
                 f"engine: a worker needs {settings.num_cpus:g} CPUs and {settings.num_gpus:g} GPUs "
                 f"(engine.num_cpus, engine.num_gpus), and the Ray cluster has {free}"
             )
-        self._start_workers(at_once)
+
+    def expect(self, messages: int) -> None:
+        """Start the workers for so many messages; they come up while the caller does other work."""
+        self._start_workers(messages)
 
     def execute(self, messages: Sequence[Message]) -> list[Message]:
         """Return the replies, whichever worker gave them and in whatever order they came."""

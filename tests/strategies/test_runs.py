@@ -14,7 +14,7 @@ from fedsvd.records import from_record
 from fedsvd.rounds.attempt import one_round
 from fedsvd.rounds.evaluation import evaluate
 from fedsvd.strategies.build import build_strategy
-from tests.conftest import compose_settings
+from tests.conftest import TINY, compose_settings
 from tests.privacy.steps import bare, moved_state
 from tests.tiny import make_inputs
 
@@ -37,6 +37,12 @@ def small(tmp_path_factory):
 
 def start(*overrides):
     settings = compose_settings(*INPUTS, *overrides)
+    return prepare(settings, build_strategy(settings.strategy))
+
+
+def start_default(*overrides):
+    """The default model, where steps must be large beside their rounding."""
+    settings = compose_settings(*TINY, *overrides)
     return prepare(settings, build_strategy(settings.strategy))
 
 
@@ -191,8 +197,8 @@ def test_la_loras_factors_have_rates_of_their_own():
     """The same gradients: what moved is in the ratio of the rates."""
     moved = {}
     for rates in ((1.0, 1.0), (3.0, 0.5)):
-        run = start(
-            "strategy=la_lora", "privacy=none", "training.local_steps=2", "training.batch_size=90",
+        run = start_default(
+            "strategy=la_lora", "privacy=none", "training.local_steps=2", "training.batch_size=48",
             f"strategy.rate_A={rates[0]}", f"strategy.rate_B={rates[1]}", "training.lr=1e-4",
             "adapter.init=pissa",
         )  # fmt: skip
@@ -207,8 +213,8 @@ def test_la_loras_factors_have_rates_of_their_own():
 def test_la_loras_projected_step_is_the_plain_one_times_the_inverse():
     moved, given = {}, ["adapter.init=pissa", "adapter.alpha=12", "training.clip_norm=null"]
     for projected in ("false", "true"):
-        run = start(
-            "strategy=la_lora", "privacy=none", "training.batch_size=90", *given,
+        run = start_default(
+            "strategy=la_lora", "privacy=none", "training.batch_size=48", *given,
             f"strategy.projected={projected}", "training.lr=1e-3",
         )  # fmt: skip
         one_round(run, 1)
@@ -226,7 +232,7 @@ def test_la_loras_projected_step_is_the_plain_one_times_the_inverse():
 def test_prisms_clients_step_the_product_whatever_its_factors(optimizer, gradients):
     """All examples are clipped; a clip of the factors' own gradients would tell them apart."""
     given = ["strategy=prism", f"training.optimizer={optimizer}", "adapter.rank=2"]
-    run = start(*given, "privacy.clip_norm=1e-3", f"privacy.gradients={gradients}")
+    run = start_default(*given, "privacy.clip_norm=1e-3", f"privacy.gradients={gradients}")
     rows = [int(r) for r in run.worker.parts[0]][:4]
     worker = bare(run.worker, rows)
     state = moved_state(run.worker)
