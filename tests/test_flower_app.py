@@ -6,15 +6,18 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
 from flwr.app import Context, RecordDict
 
 from fedsvd.client.worker import build_worker, deal
+from fedsvd.engines.flower import simulated_nodes
+from fedsvd.engines.inline import InlineGrid
 from fedsvd.errors import InputError
 from fedsvd.experiment import make_grid, prepare
-from fedsvd.flower_app import _simulate, check_server_only, compose, simulated
+from fedsvd.flower_app import _simulate, check_server_only, client_app, compose, simulated
 from fedsvd.node.app import SIMULATION, simulates
 from fedsvd.node.mods import find_mod, with_mods
 from fedsvd.node.proposal import GROUPS, NUMBERS, overrides_in
@@ -160,6 +163,16 @@ def test_a_simulation_has_a_client_for_every_node(nodes, per_round):
     assert (found.number, found.per_round) == (nodes, per_round)
     given = {"overrides": " ".join([*TINY, "clients.number=5"])}
     assert simulated(Context(1, 0, node, RecordDict(), given)).clients.number == 5
+
+
+def test_the_server_learns_how_many_nodes_a_simulation_has():
+    actor = {"__name__": SIMULATION}
+    exec("def call(app, *args): return app(*args)", actor)
+    assert simulated_nodes(InlineGrid(partial(actor["call"], client_app), 5), 1.0) == 5
+    assert simulated_nodes(InlineGrid(client_app, 5), 1.0) is None  # nodes of a deployment
+    nobody = InlineGrid(client_app, 5)
+    nobody.invite([])
+    assert simulated_nodes(nobody, 0.1) is None
 
 
 def renamed(message, context, call_next):
