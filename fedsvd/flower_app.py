@@ -1,4 +1,4 @@
-"""The ServerApp and ClientApp for Flower's own runtimes: simulation by `flwr run .`, deployment.
+"""The ServerApp and ClientApp for Flower's own runtimes: simulation by `flwr run flower`, deployment.
 
     flwr run flower --run-config 'rounds=2 strategy="ffa"'
 
