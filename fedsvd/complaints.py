@@ -12,7 +12,7 @@ from fedsvd.errors import nearest
 from fedsvd.settings import Settings
 
 # Groups whose files may hold options of the class that they name.
-WITH_OPTIONS = ("adapter", "strategy")
+WITH_OPTIONS = ("adapter", "partition", "strategy")
 
 
 def explain(error: Exception, folder: Path) -> str:
@@ -76,7 +76,7 @@ def _key(text: str, folder: Path) -> str | None:
     beside = _keys(folder, above)
     top, owners = full.partition(".")[0], _owners(folder, full)
     if owners:
-        more = f", or +{full}=VALUE if the class takes it" if top in WITH_OPTIONS else ""
+        more = f", or +{full}=VALUE if the class takes it" if top in ("adapter", "strategy") else ""
         return f"{full}: the chosen {top} has no such key; use {' or '.join(owners)}{more}"
     if last in beside and "@" not in found[1]:
         return f"{full}: takes a plus sign here: +{full}=VALUE"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_origin
 
 from fedsvd.errors import InputError, one_of, wrong
-from fedsvd.settings import AdapterSettings, Settings
+from fedsvd.settings import AdapterSettings, PartitionSettings, Settings
 from fedsvd.settings.model import ADAPTERS
 
 T = TypeVar("T")
@@ -23,6 +23,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
     sections["strategy"] = {"target": target, "options": strategy}
     sections["adapter"] = _adapter(sections.get("adapter"))
     sections["data"] = _data(sections.get("data"))
+    sections["partition"] = _partition(sections.get("partition"))
     return build(Settings, sections, "")
 
 
@@ -39,6 +40,21 @@ def _adapter(given: Any) -> Any:
     elif target is not None and (not isinstance(target, str) or "." not in target):
         raise wrong("adapter._target_", target, "the import path of a class, as package.Class")
     return {**adapter, "target": target, "options": options}
+
+
+def _partition(given: Any) -> Any:
+    """Return the partition's group with what is for a partitioner's class alone as its options."""
+    if not isinstance(given, Mapping):
+        return given
+    partition = dict(given)
+    target = partition.pop("_target_", None)
+    if target is None:
+        return partition
+    if not isinstance(target, str) or "." not in target:
+        raise wrong("partition._target_", target, "the import path of a class, as package.Class")
+    common = {f.name for f in dataclasses.fields(PartitionSettings)} - {"target", "options"}
+    options = {k: partition.pop(k) for k in list(partition) if k not in common}
+    return {**partition, "name": "flower", "target": target, "options": options}
 
 
 def _data(given: Any) -> Any:

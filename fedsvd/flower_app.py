@@ -1,10 +1,11 @@
-"""The ServerApp and ClientApp for Flower's own runtimes: simulation by `flwr run .`, deployment.
+"""The ServerApp and ClientApp for Flower's own runtimes: simulation by `flwr run flower`, deployment.
 
-    flwr run . --run-config 'overrides="+experiment=quickstart rounds=2"'
+    flwr run flower --run-config 'rounds=2 strategy="ffa"'
 
-`overrides` are those of `python -m fedsvd.run`; `server` holds further ones that only the server
-follows, such as where its data are. On a node of a deployment the policy of its owner decides what of
-them it follows (fedsvd/node/). See docs/deployment.md.
+The common settings have keys of their own (flower/pyproject.toml); `overrides` are those of
+`python -m fedsvd.run`; `server` holds further ones that only the server follows, such as where its
+data are; `mods` are ClientApp mods of a simulation. On a node of a deployment the policy of its owner
+decides what of them it follows (fedsvd/node/). See docs/deployment.md.
 """
 
 import functools
@@ -20,11 +21,12 @@ from omegaconf import DictConfig, OmegaConf
 from fedsvd.client.app import make_client_app
 from fedsvd.composing import compose
 from fedsvd.config import from_config
-from fedsvd.engines.flower import CLIENT, FlowerGrid
+from fedsvd.engines.flower import CLIENT, NODES, FlowerGrid, simulated_nodes
 from fedsvd.errors import InputError
 from fedsvd.execute import execute
 from fedsvd.node import app as node
-from fedsvd.node.proposal import OPEN, changed, overrides_in, plain
+from fedsvd.node.mods import find_mod, with_mods
+from fedsvd.node.proposal import OPEN, changed, for_nodes, overrides_in, plain, setting
 from fedsvd.node.serve import pinned_clientapp
 from fedsvd.records import CONFIG
 from fedsvd.settings import Settings
@@ -40,11 +42,13 @@ def main(grid: Grid, context: Context) -> None:
     given = overrides_in(context.run_config)
     folder = str(context.run_config.get("folder", "")) or f"outputs/flower/{context.run_id}"
     more = overrides_in(context.run_config, "server")
+    patience = float(context.run_config.get("patience", 300.0))
+    if "clients.number" not in map(setting, given) and (nodes := simulated_nodes(grid, patience)):
+        given = for_nodes(given, nodes)
     config = compose([*given, *more])
     check_server_only(compose(given), config)
     given += more
     settings = from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-    patience = float(context.run_config.get("patience", 300.0))
     timeout = float(context.run_config.get("timeout", 0.0)) or None
     engine = FlowerGrid(grid, settings.clients.number, patience, timeout)
     try:
@@ -59,7 +63,7 @@ def train(message: Message, context: Context) -> Message:
     """Train one round as fedsvd.client.app does; on a node, within its policy and its budget."""
     if not node.simulates(context):
         return node.train(message, context)
-    return make_client_app(simulated(context))(message, context)
+    return _simulate(message, context)
 
 
 @client_app.evaluate()
@@ -67,20 +71,32 @@ def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the client's own model; on a node, only if its policy lets that out."""
     if not node.simulates(context):
         return node.evaluate(message, context)
-    return make_client_app(simulated(context))(message, context)
+    return _simulate(message, context)
+
+
+def _simulate(message: Message, context: Context) -> Message:
+    """Return a simulated client's answer, through the run's mods."""
+    paths = str(context.run_config.get("mods", "")).split()
+    mods = [find_mod("mods", path) for path in paths]
+    return with_mods(make_client_app(simulated(context)), mods)(message, context)
 
 
 @client_app.query()
 def query(message: Message, context: Context) -> Message:
-    """Say which client this node is."""
+    """Say which client this node is, and in a simulation of how many."""
     told = ConfigRecord({CLIENT: node.holder_of(context)})
+    if node.simulates(context):
+        told[NODES] = int(context.node_config["num-partitions"])
     return Message(RecordDict({CONFIG: told}), reply_to=message)
 
 
 def simulated(context: Context) -> Settings:
     """Return the settings of a client of Flower's simulation: those of the run."""
-    given = overrides_in(context.run_config) + overrides_in(context.run_config, "server")
-    settings = _settings(tuple(given))
+    settings = _settings(
+        tuple(overrides_in(context.run_config)),
+        tuple(overrides_in(context.run_config, "server")),
+        int(context.node_config.get("num-partitions", 0)),
+    )
     if settings.partition.name == "own":
         raise InputError(
             "partition: 'own' needs a deployment; a simulation's clients share one disk"
@@ -89,8 +105,8 @@ def simulated(context: Context) -> Settings:
 
 
 @functools.lru_cache(maxsize=1)
-def _settings(given: tuple[str, ...]) -> Settings:
-    config = compose(list(given))
+def _settings(given: tuple[str, ...], server: tuple[str, ...], nodes: int) -> Settings:
+    config = compose([*for_nodes(given, nodes), *server])
     return from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
 
 

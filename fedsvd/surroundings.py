@@ -104,10 +104,14 @@ def _of_loggers() -> Callable[[], object]:
     level = root.level
 
     def put_back() -> None:
-        logging.disable(disabled)
-        root.setLevel(level)
+        if logging.root.manager.disable != disabled:
+            logging.disable(disabled)
+        if root.level != level:
+            root.setLevel(level)
         for name, was in held.items():
-            logging.getLogger(name).setLevel(was)
+            one = logging.getLogger(name)
+            if one.level != was:  # setLevel empties the caches of all loggers
+                one.setLevel(was)
 
     return put_back
 

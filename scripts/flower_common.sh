@@ -49,7 +49,7 @@ wait_for() {
 follow() {
   local superlink=$1 out=$2
   shift 2
-  timeout "${MOST_SECONDS:-86400}" flwr run . "$superlink" --stream "$@" | grep -v "^$" || true
+  timeout "${MOST_SECONDS:-86400}" flwr run flower "$superlink" --stream "$@" | grep -v "^$" || true
   if [ ! -s "$out/summary.json" ]; then
     echo "the run left no $out/summary.json" >&2
     for log in "$work"/*.log; do echo "== $log"; tail -30 "$log"; done >&2

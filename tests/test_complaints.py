@@ -25,7 +25,7 @@ TOLD = [
     ("+seed=1", "seed: is there already; leave the plus sign out"),
     ("engine.workers=2", "engine.workers: the chosen engine has no such key; use engine=ray"),
     ("partition=iid partition.alpha=1", "partition.alpha: the chosen partition has no such key; use "
-     "partition=dirichlet"),
+     "partition=dirichlet or partition=flower or partition=quantity"),
     ("strategy.server.lr=2", "use strategy=fedadam or strategy=fedavgm or strategy=fedyogi or "
      "strategy=mfac, or +strategy.server.lr=VALUE if the class takes it"),
     ("strategy.xyz=2", "an option that its class takes needs a plus sign: +strategy.xyz=VALUE"),

@@ -1,4 +1,4 @@
-"""Real runs of the real default model, cut short."""
+"""Real runs, cut short: of the default model, and of a small BERT where the model does not matter."""
 
 import json
 
@@ -11,9 +11,10 @@ import fedsvd
 from fedsvd.checkpoints.checkpoint import read_checkpoint
 from fedsvd.client.worker import get_worker
 from fedsvd.run import config_folder, execute
-from tests.conftest import SMALL, TINY, compose_settings
+from tests import tiny
+from tests.conftest import SMALL, compose_settings
 
-LIGHT = TINY[len(SMALL) :]
+WIDTH, LAYERS = 32, 4  # of the small BERT: query and value of two blocks
 
 
 def run(folder, *overrides):
@@ -21,6 +22,11 @@ def run(folder, *overrides):
         config = compose("config", [*SMALL, *overrides])
     folder.mkdir(parents=True)
     return execute(config, folder, list(overrides))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return tiny.make_inputs(tmp_path_factory.mktemp("small"), width=WIDTH)
 
 
 @pytest.fixture(scope="module")
@@ -82,20 +88,22 @@ def test_what_is_frozen_is_bit_identical_after_a_run(done):
         assert torch.equal(after[name], value), name
 
 
-def test_the_same_config_gives_the_same_bits_and_another_seed_does_not(done, tmp_path):
+def test_the_same_config_gives_the_same_bits_and_another_seed_does_not(done, small, tmp_path):
     _, summary, _ = done
     assert run(tmp_path / "a")["state_digest"] == summary["state_digest"]
-    assert run(tmp_path / "b", "seed=1")["state_digest"] != summary["state_digest"]
+    zero, one = (tiny.run(tmp_path / f"s{k}", small, f"seed={k}")["state_digest"] for k in (0, 1))
+    assert zero != one
 
 
-def test_bytes_are_those_of_what_the_strategy_sends(done, tmp_path):
+def test_bytes_are_those_of_what_the_strategy_sends(done, small, tmp_path):
     _, summary, _ = done
     A, B, head = 12 * 8 * 384 * 4, 12 * 384 * 8 * 4, 2 * 384 * 4
     slack = 25 * 160  # the header that NumPy's format puts before each array
     replies = 2 * 3
     assert 0 <= summary["bytes_up"] - replies * (B + head) < replies * slack
     assert 0 <= summary["bytes_down"] - replies * (A + B + head) < replies * slack
-    ffa = run(tmp_path / "ffa", "strategy=ffa")
+    ffa = tiny.run(tmp_path / "ffa", small, "strategy=ffa", "rounds=2", "adapter.rank=8")
+    B, head, slack = LAYERS * WIDTH * 8 * 4, 2 * WIDTH * 4, (LAYERS + 1) * 160
     assert 0 <= ffa["bytes_down"] - replies * (B + head) < replies * slack
 
 
@@ -123,32 +131,36 @@ def test_bytes_are_those_of_what_the_strategy_sends(done, tmp_path):
     ],
     ids=lambda o: " ".join(o),
 )
-def test_variants_train(overrides, tmp_path):
-    summary = run(tmp_path / "x", *LIGHT, *overrides)
-    initial = get_worker(compose_settings(*TINY, *overrides)).initial
+def test_variants_train(overrides, small, tmp_path):
+    given = [o for o in small if overrides != ["adapter=none"] or not o.startswith("adapter.")]
+    summary = tiny.run(tmp_path / "x", given, "rounds=2", *overrides)
+    initial = get_worker(compose_settings(*given, "rounds=2", *overrides)).initial
     assert summary["state_digest"] != initial.digest()
     assert np.isfinite(summary["loss"])
     assert summary["failures"] == 0
 
 
 @pytest.mark.parametrize(
-    "chosen",
+    ("model", "chosen"),
     [
-        ["adapter.init=kaiming"],
-        ["adapter.init=pissa"],
-        ["strategy=fedex"],
-        ["strategy=flora", "adapter.init=pissa", "rounds=3"],
+        ("default", ["adapter.init=kaiming"]),
+        ("small", ["adapter.init=pissa"]),
+        ("small", ["strategy=fedex"]),
+        ("small", ["strategy=flora", "adapter.init=pissa", "rounds=3"]),
     ],
-    ids=" ".join,
+    ids=lambda v: v if isinstance(v, str) else " ".join(v),
 )
-def test_adapter_and_classifier_give_the_runs_outputs(chosen, tmp_path):
+def test_adapter_and_classifier_give_the_runs_outputs(model, chosen, small, tmp_path):
     from peft import PeftModel
 
     from fedsvd.models.backbone import load_backbone
 
-    overrides = [*chosen, "training.lr=5", "privacy=none"]
-    run(tmp_path / "x", *overrides)
-    settings = compose_settings(*SMALL, *overrides)
+    overrides = ["rounds=2", "training.lr=5", "privacy=none", *chosen]
+    if model == "default":
+        run(tmp_path / "x", *overrides)
+    else:
+        tiny.run(tmp_path / "x", small, *overrides)
+    settings = compose_settings(*(SMALL if model == "default" else small), *overrides)
     worker = get_worker(settings)
     state = read_checkpoint(tmp_path / "x" / "checkpoints" / "last.safetensors")
     worker.model.write(state)
@@ -173,9 +185,9 @@ def test_adapter_and_classifier_give_the_runs_outputs(chosen, tmp_path):
     ]
 
 
-def test_a_run_ends_when_no_client_may_take_part(tmp_path):
-    summary = run(
-        tmp_path / "x", *LIGHT, "rounds=6", "clients.max_rounds=1", "recorder.evaluate_every=9"
+def test_a_run_ends_when_no_client_may_take_part(small, tmp_path):
+    summary = tiny.run(
+        tmp_path / "x", small, "rounds=6", "clients.max_rounds=1", "recorder.evaluate_every=9"
     )
     assert summary["rounds_completed"] == 2
     assert summary["ended"] == "no client may take part in another round"
@@ -183,9 +195,9 @@ def test_a_run_ends_when_no_client_may_take_part(tmp_path):
     assert summary["epsilon_max"] <= 1
 
 
-def test_given_noise_states_its_cost_and_is_not_exceeded(tmp_path):
-    summary = run(
-        tmp_path / "x", *LIGHT, "privacy.noise_multiplier=0.9", "privacy.epsilon=null", "rounds=3",
+def test_given_noise_states_its_cost_and_is_not_exceeded(small, tmp_path):
+    summary = tiny.run(
+        tmp_path / "x", small, "privacy.noise_multiplier=0.9", "privacy.epsilon=null", "rounds=3",
         "clients.participation=uniform",
     )  # fmt: skip
     ledger = json.loads((tmp_path / "x" / "privacy.json").read_text())
@@ -194,12 +206,12 @@ def test_given_noise_states_its_cost_and_is_not_exceeded(tmp_path):
     assert summary["epsilon_target"] is None
 
 
-def test_tensorboard_writes_events(tmp_path):
-    run(tmp_path / "x", *LIGHT, "recorder=tensorboard", "rounds=1")
+def test_tensorboard_writes_events(small, tmp_path):
+    tiny.run(tmp_path / "x", small, "recorder=tensorboard", "rounds=1")
     assert list((tmp_path / "x" / "tensorboard").glob("events*"))
 
 
-def test_a_client_that_fails_is_left_out_and_charged_what_it_took(tmp_path, monkeypatch):
+def test_a_client_that_fails_is_left_out_and_charged_what_it_took(small, tmp_path, monkeypatch):
     from fedsvd.client import app
 
     real = app.train_locally
@@ -212,7 +224,8 @@ def test_a_client_that_fails_is_left_out_and_charged_what_it_took(tmp_path, monk
         return result
 
     monkeypatch.setattr(app, "train_locally", sometimes)
-    summary = run(tmp_path / "x")
+    given = ["rounds=2", "training.local_steps=2"]
+    summary = tiny.run(tmp_path / "x", small, *given)
     assert summary["failures"] == 1
     ledger = json.loads((tmp_path / "x" / "privacy.json").read_text())
     assert ledger["clients"][2]["steps"] == 1

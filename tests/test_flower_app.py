@@ -5,16 +5,22 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
 from flwr.app import Context, RecordDict
 
 from fedsvd.client.worker import build_worker, deal
+from fedsvd.engines.flower import simulated_nodes
+from fedsvd.engines.inline import InlineGrid
 from fedsvd.errors import InputError
 from fedsvd.experiment import make_grid, prepare
-from fedsvd.flower_app import check_server_only, compose, simulated
+from fedsvd.flower_app import _simulate, check_server_only, client_app, compose, simulated
 from fedsvd.node.app import SIMULATION, simulates
+from fedsvd.node.mods import find_mod, with_mods
+from fedsvd.node.proposal import GROUPS, NUMBERS, overrides_in
 from fedsvd.rounds.attempt import one_round
 from fedsvd.run import config_folder
 from fedsvd.strategies.build import build_strategy
@@ -126,6 +132,80 @@ def test_what_nodes_need_too_is_not_for_the_server_alone(key):
 def test_a_simulation_has_no_clients_with_data_of_their_own():
     with pytest.raises(InputError, match="needs a deployment"):
         simulated(Context(1, 0, {}, RecordDict(), {"overrides": " ".join([*OWN, *LABELS])}))
+
+
+def test_the_common_settings_have_keys_of_their_own():
+    """Both Apps have them all; what has a key counts before the same in overrides."""
+    apps = [tomllib.loads((ROOT / name).read_text()) for name in
+            ("pyproject.toml", "flower/pyproject.toml")]  # fmt: skip
+    known = [app["tool"]["flwr"]["app"]["config"] for app in apps]
+    assert known[0] == known[1]
+    assert set(known[0]) >= {*GROUPS, *NUMBERS, "overrides", "server", "mods"}
+    assert apps[0]["project"]["version"] == apps[1]["project"]["version"]
+    assert apps[1]["project"]["dependencies"] == []
+    assert not apps[1]["project"].get("optional-dependencies")  # uv would resolve these too
+    assert overrides_in(known[1]) == ["+experiment=quickstart"]
+    given = known[1] | {
+        "experiment": "dp_eps1", "rounds": 2, "lr": 1e-05,
+        "overrides": "+experiment=no_dp rounds=9 a=b",
+    }  # fmt: skip
+    assert overrides_in(given) == ["+experiment=dp_eps1", "rounds=2", "training.lr=1e-05", "a=b"]
+    for wrong in ({"strategy": "a=b"}, {"rounds": "2"}, {"seed": True}, {"model": "../x"}):
+        with pytest.raises(InputError, match=f"{next(iter(wrong))}: "):
+            overrides_in(known[1] | wrong)
+
+
+@pytest.mark.parametrize(("nodes", "per_round"), [(2, 2), (10, 3)])
+def test_a_simulation_has_a_client_for_every_node(nodes, per_round):
+    told = {"overrides": " ".join(TINY)}
+    node = {"partition-id": 0, "num-partitions": nodes}
+    found = simulated(Context(1, 0, node, RecordDict(), told)).clients
+    assert (found.number, found.per_round) == (nodes, per_round)
+    given = {"overrides": " ".join([*TINY, "clients.number=5"])}
+    assert simulated(Context(1, 0, node, RecordDict(), given)).clients.number == 5
+
+
+def test_the_server_learns_how_many_nodes_a_simulation_has():
+    actor = {"__name__": SIMULATION}
+    exec("def call(app, *args): return app(*args)", actor)
+    assert simulated_nodes(InlineGrid(partial(actor["call"], client_app), 5), 1.0) == 5
+    assert simulated_nodes(InlineGrid(client_app, 5), 1.0) is None  # nodes of a deployment
+    nobody = InlineGrid(client_app, 5)
+    nobody.invite([])
+    assert simulated_nodes(nobody, 0.1) is None
+
+
+def renamed(message, context, call_next):
+    reply = call_next(message, context)
+    return [*reply, "renamed"]
+
+
+def test_mods_stand_around_a_client():
+    """The first is outermost, as in Flower's own ClientApp."""
+    counted = find_mod("mods", "flwr.clientapp.mod.message_size_mod")
+    assert callable(counted)
+    first, second = renamed, lambda m, c, call: [*call(m, c), "second"]
+    assert with_mods(lambda m, c: ["app", m, c], [first, second])(1, 2) == [
+        "app", 1, 2, "second", "renamed",
+    ]  # fmt: skip
+    assert find_mod("mods", f"{__name__}.renamed") is renamed
+    for path, message in (
+        ("flwr.clientapp.mod.LocalDpMod", "it must be a function"),
+        ("flwr.clientapp.mod.message_sise_mod", "did you mean 'message_size_mod'"),
+        ("no.such.mod", "cannot be imported"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find_mod("mods", path)
+
+
+def test_a_simulated_client_answers_through_the_runs_mods(monkeypatch):
+    answered = lambda message, context: [message]  # noqa: E731
+    monkeypatch.setattr("fedsvd.flower_app.make_client_app", lambda settings: answered)
+    node = {"partition-id": 0, "num-partitions": 6}
+    told = {"overrides": " ".join(TINY), "mods": f"{__name__}.renamed"}
+    assert _simulate("it", Context(1, 0, node, RecordDict(), told)) == ["it", "renamed"]
+    with pytest.raises(InputError, match=r"mods: 'nowhere\.mod' cannot be imported"):
+        _simulate("it", Context(1, 0, node, RecordDict(), told | {"mods": "nowhere.mod"}))
 
 
 def test_only_the_caller_makes_a_simulation(monkeypatch):

@@ -111,14 +111,14 @@ def _in_upper(backbone: nn.Module, chosen: Collection[str], layers: str) -> set[
 
 
 def _matching(key: str, target: str, linear: Mapping[str, nn.Module], kind: str) -> list[str]:
-    family, listed = FAMILIES.get(kind, {}), _listed(kind)
+    family = FAMILIES.get(kind, {})
     if target == ALL:
         return list(linear)
     found = [n for n in linear if _fits(n, target)]
     if not found and target in family:
         found = [n for n in linear if _fits(n, family[target])]
     if not found and target in ("query", "value"):
-        found = [n for n in linear if any(_fits(n, usual) for usual in listed)]
+        found = _usual(kind, linear)
     if not found:
         names = sorted({n.rsplit(".", 1)[-1] for n in linear})
         raise InputError(
@@ -127,11 +127,17 @@ def _matching(key: str, target: str, linear: Mapping[str, nn.Module], kind: str)
     return found
 
 
-def _listed(kind: str) -> list[str]:
-    """Return which layers PEFT adapts in a family of models where nobody names any."""
+def _usual(kind: str, linear: Collection[str]) -> list[str]:
+    """Return which layers PEFT adapts in a family of models where nobody names any.
+
+    Its table holds last parts of paths for most families, and for some a regular expression.
+    """
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
-    return list(KNOWN.get(kind, ()))
+    known = KNOWN.get(kind, ())
+    if isinstance(known, str):
+        return [name for name in linear if re.fullmatch(known, name)]
+    return [name for name in linear if any(_fits(name, usual) for usual in known)]
 
 
 def _fits(name: str, target: str) -> bool:

@@ -1,7 +1,7 @@
 """What a process keeps to serve clients: built once, used for every client and round."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,13 +20,12 @@ from fedsvd.client.public import PublicTexts
 from fedsvd.client.shorten import shorten
 from fedsvd.client.texts import only_usable
 from fedsvd.client.use import Use
-from fedsvd.data.natural import natural
-from fedsvd.data.partition import partition
+from fedsvd.data.dealing import deal_whole
 from fedsvd.data.sources import files_now
 from fedsvd.data.splits import subset
 from fedsvd.data.task import Holder, Task, load_task
 from fedsvd.data.tokens import Tokens
-from fedsvd.errors import InputError, wrong
+from fedsvd.errors import wrong
 from fedsvd.factors import factors_of
 from fedsvd.lowrank import AdapterState
 from fedsvd.lowrank.pair import kind_of
@@ -290,16 +289,9 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
     given, number = settings.partition, settings.clients.number
     private = settings.privacy.unit != "none"
     if given.name != "own":
-        data = replace(_columns(settings), client=_column(settings))
-        task = load_task(data, settings.seed, private=private)
+        task, parts, _ = deal_whole(settings, _columns(settings))
         _tell(task.notes)
-        if data.client is not None:
-            owners = [task.owners[i] for i in task.train]
-            dealt, _ = natural(owners, number, given, data.client, data.clients)
-            return task, [task.train[positions] for positions in dealt]
-        texts, labels = [task.texts[i] for i in task.train], task.labels[task.train]
-        dealt = partition(texts, labels, number, given, settings.seed, task.classes)
-        return task, [task.train[positions] for positions in dealt]
+        return task, parts
     holder: Holder = "server" if given.holder is None else "client"
     task = load_task(_columns(settings), settings.seed, holder, private)
     _tell(task.notes)
@@ -318,18 +310,6 @@ def deal(settings: Settings) -> tuple[Task, list[np.ndarray]]:
 def _columns(settings: Settings) -> DataSettings:
     """Return the settings of the data with the columns that the objective reads."""
     return objective_of(settings.task).columns(settings.data)
-
-
-def _column(settings: Settings) -> str | None:
-    """Return the column that says whose each row is, None unless that is how rows are dealt."""
-    if settings.partition.name != "natural":
-        return None
-    column = settings.partition.column or settings.data.client
-    if column is None:
-        raise InputError(
-            "partition.column: missing; partition=natural needs the column that says whose a row is"
-        )
-    return column
 
 
 def _tell(notes: Sequence[str]) -> None:

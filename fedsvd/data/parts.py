@@ -46,18 +46,7 @@ def parts_of_folder(folder: Path, settings: DataSettings) -> tuple[dict[str, Fou
     `data.splits`. Raises InputError for two files of one part, a part in a format that is not read,
     shards that are missing, files without a train part among them, a folder without data.
     """
-    try:
-        entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"data.path: {str(folder)!r} cannot be read: {error.strerror}") from error
-    tables = readable(entries)
-    if not tables:
-        raise InputError(
-            f"data.path: {str(folder)!r} holds no .csv or .jsonl file, {_no_data(entries)}"
-        )
-    named, notes = _by_part(folder, tables, settings)
-    _check_unread(entries, named)
-    others = [t for t in tables if t not in named.values()]
+    named, others, notes = parts_beside(folder, settings)
     public = {part: t for part, t in named.items() if part == "public"}
     if "train" in named or (len(named) > len(public) and not others):
         if others:
@@ -71,8 +60,31 @@ def parts_of_folder(folder: Path, settings: DataSettings) -> tuple[dict[str, Fou
         return {"all": rows[0], **public}, notes
     raise InputError(
         f"data.path: {str(folder)!r} must hold train.csv (or .jsonl), or a single file; it holds "
-        f"{_list(tables)}"
+        f"{_list(sorted([*named.values(), *others], key=lambda t: t.files[0]))}"
     )
+
+
+def parts_beside(
+    folder: Path, settings: DataSettings
+) -> tuple[dict[str, Found], list[Found], list[str]]:
+    """Return a folder's tables by the part that they are called as, all others, lines to be told.
+
+    Raises InputError for two files of one part, a part in a format that is not read, shards that are
+    missing, a folder without data.
+    """
+    try:
+        entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"data.path: {str(folder)!r} cannot be read: {error.strerror}") from error
+    tables = readable(entries)
+    if not tables:
+        raise InputError(
+            f"data.path: {str(folder)!r} holds no .csv or .jsonl file, {_no_data(entries)}"
+        )
+    named, notes = _by_part(folder, tables, settings)
+    _check_unread(entries, named)
+    parts = {id(t) for t in named.values()}
+    return named, [t for t in tables if id(t) not in parts], notes
 
 
 def readable(entries: Iterable[Path]) -> list[Found]:

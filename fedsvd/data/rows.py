@@ -46,15 +46,19 @@ class Table:
         return self.label_names[int(self.labels[row])]
 
 
-def read_table(sources: Iterable[Source], settings: DataSettings, declares: bool) -> Table:
+def read_table(
+    sources: Iterable[Source], settings: DataSettings, declares: bool,
+    holders: Sequence[str] | None = None,
+) -> Table:  # fmt: skip
     """Return the rows of one or more sources that together are one part.
 
+    `holders` says whose each source is, where these are clients' own.
     Rows that `data.filter` drops are not looked at. Raises InputError that names file, line, column
     and what was found: a missing column, no text, no label, a list of labels, a number with a
     fraction, an index without a class, no id, no rows.
     """
     table, place, names = None, "", None
-    for source in sources:
+    for which, source in enumerate(sources):
         wanted = _wanted(source, settings)
         classes = None if settings.label is None else source.classes.get(settings.label)
         if table is None:
@@ -72,6 +76,8 @@ def read_table(sources: Iterable[Source], settings: DataSettings, declares: bool
             if settings.client is not None:
                 owner = _id(row[settings.client], settings.client, where, "partition.column")
                 table.owners.append(owner)
+        if holders is not None:
+            table.owners.extend([holders[which]] * (len(table.texts) - len(table.owners)))
     if table is None or not table.texts:
         raise InputError(f"{place}: no rows" + (" after data.filter" if settings.filter else ""))
     return table

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from fedsvd.data.clients import client_files
 from fedsvd.data.columnar import is_saved, load_saved, read_dataset
 from fedsvd.data.formats import open_source
 from fedsvd.data.hub import hub_files, may_be_id, not_found
@@ -34,13 +35,16 @@ class Tables:
 _kept: Kept[Tables] = Kept()
 
 
-def read_tables(settings: DataSettings) -> Tables:
+def read_tables(settings: DataSettings, by_file: bool = False) -> Tables:
     """Return the tables of a task: `data.path` wins, then the installed package, then the hub.
 
-    Files that a process has read before, with the same settings, are not read again unless their size
-    or time of change is another one. Raises InputError.
+    `by_file`: `data.path` is a folder with one file for each client. Files that a process has read
+    before, with the same settings, are not read again unless their size or time of change is another
+    one. Raises InputError.
     """
-    return _kept.get(_key(settings), lambda: _read(settings))
+    if by_file:
+        return _kept.get(_key(settings, by_file), lambda: _read_clients(settings))
+    return _kept.get(_key(settings, by_file), lambda: _read(settings))
 
 
 def files_now(settings: DataSettings) -> Hashable | None:
@@ -53,10 +57,10 @@ def files_now(settings: DataSettings) -> Hashable | None:
     return (signature(place) or None) if place is not None and place.exists() else None
 
 
-def _key(settings: DataSettings) -> Hashable | None:
+def _key(settings: DataSettings, by_file: bool) -> Hashable | None:
     """Return what the tables of local files follow from; None for those of the hub."""
     found = files_now(settings)
-    return None if found is None else (repr(settings), found)
+    return None if found is None else (repr(settings), by_file, found)
 
 
 def _read(settings: DataSettings) -> Tables:
@@ -99,6 +103,24 @@ def _read_folder(folder: Path, settings: DataSettings) -> Tables:
         for part, table in found.items()
     }
     return Tables(tables, str(folder), tuple(notes))
+
+
+def _read_clients(settings: DataSettings) -> Tables:
+    """Read a folder of clients' files, and of the server's where it has some."""
+    if settings.path is None:
+        raise InputError("data.path: missing; partition=files needs a folder of clients' files")
+    folder = Path(settings.path).expanduser()
+    found = client_files(folder, settings)
+    tables = {
+        part: read_table(map(open_source, table.files), settings, declares=False)
+        for part, table in found.parts.items()
+    }
+    files = [(client.name, file) for client in found.clients for file in client.files]
+    tables[found.part] = read_table(
+        (open_source(file) for _, file in files), settings, declares=False,
+        holders=[name for name, _ in files],
+    )  # fmt: skip
+    return Tables(tables, str(folder), found.notes)
 
 
 def _read_saved(folder: Path, settings: DataSettings) -> Tables:

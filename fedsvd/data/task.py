@@ -53,7 +53,7 @@ class Task:
     strangers: int = 0
     notes: tuple[str, ...] = ()
     rows: list[str] = field(default_factory=list)  # where each text stands, for messages
-    owners: tuple[str, ...] = ()  # with data.client: whose each text is
+    owners: tuple[str, ...] = ()  # whose each text is, or the value of the column that deals
     given: tuple[str, ...] = ()  # the parts that the source has; others were drawn
 
     @property
@@ -63,18 +63,20 @@ class Task:
 
 
 def load_task(
-    settings: DataSettings, seed: int, holder: Holder = "all", private: bool = False
-) -> Task:
+    settings: DataSettings, seed: int, holder: Holder = "all", private: bool = False,
+    by_file: bool = False,
+) -> Task:  # fmt: skip
     """Read, deduplicate and split a task; see `fedsvd.data.splits`.
 
     A record is a text with its label. Equal ones count once, so a row more changes one record at
     most. A text with two labels is two records, in one part unless the source itself has them in two.
     A client's own rows are all to train on; there a row whose label is not among the declared ones is
     left out, since an error would tell the server of it. `private` says that the rows are protected:
-    the labels must then be declared. Raises InputError for anything unusable in the data, as an empty
-    part that is needed.
+    the labels must then be declared. `by_file`: every client's rows stand in a file of its own
+    (`fedsvd.data.clients`). Raises InputError for anything unusable in the data, as an empty part
+    that is needed.
     """
-    given = read_tables(settings)
+    given = read_tables(settings, by_file)
     tables, source = given.parts, given.source
     _check_ids(tables)
     names = label_names(settings, tables, source, private)
@@ -113,10 +115,10 @@ def load_task(
             for row in held
         ],
         owners=tuple(
-            tables[part].owners[int(rows.rows[row])]
+            tables[part].owners[int(rows.rows[row])] if tables[part].owners else ""
             for part, held in rows.parts.items()
             for row in held
-            if settings.client is not None
+            if by_file or settings.client is not None
         ),
         given=tuple(parts),
     )  # fmt: skip

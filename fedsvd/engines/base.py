@@ -35,6 +35,9 @@ class Engine(Grid, ABC):
     def execute(self, messages: Sequence[Message]) -> list[Message]:
         """Run every message's client and return the replies, in the order of the messages."""
 
+    def expect(self, messages: int) -> None:
+        """Get ready for so many messages at once; the default needs nothing."""
+
     def close(self) -> None:
         """Give back what the engine holds outside this process; the default holds nothing."""
 

@@ -13,6 +13,7 @@ from fedsvd.records import CONFIG
 from fedsvd.waiting import told
 
 CLIENT = "client"  # in the answer to a query: which client the node is
+NODES = "nodes"  # and, in a simulation, how many there are
 POLL = 0.2  # seconds between looks at which nodes there are
 
 
@@ -55,6 +56,23 @@ def _answer(message: Message, answer: Message | None) -> Message:
         reason = (answer.error.reason or "").strip(" \n'\">") or "no reason given"
         return error_reply(message, reason.splitlines()[-1][:300])
     return Message(answer.content, reply_to=message)
+
+
+def simulated_nodes(grid: Grid, patience: float) -> int | None:
+    """Return how many nodes Flower's simulation has, as one says; None in a deployment.
+
+    Waits up to `patience` seconds for the first node, then returns None too.
+    """
+    deadline = time.monotonic() + patience
+    while not (nodes := sorted(grid.get_node_ids())) and time.monotonic() < deadline:
+        time.sleep(POLL)
+    query = RecordDict({CONFIG: ConfigRecord({})})
+    messages = [Message(query, node, MessageType.QUERY) for node in nodes[:1]]
+    for answer in grid.send_and_receive(messages, timeout=patience) if messages else []:
+        if not answer.has_error():
+            found = answer.content.config_records[CONFIG].get(NODES)
+            return None if found is None else int(found)  # type: ignore[arg-type]
+    return None
 
 
 def find_clients(grid: Grid, clients: int, patience: float) -> dict[int, int]:

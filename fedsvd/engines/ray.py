@@ -68,6 +68,10 @@ class RayGrid(Engine):
                 f"(engine.num_cpus, engine.num_gpus), and the Ray cluster has {free}"
             )
 
+    def expect(self, messages: int) -> None:
+        """Start the workers for so many messages; they come up while the caller does other work."""
+        self._start_workers(messages)
+
     def execute(self, messages: Sequence[Message]) -> list[Message]:
         """Return the replies, whichever worker gave them and in whatever order they came."""
         contents: dict[int, Any] = {}

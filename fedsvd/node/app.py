@@ -14,6 +14,7 @@ from fedsvd.client.worker import Worker, get_worker
 from fedsvd.errors import InputError
 from fedsvd.node import account
 from fedsvd.node.messages import check_training, evaluated, released
+from fedsvd.node.mods import App, find_mod, with_mods
 from fedsvd.node.policy import KEY, VARIABLE, Policy, policy_path, read_policy
 from fedsvd.node.proposal import overrides_in, proposal
 from fedsvd.node.refusals import Refusal, Refused, answer, tell_owner
@@ -119,7 +120,28 @@ def settings_of(policy: Policy, context: Context) -> Settings:
 
 
 def train(message: Message, context: Context) -> Message:
-    """Train one round within the policy and the budget, and charge it before it begins."""
+    """Train one round within the policy and the budget, through the owner's mods."""
+    return _within(_train)(message, context)
+
+
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate on the node's rows where the policy lets diagnostics out, through the owner's mods."""
+    return _within(_evaluate)(message, context)
+
+
+def _within(app: App) -> App:
+    def call(message: Message, context: Context) -> Message:
+        try:
+            mods = [find_mod("mods of the policy", path) for path in policy_of(context).mods]
+        except InputError as error:
+            raise Refused(Refusal.NO_POLICY, str(error)) from error
+        return with_mods(app, mods)(message, context)
+
+    return call
+
+
+def _train(message: Message, context: Context) -> Message:
+    """Charge one round before it begins, and train it."""
     policy, holder = policy_of(context), holder_of(context)
     settings = settings_of(policy, context)
     try:
@@ -137,8 +159,7 @@ def train(message: Message, context: Context) -> Message:
     return released(reply, message, policy.privacy.diagnostics and settings.privacy.diagnostics)
 
 
-def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate on the node's rows, only where the policy lets diagnostics out."""
+def _evaluate(message: Message, context: Context) -> Message:
     policy = policy_of(context)
     if not policy.privacy.diagnostics:
         raise Refused(Refusal.NOT_ALLOWED, "evaluation: privacy.diagnostics is false in the policy")

@@ -109,7 +109,8 @@ class Policy:
     `id` is the owner's name for the data: the account goes by it and by the data's content.
     `models` maps names that a server may say to places on this node: an absolute folder,
     "package:NAME/FOLDER", or null for where the name itself leads. `trains` holds which of the
-    factors A, B and the head may train.
+    factors A, B and the head may train. `mods` are import paths of ClientApp mods, which see what
+    comes in and what goes out.
     """
 
     id: str
@@ -120,6 +121,7 @@ class Policy:
     strategies: tuple[str, ...] = (ALL,)
     adapters: tuple[str, ...] = (ALL,)
     trains: tuple[str, ...] = ("A", "B", "head")
+    mods: tuple[str, ...] = ()
     limits: Limits = Limits()
     device: str = "auto"
     threads: int | None = None

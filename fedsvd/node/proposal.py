@@ -58,9 +58,63 @@ MOST_OVERRIDES, MOST_CHARACTERS = 500, 20_000
 CHOICE = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 
 
+# Keys of a run's configuration that are settings of their own, by what they override. The first are
+# names of options, the others numbers.
+GROUPS = {"experiment": "+experiment"} | {
+    name: name for name in ("data", "model", "partition", "strategy", "adapter", "privacy")
+}
+NUMBERS = {
+    "rounds": "rounds", "seed": "seed", "clients": "clients.number",
+    "clients-per-round": "clients.per_round", "local-steps": "training.local_steps",
+    "batch-size": "training.batch_size", "lr": "training.lr", "rank": "adapter.rank",
+    "epsilon": "privacy.epsilon", "delta": "privacy.delta",
+}  # fmt: skip
+
+
 def overrides_in(run_config: Mapping[str, Any], key: str = "overrides") -> list[str]:
-    """Return the overrides that a run's configuration holds; ValueError for an open quote."""
-    return shlex.split(str(run_config.get(key, "")))
+    """Return the overrides that a run's configuration holds; ValueError for an open quote.
+
+    Before those of "overrides" come the settings that have keys of their own; where a setting stands
+    in both, its own key counts. InputError for such a key of the wrong type.
+    """
+    given = shlex.split(str(run_config.get(key, "")))
+    if key != "overrides":
+        return given
+    named = _named(run_config)
+    return named + [o for o in given if setting(o) not in {*map(setting, named)}]
+
+
+def setting(override: str) -> str:
+    """Return what an override sets, without its sign."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def for_nodes(overrides: Sequence[str], nodes: int) -> list[str]:
+    """Return overrides that make a client of every node of a simulation, unless they say how many.
+
+    Of fewer clients than would take part in a round all take part.
+    """
+    if "clients.number" in map(setting, overrides):
+        return list(overrides)
+    more = [f"clients.number={nodes}"]
+    if compose(list(overrides)).clients.per_round > nodes:
+        more.append(f"clients.per_round={nodes}")
+    return [*overrides, *more]
+
+
+def _named(run_config: Mapping[str, Any]) -> list[str]:
+    """Return the overrides of the settings that have keys of their own; "" is none."""
+    found = []
+    for name, override in (GROUPS | NUMBERS).items():
+        value = run_config.get(name, "")
+        if value == "":
+            continue
+        if name in GROUPS and not (isinstance(value, str) and CHOICE.fullmatch(value)):
+            raise wrong(name, value, "the name of an installed option")
+        if name in NUMBERS and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise wrong(name, value, "a number, or an empty text for the experiment's")
+        found.append(f"{override}={value}")
+    return found
 
 
 def proposal(overrides: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Texts and how they are dealt to clients."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fedsvd.errors import one_of, wrong
@@ -78,7 +78,9 @@ class DataSettings:
             raise wrong("data.splits", dict(given), "either all, which is split here, or the parts")
 
 
-PARTITIONS = ("dirichlet", "iid", "natural", "own", "published")
+PARTITIONS = (
+    "dirichlet", "files", "flower", "iid", "natural", "own", "published", "quantity", "shards",
+)  # fmt: skip
 PUBLISHED_CLIENTS = 6  # of the one split that is published
 
 
@@ -90,13 +92,33 @@ class PartitionSettings:
     alpha: float = 0.5
     min_examples: int = 10
     draws: int = 10
+    shards: int = 2  # of each client, of "shards"
     holder: int | None = None  # of "own": the client that this process is; None: the server
-    column: str | None = None  # of "natural": whose each row is; None: data.client
-    ids: tuple[str, ...] | None = None  # of "natural": the clients, in order; None: data.clients
+    # Of "natural": whose each row is; None: data.client. Of "dirichlet": what stands in a label's
+    # place. Of "flower": a column that the partitioner looks at.
+    column: str | None = None
+    ids: tuple[str, ...] | None = None  # the clients, in order; None: data.clients, or the files
+    small: str = "refuse"  # what becomes of natural clients below min_examples: refuse, drop
+    target: str | None = None  # of "flower": the import path of a partitioner
+    options: dict[str, Any] = field(default_factory=dict)  # that it takes
 
     def __post_init__(self) -> None:
         choice("partition.name", self.name, PARTITIONS)
         positive("partition.alpha", self.alpha)
         at_least("partition.min_examples", self.min_examples, 0)
         at_least("partition.draws", self.draws, 1)
+        at_least("partition.shards", self.shards, 1)
+        choice("partition.small", self.small, ("refuse", "drop"))
         different("partition.ids", self.ids)
+        if (self.name == "flower") != (self.target is not None):
+            raise wrong(
+                "partition._target_", self.target,
+                "the import path of a partitioner, as flwr_datasets.partitioner.IidPartitioner, with "
+                "partition=flower alone",
+            )  # fmt: skip
+        if self.options and self.target is None:
+            raise one_of(f"partition.{next(iter(self.options))}", next(iter(self.options)), KEYS)
+
+
+# What a user may set of a partition beside the options of a partitioner.
+KEYS = tuple(f for f in PartitionSettings.__dataclass_fields__ if f not in ("target", "options"))

@@ -84,13 +84,7 @@ class Settings:
         self._check_privacy()
         if self.partition.name == "own":
             self._check_own()
-        known = self.data.clients if self.partition.ids is None else self.partition.ids
-        if self.partition.name == "natural" and self.privacy.unit != "none" and known is None:
-            raise wrong(
-                "partition.ids", None,
-                "the clients' ids with partition=natural under privacy, as publicly known: that one "
-                "occurs in the data may hang on a single row",
-            )  # fmt: skip
+        self._check_partition()
 
     @property
     def labelled(self) -> bool:
@@ -126,6 +120,30 @@ class Settings:
                 "true with privacy.threat_model=trusted_server: whoever holds the seed, which is in "
                 "the run's config.yaml, would know who takes part; then participants and noise are "
                 "drawn from the operating system",
+            )  # fmt: skip
+
+    def _check_partition(self) -> None:
+        """Refuse what would make a private row, or a private client, decide who the clients are."""
+        given, unit = self.partition, self.privacy.unit
+        if unit == "none":
+            return
+        known = self.data.clients if given.ids is None else given.ids
+        if given.name == "natural" and known is None:
+            raise wrong(
+                "partition.ids", None,
+                "the clients' ids with partition=natural under privacy, as publicly known: that one "
+                "occurs in the data may hang on a single row",
+            )  # fmt: skip
+        if given.name == "files" and unit == "client" and given.ids is None:
+            raise wrong(
+                "partition.ids", None,
+                "the clients' ids, the files' names, with partition=files and privacy.unit=client: "
+                "that a client has a file at all is what is protected",
+            )  # fmt: skip
+        if given.small == "drop":
+            raise wrong(
+                "partition.small", "drop",
+                "refuse under privacy: with a single row less all others of its client would go",
             )  # fmt: skip
 
     def _check_own(self) -> None:

@@ -8,9 +8,3 @@ from tests.tiny import make_inputs
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory):
     return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch):
-    """Leave out the page with its figures, which takes longer than the run."""
-    monkeypatch.setattr("fedsvd.recorders.report.write_report", lambda *_: None)

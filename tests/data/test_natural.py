@@ -81,6 +81,9 @@ def test_under_privacy_the_ids_are_declared(
         ),
         (["a", "b", "c"], ["partition.column=user", "partition.min_examples=2"],
          "client 'a' of column 'user' has 1 training examples, fewer than 2"),
+        (["a", "b", "c", "c"], ["partition.column=user", "partition.min_examples=2",
+                                "partition.small=drop"],
+         "clients.number.*1, the clients in column 'user' that have 2 training examples: 'c'"),
         (["a", "b", "c"], ["partition.column=user", "partition.ids=[a,a]"], "no two of them equal"),
     ],
 )  # fmt: skip
@@ -96,7 +99,7 @@ def test_what_cannot_be_dealt_is_refused(
 def test_ten_thousand_clients_are_dealt_as_one_would_by_hand() -> None:
     drawn = np.random.default_rng(0).integers(10_000, size=60_000)
     owners = [f"user {k}" for k in [*range(10_000), *drawn.tolist()]]
-    parts, ids = natural(owners, 10_000, OWN, "user")
+    parts, ids = natural(owners, 10_000, OWN, "column 'user'")
     assert sum(map(len, parts)) == len(owners)
     for k in range(0, 10_000, 997):
         assert parts[k].tolist() == [i for i, owner in enumerate(owners) if owner == ids[k]]

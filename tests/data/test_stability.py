@@ -79,7 +79,7 @@ def moved(before, after):
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @given(rows=ROWS, row=ROW, data=st.data())
 @hypothesis(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_a_row_more_in_a_file_that_is_split_here(options, rows, row, data, tmp_path):
     at = data.draw(st.integers(0, len(rows)))
@@ -103,7 +103,7 @@ def test_a_row_more_in_a_file_that_is_split_here(options, rows, row, data, tmp_p
 )
 @given(rows=ROWS, row=ROW, data=st.data())
 @hypothesis(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_a_row_more_moves_no_other_into_or_out_of_what_is_evaluated(
     options, rows, row, data, tmp_path
@@ -129,7 +129,7 @@ def test_what_is_evaluated_of_a_file_is_exactly_the_number(tmp_path):
 @pytest.mark.parametrize("where", ["train", "validation", "test", "public"])
 @given(rows=ROWS, row=ROW, data=st.data())
 @hypothesis(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_a_row_more_in_a_source_that_comes_split(where, rows, row, data, tmp_path):
     files = {
@@ -149,7 +149,7 @@ def test_a_row_more_in_a_source_that_comes_split(where, rows, row, data, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["iid", "dirichlet", "published"])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_row_more_in_what_is_dealt_to_clients(name, seed, tmp_path):
     rng = np.random.default_rng(seed)
     rows = [(f"text {rng.integers(400)}", LABELS[rng.integers(2)]) for _ in range(400)]
@@ -168,7 +168,7 @@ def test_a_row_more_in_what_is_dealt_to_clients(name, seed, tmp_path):
 
 
 @pytest.mark.parametrize("unit", ["dp_sgd", "client_level"])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_what_a_natural_client_takes_back_goes_to_no_other(unit, seed, tmp_path):
     """One row of a client, or all of them, of texts that others hold too."""
     rng = np.random.default_rng(seed)

@@ -90,7 +90,9 @@ def test_every_setting_is_open_or_closed_on_purpose():
             "label_type", "messages", "splits", "validation", "test", "limit",
             "limit_evaluation", "id", "client", "clients", "public",
         },
-        "partition": {"name", "alpha", "min_examples", "draws", "holder", "column", "ids"},
+        "partition": {
+            "name", "alpha", "min_examples", "draws", "holder", "column", "ids", "shards", "small",
+        },
         "attack": {"name", "clients", "scale", "std"},
         "privacy": {"accounting"},  # a published recipe's noise exceeds the budget that it names
     }  # fmt: skip

@@ -134,6 +134,7 @@ def test_what_no_recipe_is_for_is_refused(settings, given, told):
     assert settings("privacy.accounting=paper", "privacy=none").privacy.unit == "none"
 
 
+@pytest.mark.report
 def test_a_run_says_loudly_that_the_published_budget_is_exceeded(tmp_path, capsys):
     given = tiny.make_inputs(tmp_path)
     given += ["clients.number=4", "clients.per_round=1", "clients.participation=uniform", "rounds=6",

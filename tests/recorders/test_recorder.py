@@ -106,6 +106,7 @@ def test_the_recorder_of_the_docs_works_on_records_alone(capsys):
     assert "abab" in capsys.readouterr().out
 
 
+@pytest.mark.report
 def test_the_files_hold_what_the_records_say(tmp_path):
     play(FileRecorder(tmp_path, "seed: 0\n"))
     lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]

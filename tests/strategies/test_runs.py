@@ -1,4 +1,4 @@
-"""Strategies that change what clients do, on the real default model, cut short."""
+"""Strategies that change what clients do, on a small real BERT: shapes, and who keeps what."""
 
 from dataclasses import replace
 
@@ -16,9 +16,32 @@ from fedsvd.rounds.evaluation import evaluate
 from fedsvd.strategies.build import build_strategy
 from tests.conftest import TINY, compose_settings
 from tests.privacy.steps import bare, moved_state
+from tests.tiny import make_inputs
+
+LAYERS, WIDTH, RANK = 4, 32, 8  # query and value of two blocks
+SIZE = LAYERS * RANK * WIDTH * 4  # bytes of all A, and of all B
+HEAD = 2 * WIDTH * 4
+HEADERS = (LAYERS + 1) * 160  # more than NumPy's format puts before these arrays and the head
+# A head that is not 0, or nothing below it would move in the first step; batches that are not empty.
+MORE = [
+    f"adapter.rank={RANK}", "model.head_init=texts", "data.label_texts=[[good,fine],[bad,poor]]",
+    "training.batch_size=12",
+]  # fmt: skip
+INPUTS: list[str] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small(tmp_path_factory):
+    INPUTS[:] = [*make_inputs(tmp_path_factory.mktemp("small"), width=WIDTH), *MORE]
 
 
 def start(*overrides):
+    settings = compose_settings(*INPUTS, *overrides)
+    return prepare(settings, build_strategy(settings.strategy))
+
+
+def start_default(*overrides):
+    """The default model, where steps must be large beside their rounding."""
     settings = compose_settings(*TINY, *overrides)
     return prepare(settings, build_strategy(settings.strategy))
 
@@ -36,14 +59,12 @@ def changed(before, after):
 @pytest.mark.parametrize("privacy", ["dp_sgd", "none"])
 def test_rolora_trains_b_then_a_and_sends_nothing_else(privacy):
     run = start("strategy=rolora", f"privacy={privacy}", "rounds=3")
-    A, B, head = 12 * 8 * 384 * 4, 12 * 384 * 8 * 4, 2 * 384 * 4
     for number, kind in ((1, "B"), (2, "A"), (3, "B")):
         before = run.state
         metrics = one_round(run, number)
         assert metrics["failed"] == {}
         assert changed(before, run.state) == {kind, "extra"}
-        size = A if kind == "A" else B
-        assert 0 <= metrics["bytes_up"] - 3 * (size + head) < 3 * 25 * 160
+        assert 0 <= metrics["bytes_up"] - 3 * (SIZE + HEAD) < 3 * HEADERS
         if privacy == "dp_sgd":
             reports = metrics["reports"].values()
             assert all(r["steps"] == 1 and r["grad_norm_quantiles"][1] > 0 for r in reports)
@@ -72,11 +93,11 @@ def test_fedsa_keeps_every_b_with_its_client_over_rounds():
 
 def test_fedsa_can_leave_the_head_with_its_client_too():
     run = start("strategy=fedsa", "strategy.head=own", "privacy=none", "training.lr=5")
-    before, A = run.state, 12 * 8 * 384 * 4
+    before = run.state
     metrics = one_round(run, 1)
     assert metrics["failed"] == {}
     for way in ("bytes_up", "bytes_down"):
-        assert 0 <= metrics[way] - 3 * A < 3 * 12 * 160  # no head travels
+        assert 0 <= metrics[way] - 3 * SIZE < 3 * LAYERS * 160  # no head travels
     assert changed(before, run.state) <= {"A"}
     own = [from_record(run.grid._contexts[k].state.array_records[PERSONAL])
            for k in metrics["clients"]]  # fmt: skip
@@ -112,15 +133,14 @@ def test_server_optimisers_keep_their_memory_in_the_state(name):
     assert {key[0] for key in run.state.memory} == expected
     assert {key[2:] for key in run.state.memory} == set(run.state.select(("B", "extra")))
     down = one_round(run, 2)["bytes_down"]
-    B, head = 12 * 384 * 8 * 4, 2 * 384 * 4
-    assert down - 3 * (B + head) < 3 * 25 * 160  # memory stays at the server
+    assert down - 3 * (SIZE + HEAD) < 3 * HEADERS  # memory stays at the server
 
 
 def test_refresh_with_a_folded_tail_trains_on():
     run = start("strategy=fedsvd_refresh", "strategy.tail=fold", "strategy.keep=3", "rounds=3")
     for number in (1, 2):
         assert one_round(run, number)["failed"] == {}
-    assert len(run.state.base) == 12
+    assert len(run.state.base) == LAYERS
 
 
 @pytest.mark.parametrize("name", ["flora", "flexlora", "hetlora", "fed_plora"])
@@ -133,9 +153,9 @@ def test_clients_of_different_ranks(name):
     for number in (1, 2):
         metrics = one_round(run, number)
         assert metrics["failed"] == {}
-        rows, head = sum(ranks) * 12 * (384 + 384) * 4, 6 * 2 * 384 * 4
-        assert 0 <= metrics["bytes_up"] - rows - head < 6 * 25 * 160
-    assert {pair.rank for pair in run.state.factors.values()} == {8}
+        rows = sum(ranks) * LAYERS * 2 * WIDTH * 4
+        assert 0 <= metrics["bytes_up"] - rows - 6 * HEAD < 6 * (2 * LAYERS + 1) * 160
+    assert {pair.rank for pair in run.state.factors.values()} == {RANK}
     assert evaluate(run, "validation")["loss"] > 0  # the model is back at the full rank
 
 
@@ -156,7 +176,7 @@ def test_la_lora_trains_one_factor_a_step(monkeypatch):
     for privacy in ("none", "dp_sgd"):
         run = start(
             "strategy=la_lora", f"privacy={privacy}", "training.local_steps=3", "rounds=3",
-            "training.batch_size=48",  # everybody in every batch: an empty one moves nothing
+            "training.batch_size=90",  # everybody in every batch: an empty one moves nothing
         )  # fmt: skip
         seen, real = [], training.apply_rule
 
@@ -177,7 +197,7 @@ def test_la_loras_factors_have_rates_of_their_own():
     """The same gradients: what moved is in the ratio of the rates."""
     moved = {}
     for rates in ((1.0, 1.0), (3.0, 0.5)):
-        run = start(
+        run = start_default(
             "strategy=la_lora", "privacy=none", "training.local_steps=2", "training.batch_size=48",
             f"strategy.rate_A={rates[0]}", f"strategy.rate_B={rates[1]}", "training.lr=1e-4",
             "adapter.init=pissa",
@@ -193,7 +213,7 @@ def test_la_loras_factors_have_rates_of_their_own():
 def test_la_loras_projected_step_is_the_plain_one_times_the_inverse():
     moved, given = {}, ["adapter.init=pissa", "adapter.alpha=12", "training.clip_norm=null"]
     for projected in ("false", "true"):
-        run = start(
+        run = start_default(
             "strategy=la_lora", "privacy=none", "training.batch_size=48", *given,
             f"strategy.projected={projected}", "training.lr=1e-3",
         )  # fmt: skip
@@ -212,7 +232,7 @@ def test_la_loras_projected_step_is_the_plain_one_times_the_inverse():
 def test_prisms_clients_step_the_product_whatever_its_factors(optimizer, gradients):
     """All examples are clipped; a clip of the factors' own gradients would tell them apart."""
     given = ["strategy=prism", f"training.optimizer={optimizer}", "adapter.rank=2"]
-    run = start(*given, "privacy.clip_norm=1e-3", f"privacy.gradients={gradients}")
+    run = start_default(*given, "privacy.clip_norm=1e-3", f"privacy.gradients={gradients}")
     rows = [int(r) for r in run.worker.parts[0]][:4]
     worker = bare(run.worker, rows)
     state = moved_state(run.worker)
@@ -235,7 +255,7 @@ def test_prisms_clients_step_the_product_whatever_its_factors(optimizer, gradien
 
 
 @pytest.mark.parametrize("privacy", ["dp_sgd", "none"])
-def test_prism_on_the_default_model(privacy):
+def test_prism_leaves_balanced_factors(privacy):
     for optimizer in ("sgd", "adamw"):
         run = start(
             "strategy=prism", f"privacy={privacy}", "training.local_steps=2",
@@ -255,17 +275,17 @@ def test_dp_fedadamws_moments_travel_and_stay_in_the_state():
         "strategy=dp_fedadamw", "training.optimizer=adamw", "training.lr=1e-3", "rounds=3",
         "training.local_steps=2",
     )  # fmt: skip
-    A, head = 12 * 8 * 384 * 4, 2 * 384 * 4
     for number in (1, 2):
         metrics = one_round(run, number)
         assert metrics["failed"] == {}
-        up = metrics["bytes_up"] - 3 * (2 * A + head + 4 * 26)  # a number a tensor, and the steps
-        assert 0 <= up < 3 * 60 * 160
+        numbers = 2 * LAYERS + 2  # one a tensor, and the steps
+        up = metrics["bytes_up"] - 3 * (2 * SIZE + HEAD + 4 * numbers)
+        assert 0 <= up < 3 * (2 * LAYERS + 1 + numbers) * 160
         kinds = {name.split(".")[1] for name in run.state.memory}
         assert kinds == {"v", "move", "steps"}
         assert float(run.state.memory["adam.steps"]) == 2 * number
-    down = metrics["bytes_down"] - 3 * 2 * (2 * A + head)  # the last move is as large as the state
-    assert 0 <= down < 3 * 80 * 160
+    down = metrics["bytes_down"] - 3 * 2 * (2 * SIZE + HEAD)  # the last move is as large as that
+    assert 0 <= down < 3 * (2 * (2 * LAYERS + 1) + numbers) * 180
     plan = run.worker.plan.clients[0]
     noise = plan.noise_multiplier * run.settings.privacy.clip_norm / plan.expected_batch
     v = [float(t) for n, t in run.state.memory.items() if n.startswith("adam.v.")]
@@ -323,7 +343,7 @@ def test_a_client_of_lora_a2_moves_as_many_components_as_its_rank_says(monkeypat
         metrics = one_round(run, number)
         assert metrics["failed"] == {}
         assert changed(before, run.state) == {kind, "extra"}
-        most = {k: 12 * r for k, r in enumerate(ranks)}
+        most = {k: LAYERS * r for k, r in enumerate(ranks)}
         assert moved == most  # noise moves also what has no gradient yet
         # The step that chooses is paid for.
         assert all(r["steps"] == 2 for r in metrics["reports"].values())
@@ -354,14 +374,13 @@ def test_a_client_of_fed_plora_starts_from_the_whole_global_model(monkeypatch):
 
 def test_alternate_trains_one_side_a_round_against_an_orthonormal_other():
     run = start("strategy=fedsvd_alternate", "privacy=dp_sgd", "rounds=3")
-    A, B, head = 12 * 8 * 384 * 4, 12 * 384 * 8 * 4, 2 * 384 * 4
-    for number, size in ((1, B), (2, A), (3, B)):
+    for number in (1, 2, 3):
         rests = [p.A.mT if number % 2 else p.B for p in run.state.factors.values()]
         for Q in rests:
-            torch.testing.assert_close(Q.mT @ Q, torch.eye(8), atol=1e-5, rtol=0)
+            torch.testing.assert_close(Q.mT @ Q, torch.eye(RANK), atol=1e-5, rtol=0)
         metrics = one_round(run, number)
         assert metrics["failed"] == {}
-        assert 0 <= metrics["bytes_up"] - 3 * (size + head) < 3 * 25 * 160
+        assert 0 <= metrics["bytes_up"] - 3 * (SIZE + HEAD) < 3 * HEADERS
         # Hooks are of what trains now: everybody's examples have gradients.
         assert all(r["grad_norm_quantiles"][1] > 0 for r in metrics["reports"].values())
     assert changed(run.worker.initial, run.state) == {"A", "B", "extra"}
