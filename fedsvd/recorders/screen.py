@@ -30,7 +30,8 @@ class Screen(Recorder):
         self._stream = output(stream or sys.stdout)
         self._folder = folder
         self._live = self._stream.isatty()
-        self._console = Console(file=self._stream, highlight=False)  # type: ignore[arg-type]
+        # In a notebook rich would go round the stream, a box for every line.
+        self._console = Console(file=self._stream, highlight=False, force_jupyter=False)  # type: ignore[arg-type]
         self._progress: Progress | None = None
         self._began = time.perf_counter()
 
