@@ -17,8 +17,8 @@ ORDER = (
     "fedsvd.config", "fedsvd.settings", "fedsvd.lowrank",
     "fedsvd.records", "fedsvd.randomness", "fedsvd.pages", "fedsvd.threads", "fedsvd.surroundings",
     "fedsvd.files", "fedsvd.callables", "fedsvd.overrides",
-    "fedsvd.plugins", "fedsvd.interrupt", "fedsvd.waiting", "fedsvd.terminal", "fedsvd.errors",
-    "fedsvd.version",
+    "fedsvd.plugins", "fedsvd.interrupt", "fedsvd.waiting", "fedsvd.logs", "fedsvd.terminal",
+    "fedsvd.errors", "fedsvd.version",
 )  # fmt: skip
 
 Graph = Mapping[str, set[str]]

@@ -13,7 +13,7 @@ from rich.text import Text
 from fedsvd.recorders.lines import clients, clock, ending, header, round_line, trouble
 from fedsvd.recorders.recorder import Recorder
 from fedsvd.rounds.record import RoundRecord, Start, Summary
-from fedsvd.terminal import output
+from fedsvd.terminal import note, output
 
 WIDTH = 80  # columns where no terminal says how many it has
 
@@ -83,4 +83,5 @@ class Screen(Recorder):
             self._progress = None
 
     def _print(self, line: str = "", style: str = "") -> None:
+        note(line)
         self._console.print(Text(self._stream.fit(line), style), soft_wrap=True)

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsvd.callables import make_callable
+from fedsvd.results.collect import Finished, read_run
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+__all__ = ["Finished", "read_run", "results"]
 
 
 def results(folders: str | Path | Iterable[str | Path], *, keys: Sequence[str] = ()) -> "DataFrame":
@@ -18,7 +21,7 @@ def results(folders: str | Path | Iterable[str | Path], *, keys: Sequence[str] =
     `attrs["unfinished"]` lists the folders of unfinished runs. Raises InputError if a folder holds no
     finished run.
     """
-    from fedsvd.results.frames import table
+    from fedsvd.results.table import table
 
     given = [folders] if isinstance(folders, (str, Path)) else list(folders)
     return table([Path(folder) for folder in given], keys)
