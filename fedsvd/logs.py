@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO, final
 
 from fedsvd.terminal import LOG
+from fedsvd.version import version_text
 
 NAME = "run.log"
 FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"  # Hydra's
@@ -74,9 +75,12 @@ def logged(verbose: bool = False) -> Iterator[RunLog]:
         shown = logging.StreamHandler(sys.stderr)
         shown.setLevel(logging.NOTSET if verbose else logging.WARNING)
         shown.setFormatter(logging.Formatter(FORMAT if verbose else "%(message)s"))
-        added.append((root, shown))
+        # What is printed is on the screen already; of ours only what is not printed is added.
+        shown.addFilter(lambda record: record.name != LOG.name or record.levelno < logging.INFO)
+        added += [(root, shown), (LOG, shown)]
     for logger, handler in added:
         logger.addHandler(handler)
+    LOG.debug("%s", version_text().replace("\n", ", "))
     try:
         yield log
     except Exception as error:

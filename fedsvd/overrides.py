@@ -66,8 +66,16 @@ def literal(key: str, value: Any) -> str:
 
 def quoted(text: str) -> str:
     """Return a text in Hydra's quotes, where a backslash counts only before a quote or the end."""
-    doubled = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
+    doubled = re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
     return f"'{doubled}'"
+
+
+def unquoted(text: str) -> str:
+    """Return what a text in Hydra's quotes says, the inverse of `quoted`; others stay as they are."""
+    if len(text) < 2 or text[0] not in "'\"" or text[-1] != text[0]:
+        return text
+    found = re.compile(rf"((?:\\\\)*)(\\{text[0]}|\Z)")
+    return found.sub(lambda m: m[1][::2] + m[2][-1:], text[1:-1])
 
 
 def _key(key: Any) -> str:

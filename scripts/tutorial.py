@@ -1,11 +1,12 @@
 """Run docs/tutorial/hospitals.ipynb in an empty folder and render it with what it prints.
 
-python scripts/tutorial.py             # runs, and writes docs/tutorial/hospitals.md and its figures
+python scripts/tutorial.py             # runs, and writes the page and its figures beside it
 python scripts/tutorial.py --check     # runs, writes nothing; status 1 if a cell fails
-python scripts/tutorial.py --compare   # runs nothing; status 1 if the page is not that of the notebook
+python scripts/tutorial.py --compare   # runs nothing; status 1 if the page is another notebook's
 
-The notebook is kept without outputs. Its page is Markdown: texts, code, printed lines, tables as text,
-figures as files. Warnings (standard error) stay out, and so does every path of this machine.
+The notebook is kept without outputs. Its page hospitals.md is Markdown: texts, code, printed lines,
+tables as text, figures as files. Warnings (standard error) stay out, and so does every path of this
+machine.
 """
 
 import argparse

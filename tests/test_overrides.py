@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsvd.errors import InputError
-from fedsvd.overrides import as_overrides, choices, override
+from fedsvd.overrides import as_overrides, choices, override, quoted, unquoted
 
 PARSER = OverridesParser.create()
 texts = st.text(alphabet="ab \\'\"{}[](),:=$é\n\t/-~1", max_size=8)
@@ -33,6 +33,11 @@ def test_a_value_comes_back(value):
     told = found.value()
     assert _keys_as_text(told) == _keys_as_text(value)
     assert type(told) is type(value)
+
+
+@given(texts)
+def test_quotes_come_off(text):
+    assert unquoted(quoted(text)) == text
 
 
 @given(st.lists(single, min_size=2, max_size=4))

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 import fedsvd
 from fedsvd.calling import called
@@ -79,6 +80,12 @@ def test_its_tables_hold_what_the_files_hold(done):
     assert one["loss"] == told["loss"]
     quantiles = told["grad_norm_quantiles"]
     assert [one[f"grad_norm_{q}"] for q in ("q10", "q50", "q90")] == quantiles
+
+
+def test_a_finished_run_is_found_again(done, capfd):
+    again = fedsvd.run(resume=done.folder)
+    assert "is finished, after 2 rounds" in capfd.readouterr().out
+    assert again == done == fedsvd.results.read_run(done.folder)
 
 
 def test_its_model_loads(done):
@@ -163,6 +170,37 @@ def test_a_sweep_is_a_table(inputs, tmp_path, capfd):
     assert set(both["training.lr"]) == {0.8}
 
 
+def test_optuna_searches(inputs, tmp_path):
+    """The command of docs/python.md: a text in the grid is the sweeper's own."""
+    pytest.importorskip("optuna", reason="the [optuna] extra is not installed")
+    table = fedsvd.sweep(
+        inputs, {"training.lr": "tag(log, interval(0.1, 2))"}, rounds=1, folder=tmp_path / "search",
+        show=False, **{"hydra/sweeper": "optuna", "hydra.sweeper.n_trials": 2,
+                       "hydra.sweeper.direction": "maximize", "hydra.sweeper.n_jobs": 1},
+    )  # fmt: skip
+    best = OmegaConf.load(tmp_path / "search" / "optimization_results.yaml")
+    assert best.best_value == table["accuracy"].max()
+    assert table["training.lr"].nunique() == 2
+    assert table["training.lr"].between(0.1, 2).all()
+
+
+def test_verbose_and_the_log_file(inputs, tmp_path, capfd):
+    """hydra.verbose shows what libraries say, and run.log holds it beside what was printed."""
+    done = fedsvd.run(*inputs, "hydra.verbose=[fedsvd]", rounds=1, folder=tmp_path / "a")
+    log, err = (done.folder / "run.log").read_text(), capfd.readouterr().err
+    for told in (log, err):
+        assert "[fedsvd][DEBUG] - fedsvd 0." in told
+    assert "[fedsvd][INFO] - round 1/1" in log
+    assert "round 1/1" not in err
+
+
+def test_the_log_file_says_what_ended_a_run(inputs, tmp_path):
+    folder = tmp_path / "a"
+    with pytest.raises(RunError):
+        fedsvd.run(*inputs, "faults=injected", "faults.rate=1.0", folder=folder, show=False)
+    assert "[ERROR] - " in (folder / "run.log").read_text()
+
+
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
@@ -172,6 +210,7 @@ def test_a_sweep_is_a_table(inputs, tmp_path, capfd):
         (lambda: fedsvd.results("nowhere"), "nowhere: is not a folder"),
         (lambda: fedsvd.results([]), "folders: there is none"),
         (lambda: fedsvd.run("--cfg"), "overrides: '--cfg' is not allowed"),
+        (lambda: fedsvd.run(rounds="2"), "rounds: '2' is not allowed; it must be a whole number"),
         (lambda: fedsvd.run(seed=[1]), r"seed: \[1\] is not allowed"),
     ],
 )

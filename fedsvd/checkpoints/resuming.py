@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsvd.errors import InputError, StorageError
-from fedsvd.overrides import override
+from fedsvd.overrides import override, unquoted
 
 AUTO = "auto"
 FILES = ("config.yaml", "metrics.jsonl", "summary.json")
@@ -17,7 +17,7 @@ def with_run_folder(arguments: Sequence[str]) -> list[str]:
 
     Raises InputError if it is no run folder, before anything is created.
     """
-    given = [a.split("=", 1)[1].strip("'\"") for a in arguments if a.startswith("resume=")]
+    given = [unquoted(a.split("=", 1)[1]) for a in arguments if a.startswith("resume=")]
     if not given or given[-1] in (AUTO, "null", ""):
         return list(arguments)
     folder = Path(given[-1])
