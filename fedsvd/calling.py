@@ -45,6 +45,8 @@ def called(show: bool = True) -> Iterator[None]:
     except (InputError, RunError, TrialsFailed) as error:
         if not isinstance(error, TrialsFailed):
             error.args = (one_line(str(error)),)
+        if os.environ.get("FEDSVD_DEBUG") != "1":  # Hydra's chain of causes says nothing more
+            error.__cause__, error.__suppress_context__ = None, True
         raise
     except interrupt.Interrupted as stop:
         if stop.status == 143:
