@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
 from typing import Any, final
 
@@ -14,6 +15,10 @@ class CallableModule(ModuleType):
     def __call__(self, *given: Any, **named: Any) -> Any:
         """Call the function."""
         return self._function(*given, **named)
+
+    def __reduce__(self) -> tuple[Callable[[str], ModuleType], tuple[str]]:
+        """Let it be pickled by its name, as a plain module is by Ray's pickler."""
+        return import_module, (self.__name__,)
 
     @property
     def __signature__(self) -> inspect.Signature:

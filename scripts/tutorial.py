@@ -27,7 +27,10 @@ LIMIT = 240  # seconds on two idle cores, all in all
 
 
 def execute(notebook: NotebookNode) -> None:
-    """Run the cells in an empty folder, with this tree's package; raises at the first that fails."""
+    """Run the cells in an empty folder, with this tree's package; raises at the first that fails.
+
+    The folder's own path is taken out of what they print: paths are then those within it.
+    """
     from nbclient import NotebookClient
 
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -37,6 +40,12 @@ def execute(notebook: NotebookNode) -> None:
             notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": folder}}
         )
         client.execute()
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "text" in output:
+                output.text = output.text.replace(f"{folder}/", "")
+            for kind, shown in output.get("data", {}).items():
+                output.data[kind] = shown.replace(f"{folder}/", "")
 
 
 def page(notebook: NotebookNode, figures: dict[str, bytes]) -> str:

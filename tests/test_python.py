@@ -1,6 +1,7 @@
 """`fedsvd.run`, `sweep` and `results` as functions: what they return, and what they leave alone."""
 
 import dataclasses
+import inspect
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import signal
 import sys
 import threading
 
+import cloudpickle
 import pandas as pd
 import pytest
 import torch
@@ -234,5 +236,7 @@ def test_modules_stay_modules():
     assert fedsvd.sweep.launch
     assert callable(fedsvd.results)
     assert fedsvd.results.collect
+    assert "show" in inspect.signature(fedsvd.run).parameters
+    assert cloudpickle.loads(cloudpickle.dumps(fedsvd.sweep)) is fedsvd.sweep
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         fedsvd.nothing  # noqa: B018
