@@ -32,7 +32,7 @@ def test_the_page_is_that_of_the_notebook(notebook):
 
 
 def test_a_page_has_what_cells_print_and_no_path_of_this_machine(notebook):
-    cell = notebook.cells[3]
+    cell = notebook.cells[2]
     svg = {"image/svg+xml": "<svg/>", "text/plain": "<Figure>"}
     cell.metadata["alt"] = "a curve"
     cell.outputs = [
@@ -43,8 +43,8 @@ def test_a_page_has_what_cells_print_and_no_path_of_this_machine(notebook):
     ]
     figures = {}
     page = tutorial.page(notebook, figures)
-    assert "```text\nfirst\n```\n\n![a curve](hospitals-3.svg)\n\n```text\n" in page
+    assert "```text\nfirst\n```\n\n![a curve](hospitals-2.svg)\n\n```text\n" in page
     assert "a warning" not in page
-    assert figures == {"hospitals-3.svg": b"<svg/>"}
+    assert figures == {"hospitals-2.svg": b"<svg/>"}
     assert tutorial.leaks(page) == [str(ROOT / "x")]
     assert tutorial.leaks(tutorial.PAGE.read_text(encoding="utf-8")) == []
