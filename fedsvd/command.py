@@ -4,12 +4,27 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, final
 
 from fedsvd.composing import config_folder, explain
 from fedsvd.errors import InputError, TrialsFailed
+from fedsvd.execute import execute
+from fedsvd.objectives.metric import metric_of
 
 LINE = "Error executing job with overrides"  # of Hydra, before the error of a job
+
+
+def job(config: Any) -> float:
+    """Run one composed configuration; its figure of validation is what a sweeper optimises."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    hydra_config = HydraConfig.get()
+    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    summary = execute(config, Path(hydra_config.runtime.output_dir), overrides)
+    return float(summary[metric_of(summary).name])
 
 
 def run_hydra(arguments: Sequence[str], job: Callable[[Any], float]) -> None:

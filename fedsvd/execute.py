@@ -16,6 +16,8 @@ from fedsvd.config import from_config
 from fedsvd.data.needed import check_needed
 from fedsvd.errors import InputError, NothingTrained, RunError
 from fedsvd.files import private_folder
+from fedsvd.logs import NAME as LOG_NAME
+from fedsvd.logs import logged, verbose_in_hydra
 from fedsvd.rounds.journal import NAME
 from fedsvd.terminal import complain, say
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
     from fedsvd.engines.base import Engine
     from fedsvd.settings import Settings
+
+
+LIBRARIES = ("flwr", "transformers", "datasets", "opacus", "peft")
 
 
 def execute(
@@ -35,7 +40,11 @@ def execute(
     work if something cannot be used, and then leaves no empty folder behind.
     """
     asked = time.perf_counter()
-    with contextlib.ExitStack() as after, _no_empty_folder(folder):
+    with (
+        logged(verbose_in_hydra()) as log,
+        contextlib.ExitStack() as after,
+        _no_empty_folder(folder),
+    ):
         composed, resume = _composed(config, folder, overrides)
         settings = from_config(composed)
         check_folder(folder, resume)
@@ -66,11 +75,11 @@ def execute(
         resumed = begin(run, folder)
         screen = Screen(folder)
         recorder = make_recorder(settings.recorder.name, folder, _yaml(composed), screen, resumed)
-        after = after.pop_all()
-    with after, contextlib.ExitStack() as closing, _how_to_go_on(folder):
-        for part in (run.grid, run.journal, screen):  # the last one is closed first
-            closing.callback(part.close)
-        return train(run, recorder, folder, resumed)
+        log.begin(folder)
+        with contextlib.ExitStack() as closing, _how_to_go_on(folder):
+            for part in (run.grid, run.journal, screen):  # the last one is closed first
+                closing.callback(part.close)
+            return train(run, recorder, folder, resumed)
 
 
 def _close(folder: Path) -> None:
@@ -80,7 +89,7 @@ def _close(folder: Path) -> None:
     its folder as it is; a folder that holds other things is not closed, and that is said.
     """
     names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-    if all(n == "trial.log" or n.startswith("unfinished-") for n in names):
+    if all(n in ("trial.log", LOG_NAME) or n.startswith("unfinished-") for n in names):
         private_folder(folder)
     elif not names & {*FILES, NAME} and folder.stat().st_mode & 0o077:
         complain(
@@ -161,10 +170,12 @@ def _how_to_go_on(folder: Path) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Keep libraries' advice off the screen; warnings of ours stay."""
+    """Keep libraries' advice off the screen, unless hydra.verbose asks for it; ours stays."""
+    asked = {n: logging.getLogger(n).level == logging.DEBUG for n in ("", *LIBRARIES)}
     import flwr.common.logger  # noqa: F401 -- sets its own level when it is imported
 
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    for name in ("transformers", "datasets", "opacus", "peft"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in LIBRARIES:
+        wanted = asked[""] or asked[name]
+        logging.getLogger(name).setLevel(logging.DEBUG if wanted else logging.ERROR)
+    for name in LIBRARIES[1:]:
         warnings.filterwarnings("ignore", module=rf"{name}\..*")

@@ -7,6 +7,8 @@
     python -m fedsvd.run resume=outputs/2026-01-01/12-00-00
 
 Exit status: 0 done, 2 the input is wrong, 1 a failure of ours, 130 / 143 interrupted.
+
+From Python the module is a function: `fedsvd.run("+experiment=dp_eps1", seed=1)`.
 """
 
 import os
@@ -15,23 +17,58 @@ from pathlib import Path
 from typing import Any
 
 from fedsvd import interrupt
+from fedsvd.callables import make_callable
+from fedsvd.calling import called, set_environment
 from fedsvd.checkpoints.resuming import with_run_folder
-from fedsvd.command import run_hydra
+from fedsvd.command import job, run_hydra
 from fedsvd.composing import config_folder, explain
 from fedsvd.errors import InputError, RunError, TrialsFailed
 from fedsvd.execute import execute
-from fedsvd.objectives.metric import metric_of
+from fedsvd.overrides import as_overrides, override
+from fedsvd.results.collect import Finished, read_run
 from fedsvd.terminal import as_failure, complain, guarded, one_line, say
+from fedsvd.version import version_text
 
-__all__ = ["config_folder", "execute", "explain", "main"]
+__all__ = ["config_folder", "execute", "explain", "main", "run"]
+
+
+def run(
+    *overrides: str, folder: str | Path | None = None, show: bool = True, **values: Any
+) -> Finished:
+    """Run one configuration in this process and return what it left.
+
+    The same run as `python -m fedsvd.run` with these overrides, with the same bits:
+
+        fedsvd.run("+experiment=dp_eps1", "strategy=ffa", seed=1, **{"privacy.epsilon": 3})
+
+    `overrides` are texts as on the command line. `values` are keys with values of Python, nested ones
+    by their dotted name; `experiment="quickstart"` is `+experiment=quickstart`. `folder` is
+    `hydra.run.dir`, by default outputs/DATE/TIME. Without `show` only warnings are printed.
+
+    Raises InputError before any work if something cannot be used, RunError if the run cannot go on,
+    both with the line that the command prints. Ctrl-C lets the round finish and raises
+    KeyboardInterrupt, whose message says how to go on. argv, loggers, Hydra's state, the environment,
+    the working directory, PyTorch's threads and all global generators are as they were afterwards.
+    """
+    arguments = as_overrides(overrides, values)
+    if folder is not None:
+        arguments.append(override("hydra.run.dir", folder))
+    places: list[Path] = []
+
+    def noted(config: Any) -> float:
+        from hydra.core.hydra_config import HydraConfig
+
+        places.append(Path(HydraConfig.get().runtime.output_dir))
+        return job(config)
+
+    with called(show):
+        run_hydra(with_run_folder(arguments), noted)
+    return read_run(places[0])
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return the exit status; whatever is wrong is told in one line."""
-    # Hydra would print its own shortened traceback and exit with 1; errors are told here instead.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    set_environment()
     with guarded():
         return _told(sys.argv[1:] if arguments is None else arguments)
 
@@ -62,6 +99,9 @@ def _told(arguments: list[str]) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+    if "--version" in arguments:
+        say(version_text())
+        return 0
     if "--list" in arguments:
         from fedsvd.listing import listing
 
@@ -73,21 +113,11 @@ def _main(arguments: list[str]) -> int:
 
         say(help_text(config_folder(), [a for a in arguments if not a.startswith("-")]))
         return 0
-    run_hydra(with_run_folder(arguments), _job)
+    run_hydra(with_run_folder(arguments), job)
     return 0
 
 
-def _job(config: Any) -> float:
-    """Run one composed configuration; its figure of validation is what a sweeper optimises."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    hydra_config = HydraConfig.get()
-    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
-    assert isinstance(overrides, list)
-    summary = execute(config, Path(hydra_config.runtime.output_dir), overrides)
-    return float(summary[metric_of(summary).name])
-
+make_callable(__name__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,8 +20,9 @@ def as_found() -> Iterator[None]:
     """Put back at the end what a later run in this process would find changed.
 
     Threads, default dtype and device, modes and switches of PyTorch; global generators of Python,
-    NumPy and PyTorch; hooks on all modules; warnings' filters; loggers' levels; the environment, the
-    working directory and where modules are looked for. So every run begins as the first one did.
+    NumPy and PyTorch; hooks on all modules; warnings' filters; loggers' levels and handlers; the
+    environment, the working directory and where modules are looked for. So every run begins as the
+    first one did.
     """
     with ExitStack() as after:
         after.enter_context(warnings.catch_warnings())
@@ -100,18 +101,21 @@ def _of_hooks() -> Callable[[], object]:
 def _of_loggers() -> Callable[[], object]:
     root, disabled = logging.getLogger(), logging.root.manager.disable
     known = logging.root.manager.loggerDict
-    held = {n: x.level for n, x in known.items() if isinstance(x, logging.Logger)}
-    level = root.level
+    every = [root, *(x for x in known.values() if isinstance(x, logging.Logger))]
+    held = [(x, x.level, list(x.handlers), x.propagate, x.disabled) for x in every]
 
     def put_back() -> None:
         if logging.root.manager.disable != disabled:
             logging.disable(disabled)
-        if root.level != level:
-            root.setLevel(level)
-        for name, was in held.items():
-            one = logging.getLogger(name)
-            if one.level != was:  # setLevel empties the caches of all loggers
-                one.setLevel(was)
+        for logger, level, handlers, propagate, off in held:
+            if logger.level != level:  # setLevel empties the caches of all loggers
+                logger.setLevel(level)
+            logger.propagate, logger.disabled = propagate, off
+            for handler in [h for h in logger.handlers if h not in handlers]:
+                logger.removeHandler(handler)
+                handler.close()
+            for handler in [h for h in handlers if h not in logger.handlers]:
+                logger.addHandler(handler)
 
     return put_back
 

@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import io
+import logging
 import os
 import re
 import sys
@@ -17,6 +18,8 @@ from fedsvd.errors import InputError, RunError
 # Controls of a terminal and of the writing direction, line breaks, lone surrogates.
 _CONTROLS = ("Cc", "Cs", "Zl", "Zp")
 _GAP = re.compile(r" *(?:\S+ )*\S+ {2,}")  # a name and the blanks up to what stands beside it
+LOG = logging.getLogger("fedsvd")  # gets what is printed; a run writes it down (fedsvd.logs)
+LOG.propagate = False  # the process's own handlers would show it twice
 _TURNS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -151,10 +154,19 @@ def complain(text: str) -> None:
     _print(sys.stderr, text)
 
 
+def note(line: str) -> None:
+    """Log a line that is printed, where a run listens."""
+    if line and LOG.isEnabledFor(logging.INFO):
+        LOG.info("%s", line)
+
+
 def _print(stream: Any, text: str) -> None:
     to = output(stream)
-    to.write("\n".join(plain(line) for line in text.split("\n")) + "\n")
+    lines = [plain(line) for line in text.split("\n")]
+    to.write("\n".join(lines) + "\n")
     to.flush()
+    for line in lines:
+        note(line)
 
 
 def status_of(work: Callable[[], object]) -> int:

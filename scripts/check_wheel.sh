@@ -12,4 +12,6 @@ cd "$work/empty"
 PYTHONPATH="$work/site" python -c "import fedsvd; assert fedsvd.__file__.startswith('$work'), fedsvd.__file__"
 PYTHONPATH="$work/site" python -m fedsvd.run +experiment=dp_eps1 rounds=1 data.limit=300 hydra.run.dir=run
 test -s run/summary.json && test -s run/report.html && test -s run/adapter/adapter_model.safetensors
+test -e "$work/site/fedsvd/py.typed"
+PYTHONPATH="$work/site" python "$work/site/bin/fedsvd" --version
 echo "the wheel runs the main job in an empty folder"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 # From top to bottom: a room may import what is in it and what stands below it, nothing above.
 ORDER = (
-    "fedsvd", "fedsvd.run", "fedsvd.flower_app", "fedsvd.sweep", "fedsvd.command", "fedsvd.listing",
-    "fedsvd.helping", "fedsvd.allowed",
+    "fedsvd.__main__", "fedsvd", "fedsvd.run", "fedsvd.flower_app", "fedsvd.sweep", "fedsvd.calling",
+    "fedsvd.command", "fedsvd.listing", "fedsvd.helping", "fedsvd.allowed",
     "fedsvd.audit", "fedsvd.tasks",
     "fedsvd.execute", "fedsvd.experiment",
     "fedsvd.results", "fedsvd.testing", "fedsvd.recorders", "fedsvd.checkpoints", "fedsvd.exports",
@@ -16,9 +16,9 @@ ORDER = (
     "fedsvd.engines", "fedsvd.data", "fedsvd.factors", "fedsvd.composing", "fedsvd.complaints",
     "fedsvd.config", "fedsvd.settings", "fedsvd.lowrank",
     "fedsvd.records", "fedsvd.randomness", "fedsvd.pages", "fedsvd.threads", "fedsvd.surroundings",
-    "fedsvd.files",
-    "fedsvd.plugins", "fedsvd.interrupt", "fedsvd.waiting", "fedsvd.terminal", "fedsvd.errors",
-    "fedsvd.version",
+    "fedsvd.files", "fedsvd.callables", "fedsvd.overrides",
+    "fedsvd.plugins", "fedsvd.interrupt", "fedsvd.waiting", "fedsvd.logs", "fedsvd.terminal",
+    "fedsvd.errors", "fedsvd.version",
 )  # fmt: skip
 
 Graph = Mapping[str, set[str]]

@@ -73,7 +73,7 @@ def test_a_failure_of_ours_is_failed_for_callbacks_too(command, monkeypatch):
     def broken(*arguments):
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr("fedsvd.run.execute", broken)
+    monkeypatch.setattr("fedsvd.command.execute", broken)
     status, told = command(WATCH)
     assert status == 1
     assert SEEN[0][1] is JobStatus.FAILED

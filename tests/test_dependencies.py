@@ -99,6 +99,9 @@ HEAVY = ("torch", "flwr", "transformers", "ray", "opacus", "peft", "datasets", "
 LIGHT = {
     "results": "from fedsvd.results.__main__ import main; main([{folder!r}])",
     "results --help": "from fedsvd.results.__main__ import main; main(['--help'])",
+    "import fedsvd": "import fedsvd; print(fedsvd.__all__)",
+    "fedsvd --help": "from fedsvd.__main__ import main; main([])",
+    "--version": "from fedsvd.run import main; main(['--version'])",
     "--help": "from fedsvd.run import main; main(['--help'])",
     "--list": "from fedsvd.run import main; print(main(['--list']))",
     "a wrong key": "from fedsvd.run import main; print(main(['nothing=1']))",

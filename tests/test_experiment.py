@@ -45,7 +45,7 @@ def test_the_run_folder_and_summary(done):
     names = {p.name for p in folder.iterdir()}
     assert names == {
         "config.yaml", "metrics.jsonl", "summary.json", "privacy.json", "checkpoints", "adapter",
-        "classifier", "report.html", "journal.jsonl",
+        "classifier", "report.html", "run.log", "journal.jsonl",
     }  # fmt: skip
     told = json.loads((folder / "summary.json").read_text())
     keys = {

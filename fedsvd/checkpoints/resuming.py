@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsvd.errors import InputError, StorageError
+from fedsvd.overrides import override, unquoted
 
 AUTO = "auto"
 FILES = ("config.yaml", "metrics.jsonl", "summary.json")
@@ -16,7 +17,7 @@ def with_run_folder(arguments: Sequence[str]) -> list[str]:
 
     Raises InputError if it is no run folder, before anything is created.
     """
-    given = [a.split("=", 1)[1].strip("'\"") for a in arguments if a.startswith("resume=")]
+    given = [unquoted(a.split("=", 1)[1]) for a in arguments if a.startswith("resume=")]
     if not given or given[-1] in (AUTO, "null", ""):
         return list(arguments)
     folder = Path(given[-1])
@@ -28,8 +29,7 @@ def with_run_folder(arguments: Sequence[str]) -> list[str]:
         )
     if not (folder / "config.yaml").is_file():
         raise InputError(f"resume: {given[-1]!r} is no run folder: it holds no config.yaml")
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return [*arguments, f"hydra.run.dir='{quoted}'"]
+    return [*arguments, override("hydra.run.dir", folder)]
 
 
 def continued(
@@ -53,8 +53,8 @@ def continued(
     if not isinstance(found, dict):
         raise InputError(f"{path}: holds no configuration")
     config: dict[str, Any] = {str(k): v for k, v in found.items() if k != "resume"}
-    for override in overrides:
-        key = re.split(r"[=@]", override.lstrip("+~"), maxsplit=1)[0]
+    for given in overrides:
+        key = re.split(r"[=@]", given.lstrip("+~"), maxsplit=1)[0]
         if key == "experiment":
             return dict(composed)
         if key != "resume":

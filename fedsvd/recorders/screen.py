@@ -13,7 +13,7 @@ from rich.text import Text
 from fedsvd.recorders.lines import clients, clock, ending, header, round_line, trouble
 from fedsvd.recorders.recorder import Recorder
 from fedsvd.rounds.record import RoundRecord, Start, Summary
-from fedsvd.terminal import folded, output
+from fedsvd.terminal import folded, note, output
 
 WIDTH = 80  # columns where no terminal says how many it has
 
@@ -30,7 +30,8 @@ class Screen(Recorder):
         self._stream = output(stream or sys.stdout)
         self._folder = folder
         self._live = self._stream.isatty()
-        self._console = Console(file=self._stream, highlight=False)  # type: ignore[arg-type]
+        # In a notebook rich would go round the stream, a box for every line.
+        self._console = Console(file=self._stream, highlight=False, force_jupyter=False)  # type: ignore[arg-type]
         self._progress: Progress | None = None
         self._began = time.perf_counter()
 
@@ -82,6 +83,7 @@ class Screen(Recorder):
             self._progress = None
 
     def _print(self, line: str = "", style: str = "") -> None:
+        note(line)
         text = self._stream.fit(line)
         # A terminal breaks a long line within a word; a file keeps it whole for who searches in it.
         for part in folded(text, self._console.width) if self._live else [text]:

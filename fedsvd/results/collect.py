@@ -4,12 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, final
 
 from omegaconf import OmegaConf
 
 from fedsvd.errors import InputError
 from fedsvd.objectives.metric import Metric, metric_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # What tells nothing of the method: it does not change what is estimated, or is the sample itself.
 APART = ("seed", "engine.", "recorder.", "device", "resume", "training.microbatch_tokens",
@@ -17,9 +20,13 @@ APART = ("seed", "engine.", "recorder.", "device", "resume", "training.microbatc
 SHORT = {"strategy._target_": "strategy", "adapter.name": "adapter", "privacy.unit": "privacy"}
 
 
-@dataclass(frozen=True)
+@final
+@dataclass(frozen=True, repr=False)
 class Finished:
-    """A finished run: where it is, its settings by dotted key, its summary."""
+    """A finished run: where it is, its settings by dotted key, its summary.
+
+    Tables are read from the run's folder when they are asked for.
+    """
 
     folder: Path
     config: Mapping[str, Any]
@@ -29,6 +36,41 @@ class Finished:
     def seed(self) -> int:
         """The seed of the run."""
         return int(self.summary["seed"])
+
+    @property
+    def history(self) -> "DataFrame":
+        """A row for each round from 0, with the columns of metrics.jsonl that are of the round."""
+        from fedsvd.results.frames import history  # pandas is slow to import
+
+        return history(self.folder)
+
+    @property
+    def reports(self) -> "DataFrame":
+        """A row for each client that was asked in a round: what it reported and has spent."""
+        from fedsvd.results.frames import reports
+
+        return reports(self.folder)
+
+    @property
+    def clients(self) -> "DataFrame":
+        """A row for each client: its ledger, its size, and what it reported last."""
+        from fedsvd.results.frames import clients
+
+        return clients(self.folder)
+
+    def load(self, **options: Any) -> Any:
+        """Return the model that the run left, as `fedsvd.load(folder, **options)` does."""
+        from fedsvd.exports.load import load  # PyTorch is slow to import
+
+        return load(self.folder, **options)
+
+    def __repr__(self) -> str:
+        metric = metric_of(self.summary)
+        told = [f"rounds={self.summary.get('rounds_completed')}",
+                f"{metric.name}={self.summary[metric.name]:.4f}"]  # fmt: skip
+        if self.summary.get("epsilon_max") is not None:
+            told.append(f"epsilon={self.summary['epsilon_max']:.3f}")
+        return f"Finished({str(self.folder)!r}, {', '.join(told)})"
 
 
 @dataclass(frozen=True)
@@ -71,17 +113,23 @@ def find_runs(folder: Path) -> tuple[list[Finished], list[Path]]:
             if (run / "metrics.jsonl").exists():
                 unfinished.append(run)
             continue
-        try:
-            settings: Any = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
-            summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-            finished.append(Finished(run, dict(_flat(settings)), summary))
-            summary["seed"], summary[metric_of(summary).name]
-        except Exception as error:  # YAML's and JSON's own errors, or other things than expected
-            raise InputError(f"{run}: is not a run of this software: {error!r}") from error
+        finished.append(read_run(run))
     if not finished:
         also = f" ({len(unfinished)} unfinished)" if unfinished else ""
         raise InputError(f"{folder}: holds no finished run{also}")
     return finished, unfinished
+
+
+def read_run(run: Path) -> Finished:
+    """Return the finished run of a folder; InputError if its files cannot be read."""
+    try:
+        settings: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"), resolve=True)
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+        finished = Finished(run, dict(_flat(settings)), summary)
+        summary["seed"], summary[metric_of(summary).name]
+    except Exception as error:  # YAML's and JSON's own errors, or other things than expected
+        raise InputError(f"{run}: is not a run of this software: {error!r}") from error
+    return finished
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
