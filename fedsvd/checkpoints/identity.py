@@ -22,7 +22,7 @@ FREE = (
     "engine.address", "engine.threads", "recorder.name", "recorder.checkpoint_every",
     "recorder.keep", "faults.deadline", "data.name", "data.path", "data.package", "data.file",
     "data.hub", "model.package", "model.folder", "model.revision", "training.precision",
-    "training.cache", "privacy.gradients",
+    "training.cache", "training.gradient_checkpointing", "privacy.gradients",
 )  # fmt: skip
 
 

@@ -127,6 +127,9 @@ def _digest(tokens: Tokens, rows: Sequence[int]) -> bytes:
     _add(found, "labels", tokens.labels[index])
     if tokens.counted is not None and len(rows):
         _add(found, "counted", torch.cat([tokens.counted[int(row)] for row in rows]))
+    if tokens.choices is not None:
+        texts, each = tokens.scored
+        found.update(_digest(texts, [each * int(row) + i for row in rows for i in range(each)]))
     return found.digest()
 
 

@@ -40,6 +40,8 @@ class Classification(Objective):
 
     def check(self, settings: Settings) -> None:
         """Refuse rows without a label."""
+        if settings.data.endings is not None:
+            raise wrong("data.endings", settings.data.endings, "used with task=choice")
         if settings.data.label is None or settings.data.messages is not None:
             key = "data.label" if settings.data.label is None else "data.messages"
             raise wrong(

@@ -38,9 +38,12 @@ class WorkerView(PublicView):
             ):
                 loss = worker.losses(group).sum() / len(rows)
                 total += float(loss.detach())
-                found = torch.autograd.grad(loss, list(named.values()))
-                for name, gradient in zip(named, found, strict=True):
-                    sums[name] += gradient
+                for p in named.values():
+                    p.grad = None
+                loss.backward()  # blocks that run again put gradients on parameters alone
+                for name, p in named.items():
+                    sums[name] += p.grad
+                    p.grad = None
         finally:
             if worker.hooks is not None:
                 worker.hooks.enable_hooks()

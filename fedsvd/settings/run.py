@@ -14,7 +14,7 @@ from fedsvd.settings.faults import FaultSettings
 from fedsvd.settings.model import AdapterSettings, ModelSettings
 from fedsvd.settings.privacy import PrivacySettings
 
-TASKS = ("classification", "causal")
+TASKS = ("classification", "causal", "choice")
 
 
 @dataclass(frozen=True)
