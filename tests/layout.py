@@ -8,6 +8,7 @@ from pathlib import Path
 ORDER = (
     "fedsvd", "fedsvd.run", "fedsvd.flower_app", "fedsvd.sweep", "fedsvd.command", "fedsvd.listing",
     "fedsvd.helping",
+    "fedsvd.footprint",
     "fedsvd.audit", "fedsvd.tasks",
     "fedsvd.execute", "fedsvd.experiment",
     "fedsvd.results", "fedsvd.testing", "fedsvd.recorders", "fedsvd.checkpoints", "fedsvd.exports",

@@ -43,7 +43,7 @@ class _Product(torch.autograd.Function):
 
 @final
 class StoredLinear(nn.Linear):
-    """A frozen linear layer in bfloat16, or quantised: then `weight` holds what bitsandbytes packs."""
+    """A frozen linear layer in bfloat16, or quantised: its `weight` is what bitsandbytes packs."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the layer's output (..., d_out) at the precision around it."""
@@ -96,6 +96,24 @@ def expanded(layer: nn.Module, dtype: torch.dtype) -> Tensor:
         found: Tensor = functional.dequantize_4bit(weight, state)
         return found
     return weight.to(dtype)
+
+
+def store(model: nn.Module, dtype: str, quantization: str, name: str) -> None:
+    """Hold a frozen model's weights as `model.dtype` and `model.quantization` say, in place.
+
+    Raises InputError as `quantise` does.
+    """
+    if quantization != "none":
+        quantise(model, quantization, name)
+    if dtype == "bfloat16":
+        narrow(model)
+
+
+def shape_of(layer: nn.Module) -> tuple[int, int]:
+    """Return (d_out, d_in) of a linear layer, however its weight is held."""
+    if isinstance(layer, Conv1D):
+        return int(layer.weight.shape[1]), int(layer.weight.shape[0])
+    return int(layer.out_features), int(layer.in_features)  # type: ignore[arg-type]
 
 
 def is_stored(layer: nn.Module) -> bool:

@@ -81,7 +81,7 @@ def checked(worker: Worker, trains: Sequence[str], classes: int) -> Hashable:
         s.task, worker.weights, repr((s.model, s.adapter)), tuple(named), tuple(kinds), tuple(trains),
         tuple(worker.left_out), classes, tuple(worker.tokens.columns), worker.tokens.pad_id,
         str(worker.device), torch.get_num_threads(), lower and lower.start,
-        worker.kept is not None and worker.kept.trains,
+        worker.kept is not None and worker.kept.trains, s.training.gradient_checkpointing,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsvd.adapters import lora
-from fedsvd.adapters.build import check_inputs
+from fedsvd.adapters.build import check_inputs, check_stored
 from fedsvd.adapters.targets import find_layers
 from fedsvd.client import dropout, remembered
 from fedsvd.client.gradients import settle
@@ -231,6 +231,7 @@ def build_worker(settings: Settings) -> Worker:
     trains = factors_of(settings)
     if settings.partition.name != "own":
         check_inputs(settings)
+    check_stored(settings)
     files = files_now(settings.data)
     task, parts = deal(settings)
     # How many rows a node holds is known to nobody else, and nothing may depend on it.

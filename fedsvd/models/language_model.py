@@ -56,13 +56,13 @@ class LanguageModel(Model):
     def forward(self, inputs: Mapping[str, Tensor], entering: Tensor | None = None) -> Tensor:
         """Return all logits (n, t, V); training and evaluation never ask for them at once."""
         known: Any = self.head
-        hidden = self.hidden(inputs, entering).to(known.weight.dtype)
+        hidden = self.hidden(inputs, entering).to(_working(known.weight))
         return capped(self.scale * known(hidden), self.cap)
 
     def features(self, inputs: Mapping[str, Tensor], entering: Tensor | None = None) -> Tensor:
         """Return the hidden states of each example's tokens, (n, t d), zero at padding."""
         known: Any = self.head
-        hidden = self.hidden(inputs, entering).to(known.weight.dtype)
+        hidden = self.hidden(inputs, entering).to(_working(known.weight))
         return torch.where(inputs["attention_mask"].bool().unsqueeze(-1), hidden, 0).flatten(1)
 
     def said(
@@ -75,7 +75,7 @@ class LanguageModel(Model):
         known: Any = self.head
         hidden = self.hidden(inputs, entering)[:, :-1]
         where = counted[:, 1:]
-        chosen = hidden[where].to(known.weight.dtype)
+        chosen = hidden[where].to(_working(known.weight))
         targets = inputs["input_ids"][:, 1:][where]
         bf16 = self.precision == "bf16"
         with torch.autocast(chosen.device.type, enabled=False):
@@ -97,6 +97,11 @@ def capped(logits: Tensor, cap: float | None) -> Tensor:
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
+def _working(weight: Tensor) -> torch.dtype:
+    """Return in what hidden states and losses are: float32, also where weights are bfloat16."""
+    return torch.float32 if weight.dtype == torch.bfloat16 else weight.dtype
+
+
 class _Chunked(torch.autograd.Function):
     """-log p of m target tokens from hidden states (m, d), without all m x V logits at once.
 
@@ -109,7 +114,7 @@ class _Chunked(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
         scale: float, cap: float | None, bf16: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        dtype = torch.bfloat16 if bf16 else weight.dtype
+        dtype = torch.bfloat16 if bf16 else hidden.dtype
         narrow, size = weight.to(dtype), max(1, CHUNK_BYTES // (4 * len(weight)))
         losses = hidden.new_zeros(len(hidden))
         right = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)

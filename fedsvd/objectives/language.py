@@ -11,9 +11,11 @@ from torch import Generator, Tensor, nn
 
 from fedsvd.adapters import lora
 from fedsvd.adapters.build import build_adapter
+from fedsvd.adapters.stored import store
 from fedsvd.data.task import Task
 from fedsvd.data.tokens import Batch, Tokens
 from fedsvd.errors import wrong
+from fedsvd.models.backbone import outlined
 from fedsvd.models.base import Model
 from fedsvd.models.decoder import Output, body_of, load_language_model, output_of
 from fedsvd.models.digest import weights_digest
@@ -49,12 +51,25 @@ class LanguageObjective(Objective, ABC):
         """Return the decoder with its output layer."""
         return load_language_model(settings.model)
 
+    def outline(self, settings: Settings) -> nn.Module:
+        """Return the decoder's class from its configuration alone; it remembers its output layer."""
+        from transformers import AutoModelForCausalLM
+
+        whole = outlined(settings.model, AutoModelForCausalLM)
+        body = body_of(whole)
+        object.__setattr__(body, "_output", output_of(whole))
+        return body
+
     def backbone(self, settings: Settings) -> tuple[nn.Module, str]:
         """Return the decoder; it remembers its output layer."""
-        whole = load_language_model(settings.model)
+        model = settings.model
+        whole = load_language_model(model)
         body = body_of(whole)
+        digest = weights_digest(body)  # of what was loaded, however it is held
+        store(body, "float32", model.quantization, model.name)
+        store(whole, model.dtype, "none", model.name)  # the output layer too
         object.__setattr__(body, "_output", output_of(whole))  # not a part: tied to the embeddings
-        return body, weights_digest(body)
+        return body, digest
 
     def head(
         self, settings: Settings, backbone: nn.Module, tokenizer: Any, task: Task,
