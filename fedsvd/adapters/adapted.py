@@ -18,7 +18,8 @@ LINEAR = (nn.Linear, Conv1D)
 def weight_of(base: nn.Module) -> Tensor:
     """Return the weight of a linear layer as (d_out, d_in), sharing its memory.
 
-    GPT-2's Conv1D stores it transposed. Of a layer that holds it in fewer bytes it is a copy in float32.
+    GPT-2's Conv1D stores it transposed. Of a layer that holds it in fewer bytes it is a copy in
+    float32.
     """
     if is_stored(base):
         return expanded(base, torch.float32)

@@ -49,9 +49,9 @@ class Sizes:
     """What a run's model and one micro-batch of its steps take, in bytes and numbers.
 
     weights: as they are held. loaded: in float32, as they are read. trained: numbers of one example's
-    gradient. adapter: numbers of all factors. activations: what a forward pass leaves for the backward
-    pass of a micro-batch. most: what stands at once in such a step, beside weights. rows, tokens: its
-    shape. vocabulary, width: of a language model's output layer, 0 without one.
+    gradient. adapter: numbers of all factors. activations: what a forward pass leaves for the
+    backward pass of a micro-batch. most: what stands at once in such a step, beside weights. rows,
+    tokens: its shape. vocabulary, width: of a language model's output layer, 0 without one.
     """
 
     weights: float
@@ -77,6 +77,9 @@ def sizes(settings: Settings, trains: tuple[str, ...], rows: int, tokens: int) -
         weights, loaded, numbers = _weights(
             body, head and head.head, model.dtype, model.quantization
         )
+        largest = max((p.numel() for p in body.parameters()), default=0)
+        if model.stored:
+            _narrow(body)
         attached = _attached(body, settings, trains)
         outline = Outline(
             attached, nn.Identity(), precision=_precision(settings), head_trains=False
@@ -97,7 +100,8 @@ def sizes(settings: Settings, trains: tuple[str, ...], rows: int, tokens: int) -
             hooks.cleanup()
     table = None if head is None else head.head.weight
     return Sizes(
-        weights, loaded, numbers, trained, factors, activations, live.most, rows, tokens,
+        weights, loaded, numbers, trained, factors, activations,
+        live.most + (4 * largest if model.stored else 0), rows, tokens,
         0 if table is None else int(table.shape[0]), 0 if table is None else int(table.shape[1]),
     )  # fmt: skip
 
@@ -138,6 +142,16 @@ def _attached(body: nn.Module, settings: Settings, trains: tuple[str, ...]) -> A
         setattr(holder, last, layers[name])
     set_trainable(layers, trains)
     return Attached(body, layers, AdapterState({}))
+
+
+def _narrow(body: nn.Module) -> None:
+    """Let plain layers be such as hold less: what they make of their weights for a product goes."""
+    for module in list(body.modules()):
+        plain = KINDS.get(type(module))
+        if plain is not None:
+            held: Any = module
+            held.weight = nn.Parameter(held.weight.to(torch.bfloat16), requires_grad=False)
+            module.__class__ = plain
 
 
 def _weights(

@@ -11,6 +11,7 @@ from fedsvd.adapters import lora
 from fedsvd.models.base import Model
 
 CHUNK_BYTES = 2**26  # of logits in float32 that stand in memory at once
+PIECE = 2**10  # of the vocabulary whose products are summed at once
 
 
 @final
@@ -102,6 +103,20 @@ def _working(weight: Tensor) -> torch.dtype:
     return torch.float32 if weight.dtype == torch.bfloat16 else weight.dtype
 
 
+def _add_product(out: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left (m, V) @ right (V, d) to out (m, d), on the CPU over V piece by piece.
+
+    For few rows kernels there sum all V products one after another, by which the float32 gradient of
+    an example that is alone was off by 7e-5 at V = 49,152, and in a batch by 7e-7.
+    """
+    if left.device.type != "cpu":
+        out += (left @ right).to(out.dtype)
+        return
+    for start in range(0, left.shape[1], PIECE):
+        piece = slice(start, start + PIECE)
+        out += (left[:, piece] @ right[piece]).to(out.dtype)
+
+
 class _Chunked(torch.autograd.Function):
     """-log p of m target tokens from hidden states (m, d), without all m x V logits at once.
 
@@ -134,7 +149,7 @@ class _Chunked(torch.autograd.Function):
                 slope = scale if cap is None else scale * (1 - (logits / cap).square())
                 moved = (logits - top).exp_()
                 moved.scatter_add_(1, at, torch.full_like(at, -1, dtype=moved.dtype))
-                gradient[part] = ((moved * slope).to(dtype) @ narrow).to(hidden.dtype)
+                _add_product(gradient[part], (moved * slope).to(dtype), narrow)
         ctx.gradient = gradient
         ctx.mark_non_differentiable(right)
         return losses, right
