@@ -88,13 +88,14 @@ def expanded(layer: nn.Module, dtype: torch.dtype) -> Tensor:
         return (weight * (scale / 127).unsqueeze(1)).to(dtype)
     if kind == "nf4":
         functional: Any = _bitsandbytes("nf4").functional
-        shape = torch.Size((layer.out_features, layer.in_features))  # type: ignore[arg-type]
+        shape = shape_of(layer)
+        absmax: Any = layer.absmax
         state = functional.QuantState(
-            absmax=layer.absmax, shape=shape, code=layer.code, blocksize=BLOCK, quant_type="nf4",
-            dtype=dtype,
+            absmax=absmax, shape=torch.Size((len(absmax), BLOCK)), code=layer.code, blocksize=BLOCK,
+            quant_type="nf4", dtype=dtype,
         )  # fmt: skip
-        found: Tensor = functional.dequantize_4bit(weight, state)
-        return found
+        flat: Tensor = functional.dequantize_4bit(weight, state).flatten()
+        return flat[: shape[0] * shape[1]].view(shape)
     return weight.to(dtype)
 
 
@@ -156,8 +157,10 @@ def quantise(model: nn.Module, kind: str, name: str) -> None:
     for layer in layers:
         weight = layer.weight.detach().float()
         if kind == "nf4":
+            # As rows of one block: on the CPU a block over the ends of rows comes back wrong.
+            blocks = F.pad(weight.flatten(), (0, -weight.numel() % BLOCK)).view(-1, BLOCK)
             packed, state = functional.quantize_4bit(
-                weight, blocksize=BLOCK, quant_type="nf4", compress_statistics=False
+                blocks, blocksize=BLOCK, quant_type="nf4", compress_statistics=False
             )
             absmax = state.absmax
             layer.register_buffer("code", state.code, persistent=False)

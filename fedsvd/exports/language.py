@@ -1,5 +1,6 @@
 """A finished run as a language model."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,19 @@ class LoadedLanguageModel:
             for start in range(0, len(told), batch)
             for said in self._continued(told[start : start + batch], max_new_tokens)
         ]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model with its adapter merged into its weights, in float32, and the tokeniser.
+
+        The folder is for `AutoModelForCausalLM`, `pipeline("text-generation")` and whatever serves
+        models in Transformers' form.
+        """
+        network: Any = copy.deepcopy(self.network)
+        if hasattr(network, "merge_and_unload"):
+            network = network.merge_and_unload()
+        network.config.use_cache = True  # as for generation
+        network.save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))
 
     @property
     def _device(self) -> torch.device:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
-from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
+from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, pipeline
 
 import fedsvd
 from fedsvd.client.dropout import keys_of_step, own_losses
@@ -219,6 +219,10 @@ def test_what_a_run_leaves_is_the_model_that_was_trained(tmp_path):
     assert len({len(p.split()) for p in prompts}) > 1
     said = loaded.generate(prompts, max_new_tokens=6)
     assert said == [loaded.generate(p, max_new_tokens=6)[0] for p in prompts]
+    loaded.save(tmp_path / "whole")
+    made = pipeline("text-generation", model=str(tmp_path / "whole"), device="cpu")
+    given = {"max_new_tokens": 6, "do_sample": False, "return_full_text": False}
+    assert [made(p, **given)[0]["generated_text"] for p in prompts[:2]] == said[:2]
     first = tokenizer()(prompts[0], return_tensors="pt")
     whole = network.generate(**first, max_new_tokens=6, do_sample=False)
     assert said[0] == tokenizer().decode(

@@ -135,3 +135,18 @@ def test_a_row_that_cannot_be_used_is_told_with_file_and_line(tmp_path, name):
 def test_settings_that_do_not_fit_are_refused(tmp_path, more, why):
     with pytest.raises(InputError, match=why):
         build_worker(compose_settings(*given(tmp_path, *more)))
+
+
+def test_the_published_setting_and_instruction_tuning_compose():
+    found = compose_settings("+experiment=paper/hellaswag")
+    assert (found.task, found.model.name) == ("choice", "HuggingFaceTB/SmolLM-360M")
+    assert (found.partition.name, found.partition.column) == ("dirichlet", "activity_label")
+    assert (found.training.optimizer, found.privacy.epsilon, found.clients.number) == (
+        "adamw",
+        6,
+        6,
+    )
+    assert found.data.labels == ("0", "1", "2", "3")
+    found = compose_settings("+experiment=llm/instruct", "model.name=m", "data.path=d")
+    assert (found.data.messages, found.training.gradient_checkpointing) == ("messages", True)
+    assert (found.model.dtype, found.model.attention) == ("bfloat16", "auto")
