@@ -1,8 +1,8 @@
 """python -m benchmarks.language [--rows N] [--tokens T] [--repeats N] [--threads N]: SmolLM2's steps.
 
 Processor seconds of a DP-SGD step, of a step without privacy on the same model, and of a step of
-PEFT's LoRA with Transformers' own loss; tokens a second of each; their memory with and without
-checkpointing, on tensors that hold no values. Needs `python -m fedsvd.tasks smollm2`.
+PEFT's LoRA with Transformers' own loss; tokens a second of each; the memory of a step with and
+without checkpointing, on tensors that hold no values. Needs `python -m fedsvd.tasks smollm2`.
 """
 
 import argparse
@@ -10,7 +10,9 @@ import statistics
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from omegaconf import OmegaConf
 
 from benchmarks.common import machine
 from fedsvd.client.training import plain_step
@@ -21,6 +23,7 @@ from fedsvd.data.tokens import Tokens
 from fedsvd.factors import factors_of
 from fedsvd.footprint.outline import sizes
 from fedsvd.privacy.dpsgd import dp_step, make_optimizer
+from fedsvd.privacy.hooks import Hooks
 from fedsvd.settings import Settings
 
 GIVEN = [
@@ -31,8 +34,6 @@ GIVEN = [
 
 
 def settings_of(*more: str) -> Settings:
-    from omegaconf import OmegaConf
-
     return from_config(OmegaConf.to_container(compose([*GIVEN, *more]), resolve=True))  # type: ignore[arg-type]
 
 
@@ -45,21 +46,25 @@ def some(rows: int, tokens: int) -> Tokens:
     return Tokens({"input_ids": ids}, none, none + tokens, 0, counted=counted)
 
 
-def of_worker(worker: Worker, rows: int, tokens: int, private: bool) -> Callable[[], object]:
-    worker.tokens = some(rows, tokens)
+def of_worker(worker: Worker, hooks: Hooks, rows: int, private: bool) -> Callable[[], object]:
+    """Return a step of DP-SGD, or without privacy, with the same model."""
     parameters = list(worker.model.trainable().values())
     sgd = torch.optim.SGD(parameters, lr=0.1)
     group = [list(range(rows))]
-    if not private:
-        return lambda: plain_step(worker.losses, sgd, group, float(rows), 1.0)
-    import numpy as np
-
     optimizer = make_optimizer(
         sgd, noise_multiplier=1.0, clip_norm=1.0, expected_batch=float(rows),
-        generator=np.random.Generator(np.random.Philox(0)),
-        gradients=worker.plan.gradients,
+        generator=np.random.Generator(np.random.Philox(0)), gradients="hooks",
     )  # fmt: skip
-    return lambda: dp_step(optimizer, group, worker.losses)
+
+    def step() -> None:
+        if private:
+            hooks.enable_hooks()
+            dp_step(optimizer, group, worker.losses)
+        else:
+            hooks.disable_hooks()
+            plain_step(worker.losses, sgd, group, float(rows), 1.0)
+
+    return step
 
 
 def of_transformers(rows: int, tokens: int, precision: str) -> Callable[[], object]:
@@ -86,13 +91,13 @@ def of_transformers(rows: int, tokens: int, precision: str) -> Callable[[], obje
 
 
 def steps(rows: int, tokens: int, repeats: int) -> None:
-    private = build_worker(settings_of("training.local_steps=1"))
+    worker = build_worker(settings_of("privacy=none"))
+    worker.tokens = some(rows, tokens)
+    hooks = Hooks(worker.model)
     variants = {
-        "step without privacy": of_worker(
-            build_worker(settings_of("privacy=none")), rows, tokens, False
-        ),
-        f"DP-SGD step ({private.plan.gradients})": of_worker(private, rows, tokens, True),
-        "PEFT and Transformers": of_transformers(rows, tokens, private.precision),
+        "step without privacy": of_worker(worker, hooks, rows, False),
+        "DP-SGD step": of_worker(worker, hooks, rows, True),
+        "PEFT and Transformers": of_transformers(rows, tokens, worker.precision),
     }
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(repeats + 1):
@@ -102,7 +107,7 @@ def steps(rows: int, tokens: int, repeats: int) -> None:
             if turn:  # the first one warms up
                 seconds[name].append(time.process_time() - began)
     base = statistics.median(seconds["step without privacy"])
-    print(f"\nSteps of {rows} x {tokens} tokens in {private.precision}, medians of {repeats}")
+    print(f"\nSteps of {rows} x {tokens} tokens in {worker.precision}, medians of {repeats}")
     for name, found in seconds.items():
         each = statistics.median(found)
         print(f"{name:26}{each:>8.2f} s of processor{rows * tokens / each:>9.0f} tokens a second"

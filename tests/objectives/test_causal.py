@@ -132,7 +132,7 @@ def test_the_gradient_of_few_tokens_is_as_exact_as_that_of_many(rows):
     targets = torch.randint(49152, (rows,), generator=generator)
     found = []
     for dtype in (torch.float32, torch.float64):
-        x = hidden.to(dtype).requires_grad_(True)
+        x = hidden.detach().clone().to(dtype).requires_grad_(True)
         losses, _ = _Chunked.apply(x, weight.to(dtype), None, targets, 1.0, None, False)
         losses.sum().backward()
         found.append(x.grad.double())
@@ -220,9 +220,9 @@ def test_what_a_run_leaves_is_the_model_that_was_trained(tmp_path):
     said = loaded.generate(prompts, max_new_tokens=6)
     assert said == [loaded.generate(p, max_new_tokens=6)[0] for p in prompts]
     loaded.save(tmp_path / "whole")
-    made = pipeline("text-generation", model=str(tmp_path / "whole"), device="cpu")
-    given = {"max_new_tokens": 6, "do_sample": False, "return_full_text": False}
-    assert [made(p, **given)[0]["generated_text"] for p in prompts[:2]] == said[:2]
+    speaks = pipeline("text-generation", model=str(tmp_path / "whole"), device="cpu")
+    how = {"max_new_tokens": 6, "do_sample": False, "return_full_text": False}
+    assert [speaks(p, **how)[0]["generated_text"] for p in prompts[:2]] == said[:2]
     first = tokenizer()(prompts[0], return_tensors="pt")
     whole = network.generate(**first, max_new_tokens=6, do_sample=False)
     assert said[0] == tokenizer().decode(
