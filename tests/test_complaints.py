@@ -53,7 +53,7 @@ def test_a_complaint_in_our_words(given, message):
         compose("config", given.split())
     told = explain(caught.value)
     assert message in told
-    for word in ("provider=", "path:", "pkg://", "https://", "struct", "UNQUOTED_CHAR", "\n"):
+    for word in ("provider=", "path:", "pkg://", "https://", "in struct", "UNQUOTED_CHAR", "\n"):
         assert word not in told
 
 

@@ -111,7 +111,10 @@ def told(plan: Plan, settings: Settings) -> list[str]:
         lines.append("engine=ray: so much in each worker, and in the process that starts them")
     if plan.most <= plan.room:
         return [*lines, "it fits"]
-    return [*lines, "it does not fit; what to change:", *advice(plan, settings)]
+    found = advice(plan, settings)
+    if plan.loading > plan.step:
+        found.append("  weights are read in float32 before they are held in fewer bytes")
+    return [*lines, "it does not fit; what to change:", *(found or ["  the model, or the machine"])]
 
 
 def advice(plan: Plan, settings: Settings) -> list[str]:
