@@ -46,7 +46,9 @@ class LoadedLanguageModel:
         training. Raises InputError that names the number of the first row (from 1) that cannot be
         used.
         """
-        texts = self._conversations(rows) if self.messages else rows_of(rows, self.columns)
+        texts: Sequence[tuple[str, ...]] = (
+            self._conversations(rows) if self.messages else rows_of(rows, self.columns)
+        )
         name, longest = self.model.name, self.model.max_length
         if self.chooses:
             texts = [(context, joined(context, ending)) for context, ending in texts]

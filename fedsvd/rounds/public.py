@@ -42,6 +42,7 @@ class WorkerView(PublicView):
                     p.grad = None
                 loss.backward()  # blocks that run again put gradients on parameters alone
                 for name, p in named.items():
+                    assert p.grad is not None
                     sums[name] += p.grad
                     p.grad = None
         finally:
