@@ -79,7 +79,7 @@ KINDS: dict[type[nn.Module], type[nn.Module]] = {
 
 def expanded(layer: nn.Module, dtype: torch.dtype) -> Tensor:
     """Return the weight (d_out, d_in) of a stored linear layer in a dtype."""
-    weight: Tensor = layer.weight.detach()  # type: ignore[assignment,operator]
+    weight: Tensor = layer.weight.detach()  # type: ignore[operator]
     if isinstance(layer, Conv1D):
         return weight.mT.to(dtype)
     kind = getattr(layer, "quantised", "")
