@@ -3,6 +3,7 @@
     python -m fedsvd.run +experiment=dp_eps1
     python -m fedsvd.run -m +experiment=dp_eps1 privacy.epsilon=1,3,6 hydra/launcher=ray
     python -m fedsvd.run --list
+    python -m fedsvd.run +experiment=dp_eps1 --plan
     python -m fedsvd.run +experiment=dp_eps1 strategy._target_=my_lab.MyStrategy
     python -m fedsvd.run resume=outputs/2026-01-01/12-00-00
 
@@ -106,6 +107,20 @@ def _main(arguments: list[str]) -> int:
         from fedsvd.listing import listing
 
         say(listing(config_folder()))
+        return 0
+    if "--plan" in arguments:
+        from omegaconf import OmegaConf
+
+        from fedsvd.composing import compose
+        from fedsvd.config import from_config
+
+        config = compose([a for a in arguments if a != "--plan"])
+        composed: Any = OmegaConf.to_container(config, resolve=True)
+        settings = from_config(composed)
+        from fedsvd.footprint.plan import make_plan, told  # PyTorch is slow to import
+
+        for line in told(make_plan(settings), settings):
+            say(line)
         return 0
     asks = [a for a in arguments if a in ("--help", "-h")]
     if asks and "--hydra-help" not in arguments:

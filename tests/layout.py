@@ -8,6 +8,7 @@ from pathlib import Path
 ORDER = (
     "fedsvd.__main__", "fedsvd", "fedsvd.run", "fedsvd.flower_app", "fedsvd.sweep", "fedsvd.calling",
     "fedsvd.command", "fedsvd.listing", "fedsvd.helping", "fedsvd.allowed",
+    "fedsvd.footprint",
     "fedsvd.audit", "fedsvd.tasks",
     "fedsvd.execute", "fedsvd.experiment",
     "fedsvd.results", "fedsvd.testing", "fedsvd.recorders", "fedsvd.checkpoints", "fedsvd.exports",

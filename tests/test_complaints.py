@@ -11,8 +11,9 @@ from fedsvd.composing import config_folder, explain
 from fedsvd.settings import Settings
 
 TOLD = [
-    ("data=nope", "data: 'nope' is not allowed; choose from folder, mnli, multiemo, "
-     "newsgroups, qnli, qqp, rotten_tomatoes, snli, squad_pairs, squad_qa, sst2, vader, vitaminc"),
+    ("data=nope", "data: 'nope' is not allowed; choose from folder, hellaswag, mnli, "
+     "multiemo, newsgroups, qnli, qqp, rotten_tomatoes, snli, squad_choice, squad_pairs, squad_qa, "
+     "sst2, vader, vitaminc"),
     ("privacy=dp-sgd", "privacy: 'dp-sgd' is not allowed (did you mean 'dp_sgd'?); choose from "
      "client_level, dp_sgd, none"),
     ("hydra/launcher=rai", "hydra/launcher: 'rai' is not allowed (did you mean 'ray'?); choose from "
@@ -52,7 +53,7 @@ def test_a_complaint_in_our_words(given, message):
         compose("config", given.split())
     told = explain(caught.value)
     assert message in told
-    for word in ("provider=", "path:", "pkg://", "https://", "struct", "UNQUOTED_CHAR", "\n"):
+    for word in ("provider=", "path:", "pkg://", "https://", "in struct", "UNQUOTED_CHAR", "\n"):
         assert word not in told
 
 

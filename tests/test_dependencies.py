@@ -71,8 +71,11 @@ def test_what_is_imported_is_declared():
     lacking = undeclared(modules, declared())
     # What prepares data of other formats asks for its own extra.
     left = {m: place for m, place in lacking.items() if "/fedsvd/tasks/" not in place}
-    assert undeclared(left, declared("partitioners")) == {}
-    assert undeclared(lacking, declared("tasks") | declared("partitioners")) == {}
+    assert undeclared(left, declared("partitioners") | declared("quantization")) == {}
+    assert (
+        undeclared(lacking, declared("tasks") | declared("partitioners") | declared("quantization"))
+        == {}
+    )
 
 
 def test_what_is_declared_is_imported():

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from fedsvd.adapters.stored import expanded, is_stored
+from fedsvd.errors import InputError
 from fedsvd.lowrank import LowRank
 
 NAME = "default"  # PEFT's name for the one adapter
@@ -16,16 +18,32 @@ LINEAR = (nn.Linear, Conv1D)
 def weight_of(base: nn.Module) -> Tensor:
     """Return the weight of a linear layer as (d_out, d_in), sharing its memory.
 
-    GPT-2's Conv1D stores it transposed.
+    GPT-2's Conv1D stores it transposed. Of a layer that holds it in fewer bytes it is a copy in
+    float32.
     """
+    if is_stored(base):
+        return expanded(base, torch.float32)
     weight: Tensor = base.weight  # type: ignore[assignment]
     return weight.detach().mT if isinstance(base, Conv1D) else weight.detach()
 
 
 @torch.no_grad()
 def set_weight(base: nn.Module, value: Tensor) -> None:
-    """Overwrite the weight of a linear layer with a (d_out, d_in) value."""
+    """Overwrite the weight of a linear layer with a (d_out, d_in) value.
+
+    Raises InputError for one that is held in fewer bytes: it could not hold the value.
+    """
+    refuse_stored(base)
     weight_of(base).copy_(value)
+
+
+def refuse_stored(base: nn.Module) -> None:
+    """Raise InputError for a layer whose frozen weight cannot be changed, as it is rounded."""
+    if is_stored(base):
+        raise InputError(
+            "model.dtype, model.quantization: a frozen weight is to change that is held in fewer "
+            "bytes than float32; set model.dtype=float32 and model.quantization=none"
+        )
 
 
 class Adapted(nn.Module, ABC):

@@ -2,7 +2,7 @@
 
 import inspect
 
-from fedsvd.adapters.base import Adapter
+from fedsvd.adapters.base import Adapter, Initialiser
 from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.plugins import find_plugin
 from fedsvd.settings import AdapterSettings, Settings
@@ -68,6 +68,22 @@ def check_inputs(settings: Settings) -> None:
             f"at least 1, or data.label_texts given, with adapter {label} under privacy, which looks "
             "at the gradient of texts with labels that no client holds",
         )  # fmt: skip
+
+
+def check_stored(settings: Settings) -> None:
+    """Raise InputError for an adapter that changes frozen weights, or asks for their gradients.
+
+    Weights that are held in fewer bytes than float32 can do neither.
+    """
+    if settings.adapter.name == "none" or not settings.model.stored:
+        return
+    adapter = build_adapter(settings.adapter)
+    if isinstance(adapter, Initialiser) and not adapter.absorbs and not adapter.needs_gradients:
+        return
+    raise wrong(
+        "adapter", settings.adapter.label,
+        f"one that leaves frozen weights as they are, as lora, with {settings.model.stored}",
+    )  # fmt: skip
 
 
 def stand_in(settings: Settings) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fedsvd.adapters.adapted import NAME, Adapted, set_weight, weight_of
+from fedsvd.adapters.adapted import NAME, Adapted, refuse_stored, set_weight, weight_of
 from fedsvd.adapters.base import Adapter, Initialiser, Inputs, Parametrisation, Site
 from fedsvd.adapters.build import build_adapter
 from fedsvd.adapters.dora import MagnitudeAndDirection
@@ -264,6 +264,7 @@ def _write_base(module: nn.Module, W: torch.Tensor | None) -> None:
     kept = dict(module.named_buffers(recurse=False)).get(ORIGINAL)
     if W is None and kept is None:
         return
+    refuse_stored(module.get_base_layer())  # type: ignore[operator]
     weight = weight_of(module.get_base_layer())  # type: ignore[operator]
     if kept is None:
         kept = weight.clone()

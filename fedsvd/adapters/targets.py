@@ -7,8 +7,9 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from fedsvd.adapters.adapted import LINEAR, weight_of
+from fedsvd.adapters.adapted import LINEAR
 from fedsvd.adapters.blocks import find_blocks
+from fedsvd.adapters.stored import shape_of
 from fedsvd.errors import InputError, wrong
 from fedsvd.settings import AdapterSettings
 from fedsvd.settings.model import UPPER_THIRD
@@ -52,7 +53,7 @@ def find_layers(
     if settings.layers is not None:
         chosen = _in_upper(backbone, chosen, settings.layers)
     ranks = {
-        name: min(weight_of(module).shape) if settings.rank is None else settings.rank
+        name: min(shape_of(module)) if settings.rank is None else settings.rank
         for name, module in linear.items()
         if name in chosen
     }
@@ -62,7 +63,7 @@ def find_layers(
             raise wrong("adapter.ranks", pattern, "a name or pattern of a layer in adapter.targets")
         ranks.update(dict.fromkeys(fitting, rank))
     for name, rank in ranks.items():
-        sizes = weight_of(linear[name]).shape
+        sizes = shape_of(linear[name])
         if rank > min(sizes):
             raise wrong("adapter.rank", rank, f"at most {min(sizes)} ({name})")
     return ranks
@@ -83,7 +84,7 @@ def groups_of(backbone: nn.Module, names: Collection[str], size: int) -> dict[st
         if isinstance(module, LINEAR):
             block = BLOCK.search(name)
             place = (name,) if block is None else (BLOCK.sub("*", name, 1), int(block[0]) // size)
-            keys[name] = (*place, weight_of(module).shape)
+            keys[name] = (*place, shape_of(module))
             groups.setdefault(keys[name], []).append(name)
     return {name: tuple(groups[keys[name]]) for name in names}
 

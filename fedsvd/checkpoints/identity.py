@@ -12,6 +12,7 @@ import torch
 from fedsvd import randomness
 from fedsvd.client.worker import Worker
 from fedsvd.errors import InputError
+from fedsvd.models.backbone import attention_of
 from fedsvd.settings import Settings
 from fedsvd.version import __version__
 
@@ -22,7 +23,7 @@ FREE = (
     "engine.address", "engine.threads", "recorder.name", "recorder.checkpoint_every",
     "recorder.keep", "faults.deadline", "data.name", "data.path", "data.package", "data.file",
     "data.hub", "model.package", "model.folder", "model.revision", "training.precision",
-    "training.cache", "privacy.gradients",
+    "training.cache", "training.gradient_checkpointing", "privacy.gradients",
 )  # fmt: skip
 
 
@@ -58,11 +59,13 @@ def surroundings(worker: Worker) -> dict[str, Any]:
         threads = threads_of(settings.engine)
     else:
         threads = torch.get_num_threads()
+    attention = attention_of(settings.model)
     # What was chosen is compared, not what was asked for; hooks are what there was before.
     chosen = worker.plan.gradients
     return {
         **({"privacy.gradients": chosen} if chosen == "loop" else {}),
         **({"training.cache": "on"} if worker.kept is not None else {}),
+        **({"model.attention": attention} if attention != "eager" else {}),
         "fedsvd": __version__,
         "torch": torch.__version__,
         "randomness": randomness.SCHEME,

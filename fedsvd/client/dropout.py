@@ -9,7 +9,7 @@ element's place in the example. Batch, order and padding are not in it.
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, final
 
 import torch
@@ -107,6 +107,23 @@ def own_losses(
             return losses(rows)
 
     return own
+
+
+def standing() -> Callable[[], AbstractContextManager[object]]:
+    """Return what draws the same masks again as those from here on, once this pass is over."""
+    mode = next(
+        (m for m in _get_current_function_mode_stack() if isinstance(m, KeyedDropout)), None
+    )
+    if mode is None or mode.keys is None:
+        return nullcontext
+    keys, calls = list(mode.keys), mode.calls
+
+    def again() -> KeyedDropout:
+        found = KeyedDropout(keys)
+        found.calls = calls
+        return found
+
+    return again
 
 
 def clear() -> None:

@@ -81,7 +81,7 @@ def checked(worker: Worker, trains: Sequence[str], classes: int) -> Hashable:
         s.task, worker.weights, repr((s.model, s.adapter)), tuple(named), tuple(kinds), tuple(trains),
         tuple(worker.left_out), classes, tuple(worker.tokens.columns), worker.tokens.pad_id,
         str(worker.device), torch.get_num_threads(), lower and lower.start,
-        worker.kept is not None and worker.kept.trains,
+        worker.kept is not None and worker.kept.trains, s.training.gradient_checkpointing,
     )  # fmt: skip
 
 
@@ -127,6 +127,9 @@ def _digest(tokens: Tokens, rows: Sequence[int]) -> bytes:
     _add(found, "labels", tokens.labels[index])
     if tokens.counted is not None and len(rows):
         _add(found, "counted", torch.cat([tokens.counted[int(row)] for row in rows]))
+    if tokens.choices is not None:
+        texts, each = tokens.scored
+        found.update(_digest(texts, [each * int(row) + i for row in rows for i in range(each)]))
     return found.digest()
 
 

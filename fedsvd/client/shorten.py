@@ -27,18 +27,24 @@ def shorten(model: Model, asked: Tokens, device: torch.device) -> list[Tail]:
 
 def _shortened(model: Classifier, asked: Tokens, device: torch.device) -> list[Tail]:
     before = _features(model, asked, device)
-    tails = []
-    for stack in [m for m in model.backbone.modules() if isinstance(m, nn.ModuleList)]:
+    made = tails(model.backbone, model.pooling)
+    if made and not _same(before, model, asked, device):
+        for tail in made:
+            tail.remove()
+        return []
+    return made
+
+
+def tails(backbone: nn.Module, pooling: str) -> list[Tail]:
+    """Put a `Tail` on every block of a backbone whose form is known and that is frozen."""
+    made = []
+    for stack in [m for m in backbone.modules() if isinstance(m, nn.ModuleList)]:
         for block in stack:
             parts = parts_of(block)
             if parts is not None and parts.plain:
-                first = model.pooling == "cls" and block is stack[-1]
-                tails.append(Tail(block, parts, first))
-    if tails and not _same(before, model, asked, device):
-        for tail in tails:
-            tail.remove()
-        return []
-    return tails
+                first = pooling == "cls" and block is stack[-1]
+                made.append(Tail(block, parts, first))
+    return made
 
 
 def _same(before: list[Tensor], model: Classifier, asked: Tokens, device: torch.device) -> bool:

@@ -22,8 +22,10 @@ def only_usable(
     and their number is told on stderr: an error would tell the server of them.
     """
     name = settings.model.name
-    most = taken(name, backbone, tokens)
-    long = torch.nonzero(tokens.lengths > most).flatten().tolist()
+    texts, each = tokens.scored
+    most = taken(name, backbone, texts)
+    lengths = texts.lengths.view(-1, each).amax(dim=1)
+    long = torch.nonzero(lengths > most).flatten().tolist()
     unfit = sorted({*tokens.empty, *long})
     if not unfit:
         return parts
@@ -40,7 +42,7 @@ def only_usable(
         hint = "take the row out, or another model"
     else:
         row, rest = long[0], len(long) - 1
-        length = int(tokens.lengths[row])
+        length = int(lengths[row])
         why = f"its text gives {length} tokens after truncation, {name!r} takes {most}"
         hint = f"set model.max_length to {most} at most"
     where = task.rows[row] if task.rows else task.source

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from fedsvd.adapters import lora
-from fedsvd.adapters.build import check_inputs
+from fedsvd.adapters.build import check_inputs, check_stored
 from fedsvd.adapters.targets import find_layers
 from fedsvd.client import dropout, remembered
 from fedsvd.client.gradients import settle
 from fedsvd.client.kept import Kept, keep
 from fedsvd.client.probe import SHORT, some_tokens, unreached
 from fedsvd.client.public import PublicTexts
+from fedsvd.client.recompute import recompute
 from fedsvd.client.shorten import shorten
 from fedsvd.client.texts import only_usable
 from fedsvd.client.use import Use
@@ -136,24 +137,27 @@ class Worker:
         kept = self.kept if self.kept is not None and self.kept.trains else None
         if flipped:
             batch = self.objective.flipped(batch, self.task.classes)
-        return self.objective.losses(self.model, batch, self._entering(rows, kept))
+        return self.objective.losses(self.model, batch, self._entering(self.tokens, rows, kept))
 
     @torch.inference_mode()
     def outputs(self, rows: Sequence[int]) -> Tensor:
         """Return the objective's outputs (n, k) of `rows`, on the CPU, computed in length order."""
-        out = torch.zeros(len(rows), self.objective.width(self.task.classes))
-        place = {int(row): i for i, row in enumerate(rows)}
+        tokens, each = self.tokens.scored
+        texts = [each * int(row) + i for row in rows for i in range(each)]
+        out = torch.zeros(len(texts), self.objective.width(self.task.classes) // each)
+        place = {text: i for i, text in enumerate(texts)}
         budget = TOKENS.get(self.device.type, TOKENS_ELSEWHERE)
-        for group in self.tokens.microbatches([int(r) for r in rows], budget):
-            batch = self.tokens.batch(group, self.device)
+        for group in tokens.microbatches(texts, budget):
+            batch = tokens.batch(group, self.device)
             index = torch.tensor([place[r] for r in group])
-            found = self.objective.outputs(self.model, batch, self._entering(group, self.kept))
+            entering = self._entering(tokens, group, self.kept)
+            found = self.objective.outputs(self.model, batch, entering)
             out[index] = found.float().cpu()
-        return out
+        return out.view(len(rows), -1)
 
-    def _entering(self, rows: Sequence[int], kept: Kept | None) -> Tensor | None:
+    def _entering(self, tokens: Tokens, rows: Sequence[int], kept: Kept | None) -> Tensor | None:
         """Return what enters the lowest adapted block of each row, None if the whole model runs."""
-        return None if kept is None else kept.entering(self.tokens, [int(row) for row in rows])
+        return None if kept is None else kept.entering(tokens, [int(row) for row in rows])
 
     def evaluate(self, state: AdapterState, rows: np.ndarray) -> dict[str, float]:
         """Return the loss and the objective's metrics of a state on rows of the task."""
@@ -226,6 +230,7 @@ def build_worker(settings: Settings) -> Worker:
     trains = factors_of(settings)
     if settings.partition.name != "own":
         check_inputs(settings)
+    check_stored(settings)
     files = files_now(settings.data)
     task, parts = deal(settings)
     # How many rows a node holds is known to nobody else, and nothing may depend on it.
@@ -270,6 +275,8 @@ def finish(worker: Worker) -> None:
         worker.objective,
     )  # fmt: skip
     shorten(model, asked, worker.device)
+    if settings.training.gradient_checkpointing:
+        recompute(model, asked, worker.device, worker.objective, worker.hooks)
     # Hidden states of a node's private texts are written nowhere.
     on_disk = settings.partition.name != "own"
     worker.kept, worker.blocks = keep(

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from fedsvd.data.conversation import short
+from fedsvd.data.endings import endings_of
 from fedsvd.data.rows import Table
 from fedsvd.errors import InputError
 from fedsvd.settings import DataSettings
@@ -50,6 +51,36 @@ def label_names(
             "data.labels: needed with data.label_type=indices, to say what they stand for"
         )
     return _found(settings, first_places(tables.values()), source)
+
+
+def ending_names(
+    settings: DataSettings, tables: Mapping[str, Table], private: bool
+) -> tuple[str, ...]:
+    """Return what the labels are called that say which ending is right, in the endings' order.
+
+    They are `data.labels`, or 0 to K - 1 for K endings, which every row of every part must have.
+    Raises InputError that names file and line of a row with another number, and under privacy where
+    the number is not declared.
+    """
+    names, first = settings.labels, None
+    if names is None and private:
+        raise InputError(
+            "data.labels: needed under privacy with task=choice, as how many endings a row has must "
+            "not depend on private rows; declare what its label can be: 'data.labels=[0,1,2,3]'"
+        )
+    for table in tables.values():
+        for row, texts in enumerate(table.texts):
+            number = len(endings_of(texts[1]))
+            if names is None:
+                names, first = tuple(map(str, range(number))), table.where(row)
+            if number != len(names):
+                declared = f"data.labels has {len(names)}"
+                other = declared if first is None else f"{first} has {len(names)}"
+                raise InputError(
+                    f"{table.where(row)}: column {settings.endings!r} holds {number} endings, {other}"
+                )
+    assert names is not None
+    return names
 
 
 def by_name(label: str, names: Sequence[str]) -> int | None:

@@ -8,6 +8,7 @@ from fedsvd.settings import Settings
 from fedsvd.settings.model import FIXED_HEADS
 
 LABELS = "data.labels (under privacy: their names, in the order of indices, as publicly known)"
+ENDINGS = "data.labels (under privacy: 0 to K - 1 for K endings of every row)"
 SIZE = (
     "data.public_size (about how many examples all clients hold together; or "
     "privacy.public_counts=true: the counts are public)"
@@ -33,8 +34,11 @@ def check_needed(settings: Settings) -> None:
     if path is None and data.hub is None and not packaged:
         lacks["data.path"] = "data.path (a folder, a file, or a hub id)"
     published = data.hub is not None if path is None else not path.exists()  # perhaps, by a hub
-    if settings.labelled and privacy.unit != "none" and data.labels is None and not published:
-        lacks["data.labels"] = LABELS
+    if privacy.unit != "none" and data.labels is None and not published:
+        if settings.labelled:
+            lacks["data.labels"] = LABELS
+        elif settings.task == "choice":
+            lacks["data.labels"] = ENDINGS
     if privacy.unit == "example" and not privacy.public_counts and data.public_size is None:
         lacks["data.public_size"] = SIZE
     words = settings.model.head_start == "texts" and settings.model.head not in FIXED_HEADS

@@ -2,7 +2,7 @@
 
 from pathlib import PurePath
 
-TASKS = ("multiemo", "newsgroups", "squad_pairs", "squad_qa", "vader", "vitaminc")
+TASKS = ("multiemo", "newsgroups", "squad_choice", "squad_pairs", "squad_qa", "vader", "vitaminc")
 MODELS = ("bert_tiny", "minilm_l3", "smollm2")
 
 

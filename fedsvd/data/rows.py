@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedsvd.data.conversation import conversation, short
+from fedsvd.data.endings import written
 from fedsvd.data.source import Source
 from fedsvd.errors import InputError, nearest
 from fedsvd.settings import DataSettings
@@ -85,8 +86,8 @@ def read_table(
 
 def _wanted(source: Source, settings: DataSettings) -> list[tuple[str, str]]:
     """Return the columns that are needed, each with the key that asks for it."""
-    of_text = "data.text" if settings.messages is None else "data.messages"
-    wanted = [(of_text, c) for c in settings.text]
+    keys = {settings.messages: "data.messages", settings.endings: "data.endings"}
+    wanted = [(keys.get(c, "data.text"), c) for c in settings.text]
     wanted += [("data.label", settings.label)] if settings.label is not None else []
     wanted += [("data.filter", c) for c in settings.filter or {}]
     wanted += [("data.id", settings.id)] if settings.id is not None else []
@@ -140,6 +141,8 @@ def _is(value: Any, told: str, classes: Sequence[str] | None) -> bool:
 def _read(value: Any, column: str, where: str, settings: DataSettings) -> str:
     if column == settings.messages:
         return conversation(value, f"{where}: column {column!r}")
+    if column == settings.endings:
+        return written(value, f"{where}: column {column!r}")
     return _text(value, column, where)
 
 

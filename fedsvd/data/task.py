@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedsvd.data.labels import label_names
+from fedsvd.data.labels import ending_names, label_names
 from fedsvd.data.reading import Reading, read_labels
 from fedsvd.data.rows import Table
 from fedsvd.data.sources import read_tables
@@ -79,7 +79,12 @@ def load_task(
     given = read_tables(settings, by_file)
     tables, source = given.parts, given.source
     _check_ids(tables)
-    names = label_names(settings, tables, source, private)
+    chooses = settings.endings in settings.text
+    if chooses:
+        names = ending_names(settings, tables, private)
+        settings = replace(settings, labels=names)
+    else:
+        names = label_names(settings, tables, source, private)
     if private:
         _check_rates(settings, tables)
     lenient = holder == "client"
@@ -91,7 +96,7 @@ def load_task(
         parts = {"train": np.concatenate(held), "validation": _none(), "test": _none()}
     else:
         parts = rows.parts
-        if not private:
+        if not private and not chooses:
             _check_seen(tables, rows, names)
     found = split(parts, rows.texts, settings, seed, source)
     for part in NEEDS[holder]:

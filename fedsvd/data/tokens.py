@@ -41,7 +41,9 @@ class Tokens:
     text; `lengths` (n,) counts tokens, of which `added` are the tokeniser's and not the text's.
     `counted`, where a loss is of tokens, says by row (t,) of which: every one is predicted from those
     before it, so the first never counts. `faults` say why nothing can be learnt of a row, beside what
-    is `empty`; `truncated` is how many rows were cut, None where nobody counted.
+    is `empty`; `truncated` is how many rows were cut, None where nobody counted. `choices`, where
+    rows have K endings, are the texts with each of them, those of row i from K i on; its own is with
+    the right one.
     """
 
     columns: dict[str, list[Tensor]]
@@ -52,6 +54,7 @@ class Tokens:
     counted: list[Tensor] | None = None
     faults: Mapping[int, str] = field(default_factory=dict)
     truncated: int | None = None
+    choices: "Tokens | None" = None
 
     @property
     def empty(self) -> list[int]:
@@ -60,6 +63,13 @@ class Tokens:
         if self.counted is not None:
             none = torch.tensor([not bool(c[1:].any()) for c in self.counted], dtype=torch.bool)
         return sorted({*torch.nonzero(none).flatten().tolist(), *self.faults})
+
+    @property
+    def scored(self) -> tuple["Tokens", int]:
+        """The texts that evaluations look at, and how many of them each row has."""
+        if self.choices is None:
+            return self, 1
+        return self.choices, len(self.choices.lengths) // max(1, len(self.lengths))
 
     def spelled(self, row: int) -> bytes:
         """Return a row's tokens as bytes that no other tokens have, for digests of an example."""

@@ -1,5 +1,6 @@
 """A finished run as a language model."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from fedsvd.data.conversation import conversation
+from fedsvd.data.endings import joined
 from fedsvd.errors import InputError
 from fedsvd.exports.parts import description, put_together, with_adapter
 from fedsvd.exports.texts import rows_of
 from fedsvd.models.decoder import body_of, load_language_model
 from fedsvd.models.usable import fit_tokenizer
-from fedsvd.objectives.causal import FILE, FOLDER
-from fedsvd.objectives.said import encode
+from fedsvd.objectives.language import FILE, FOLDER
+from fedsvd.objectives.said import encoded
 from fedsvd.settings import ModelSettings
 
 
@@ -25,7 +27,7 @@ class LoadedLanguageModel:
     """Tokeniser and language model with its adapter of a finished run, in float32.
 
     `messages` says that rows are conversations, `columns` how many texts a row has otherwise: 1 for
-    plain texts, 2 for a prompt and its completion.
+    plain texts, 2 for a prompt and its completion. `chooses`: it was trained to choose among endings.
     """
 
     tokenizer: Any
@@ -33,18 +35,26 @@ class LoadedLanguageModel:
     model: ModelSettings
     messages: bool
     columns: int
+    chooses: bool = False
 
     @torch.inference_mode()
     def score(self, rows: Any) -> Tensor:
         """Return the loss (n,) of each row, as in training: the mean of -log p of what is to be said.
 
         `rows` is a list of what the run's rows were: texts, pairs of prompt and completion, or lists
-        of messages. Longer rows are cut as in training. Raises InputError that names the number of
-        the first row (from 1) that cannot be used.
+        of messages; of a choice pairs of a context and an ending. Longer rows are cut as in
+        training. Raises InputError that names the number of the first row (from 1) that cannot be
+        used.
         """
-        texts = self._conversations(rows) if self.messages else rows_of(rows, self.columns)
+        texts: Sequence[tuple[str, ...]] = (
+            self._conversations(rows) if self.messages else rows_of(rows, self.columns)
+        )
         name, longest = self.model.name, self.model.max_length
-        table = encode(self.tokenizer, texts, self.messages, longest, name)
+        if self.chooses:
+            texts = [(context, joined(context, ending)) for context, ending in texts]
+        table = encoded(
+            self.tokenizer, texts, longest, name, messages=self.messages, ends=not self.chooses
+        )
         if table.faults:
             number = min(table.faults)
             raise InputError(f"texts: number {number + 1}: {table.faults[number]}")
@@ -60,6 +70,19 @@ class LoadedLanguageModel:
             losses[row] = each[batch.counted[0, 1:]].mean()
         return losses
 
+    def choose(self, rows: Sequence[tuple[str, Sequence[str]]]) -> list[int]:
+        """Return which of its endings each row (context, endings) has, from 0 on: the likeliest one.
+
+        It is that of the largest mean of log p over an ending's tokens. Raises InputError for a model
+        that was not trained with task=choice, and as `score` does.
+        """
+        if not self.chooses:
+            raise InputError("choose: this model was not trained with task=choice; use score")
+        return [
+            int(self.score([(context, ending) for ending in endings]).argmin())
+            for context, endings in rows
+        ]
+
     @torch.inference_mode()
     def generate(self, prompts: Any, max_new_tokens: int = 64, batch: int = 8) -> list[str]:
         """Return what the model says after each prompt, the likeliest token each time.
@@ -73,6 +96,19 @@ class LoadedLanguageModel:
             for start in range(0, len(told), batch)
             for said in self._continued(told[start : start + batch], max_new_tokens)
         ]
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model with its adapter merged into its weights, in float32, and the tokeniser.
+
+        The folder is for `AutoModelForCausalLM`, `pipeline("text-generation")` and whatever serves
+        models in Transformers' form.
+        """
+        network: Any = copy.deepcopy(self.network)
+        if hasattr(network, "merge_and_unload"):
+            network = network.merge_and_unload()
+        network.config.use_cache = True  # as for generation
+        network.save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))
 
     @property
     def _device(self) -> torch.device:
@@ -133,5 +169,10 @@ def load_language(folder: Path) -> LoadedLanguageModel:
     fit_tokenizer(model.name, body_of(network), tokenizer)
     network = with_adapter(folder, told, network)
     return LoadedLanguageModel(
-        tokenizer, network, model, bool(told["messages"]), int(told["text_columns"])
+        tokenizer,
+        network,
+        model,
+        bool(told["messages"]),
+        int(told["text_columns"]),
+        told.get("task") == "choice",
     )

@@ -18,8 +18,8 @@ from fedsvd.models.classifier import pool
 from fedsvd.models.fixed_heads import projections
 from fedsvd.models.heads import scores
 from fedsvd.models.usable import fit_tokenizer, taken
-from fedsvd.objectives.causal import FILE, FOLDER
 from fedsvd.objectives.classification import CLASSIFIER, HEAD
+from fedsvd.objectives.language import FILE, FOLDER
 from fedsvd.settings import ModelSettings
 
 FEATURES = ("pooling", "normalize", "scale")  # keys of `model` that a classifier needs beside

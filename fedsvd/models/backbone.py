@@ -14,7 +14,7 @@ from torch import nn
 from fedsvd.data.hub import hub_files, not_found
 from fedsvd.data.prepared import hint
 from fedsvd.data.sources import package_file
-from fedsvd.errors import InputError
+from fedsvd.errors import InputError, wrong
 from fedsvd.models.reported import pooler, refuse_reported
 from fedsvd.models.usable import usable
 from fedsvd.settings import ModelSettings
@@ -98,6 +98,21 @@ def load_backbone(settings: ModelSettings) -> nn.Module:
     return usable(settings.name, load_pretrained(settings, kind)).requires_grad_(False)
 
 
+def outlined(settings: ModelSettings, kind: Any = None) -> nn.Module:
+    """Return a model of the backbone's class from its config.json, frozen, in evaluation mode.
+
+    Its weights hold what Transformers draws, and under `FakeTensorMode` nothing. `kind` is a class of
+    Transformers' for configurations, by default that of backbones. Raises InputError.
+    """
+    from transformers import AutoModel, AutoModelForTextEncoding
+
+    config = _config(settings)
+    config.use_cache = False
+    kind = kind or (AutoModelForTextEncoding if _encoder(config) else AutoModel)
+    found: nn.Module = kind.from_config(config, attn_implementation=attention_of(settings))
+    return found.eval().requires_grad_(False)
+
+
 def load_pretrained(settings: ModelSettings, kind: Any) -> nn.Module:
     """Return a pretrained model in float32, frozen, in evaluation mode, on the CPU.
 
@@ -113,13 +128,12 @@ def load_pretrained(settings: ModelSettings, kind: Any) -> nn.Module:
     extra: dict[str, Any] = {}
     if config.model_type in ("bert", "roberta") and kind(config).__name__ == "AutoModel":
         extra["add_pooling_layer"] = False
-    # Eager attention: on short texts its CPU backward takes half the time of the fused one.
     model, report = _load(
         settings,
         kind(config).from_pretrained,
         config=config,
         dtype="float32",
-        attn_implementation="eager",
+        attn_implementation=attention_of(settings),
         use_safetensors=True,  # other weights are pickles
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are refused, by name
@@ -134,6 +148,25 @@ def load_pretrained(settings: ModelSettings, kind: Any) -> nn.Module:
                 value.zero_()  # an unused pooler, which Transformers draws anew in every process
     found: nn.Module = model.eval().requires_grad_(False)
     return found
+
+
+def attention_of(settings: ModelSettings) -> str:
+    """Return Transformers' name of the attention that a model gets.
+
+    "auto" is fused attention where there is a CUDA device, else eager: on short texts its backward
+    pass on the CPU takes half the time of the fused one. Raises InputError for one that is not there.
+    """
+    from transformers.utils import is_flash_attn_2_available
+
+    chosen = settings.attention
+    if chosen == "auto":
+        return "sdpa" if torch.cuda.is_available() else "eager"
+    if chosen == "flash_attention_2" and not is_flash_attn_2_available():
+        raise wrong(
+            "model.attention", chosen,
+            "eager, sdpa or auto here: it needs the package flash_attn and a CUDA device",
+        )  # fmt: skip
+    return chosen
 
 
 def _config(settings: ModelSettings) -> Any:

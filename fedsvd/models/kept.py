@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fedsvd.adapters.stored import store
 from fedsvd.data.kept import signature
 from fedsvd.models.backbone import load_backbone, locate
 from fedsvd.models.digest import weights_digest
@@ -39,6 +40,12 @@ def kept_backbone(settings: ModelSettings) -> tuple[nn.Module, str]:
     read anew. A model of the hub is read once by a process, whatever the hub has later.
     """
     global _held
+    if settings.stored:
+        _held = None
+        model = load_backbone(settings)
+        digest = weights_digest(model)  # of what was loaded, however it is held
+        store(model, settings.dtype, settings.quantization, settings.name)
+        return model, digest
     key = _key(settings)
     held = _held
     if held is None or key is None or held.key != key:
@@ -78,7 +85,7 @@ def _key(settings: ModelSettings) -> Hashable:
         held = signature(Path(source.location))
         if held is None:
             return None
-    return source, held, settings.name, settings.revision, settings.dropout
+    return source, held, settings.name, settings.revision, settings.dropout, settings.attention
 
 
 def _shared(model: nn.Module) -> nn.Module | None:

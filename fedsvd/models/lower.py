@@ -24,6 +24,7 @@ class Lower:
         self._returns: dict[
             int, int
         ] = {}  # by block: 0 for hidden states alone, or a tuple's length
+        self._before = [block.__dict__.get("forward") for block in self._blocks]
         self._mode = "whole"
         self._given: Tensor | None = None
         self._seen: Tensor | None = None
@@ -33,8 +34,10 @@ class Lower:
 
     def remove(self) -> None:
         """Give every block its own `forward` back."""
-        for block in self._blocks:
+        for block, before in zip(self._blocks, self._before, strict=True):
             block.__dict__.pop("forward", None)
+            if before is not None:
+                block.__dict__["forward"] = before
 
     @contextmanager
     def whole(self) -> Iterator[None]:

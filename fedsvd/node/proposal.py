@@ -24,13 +24,14 @@ OPEN: Mapping[str, frozenset[str]] = {
         {
             "optimizer", "lr", "schedule", "momentum", "weight_decay", "local_steps", "batch_size",
             "clip_norm", "precision", "microbatch_tokens", "factors", "cache",
+            "gradient_checkpointing",
         }
     ),
     "model": frozenset(
         {
             "name", "package", "folder", "revision", "pooling", "normalize", "head", "head_form",
             "head_init", "head_bias", "scale", "temperature", "head_cosine", "head_dim",
-            "max_length", "dropout",
+            "max_length", "dropout", "dtype", "attention", "quantization",
         }
     ),
     "adapter": frozenset(

@@ -93,6 +93,10 @@ class Objective(ABC):
         """Return the pretrained model as Transformers saves it, frozen, on the CPU; InputError."""
 
     @abstractmethod
+    def outline(self, settings: Settings) -> nn.Module:
+        """Return a backbone of the same shapes, frozen, whose weights are nobody's; InputError."""
+
+    @abstractmethod
     def backbone(self, settings: Settings) -> tuple[nn.Module, str]:
         """Return the pretrained backbone, frozen, on the CPU, and a digest of its weights.
 

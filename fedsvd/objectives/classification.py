@@ -14,7 +14,7 @@ from fedsvd.data.task import Task
 from fedsvd.data.tokens import Batch, Tokens, tokenise
 from fedsvd.errors import wrong
 from fedsvd.lowrank import AdapterState
-from fedsvd.models.backbone import load_backbone
+from fedsvd.models.backbone import load_backbone, outlined
 from fedsvd.models.base import Model
 from fedsvd.models.classifier import Classifier
 from fedsvd.models.fixed_heads import fixed_head
@@ -40,6 +40,8 @@ class Classification(Objective):
 
     def check(self, settings: Settings) -> None:
         """Refuse rows without a label."""
+        if settings.data.endings is not None:
+            raise wrong("data.endings", settings.data.endings, "used with task=choice")
         if settings.data.label is None or settings.data.messages is not None:
             key = "data.label" if settings.data.label is None else "data.messages"
             raise wrong(
@@ -76,6 +78,10 @@ class Classification(Objective):
     def pretrained(self, settings: Settings) -> nn.Module:
         """Return the backbone, which is all that comes pretrained."""
         return load_backbone(settings.model)
+
+    def outline(self, settings: Settings) -> nn.Module:
+        """Return the backbone's class from its configuration alone."""
+        return outlined(settings.model)
 
     def backbone(self, settings: Settings) -> tuple[nn.Module, str]:
         """Return the backbone without a head of its own."""

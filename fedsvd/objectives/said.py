@@ -17,14 +17,22 @@ Spans = list[tuple[int, int]]  # (first character, one behind the last) of what 
 def encode(
     tokenizer: Any, rows: Sequence[tuple[str, ...]], messages: bool, max_length: int, name: str
 ) -> Tokens:
+    """Return rows as tokens, with which of them are `counted`: see `encoded`."""
+    return encoded(tokenizer, rows, max_length, name, messages=messages)
+
+
+def encoded(
+    tokenizer: Any, rows: Sequence[tuple[str, ...]], max_length: int, name: str, *,
+    messages: bool = False, ends: bool = True,
+) -> Tokens:  # fmt: skip
     """Return rows as tokens, with which of them are `counted`: those that are to be said.
 
     A row is a plain text, of which every token counts; a prompt and its completion, of which the
-    completion's count and an end of text, where the tokeniser has one, after it; or, with `messages`,
-    a conversation in the tokeniser's chat template, of which the turns of the assistant count. A row
-    is tokenised as one text: a token counts if it ends within what is to be said. Rows are cut
-    after `max_length` tokens; `Tokens.truncated` says how many are. `name` is the model's. Raises
-    InputError for a tokeniser that cannot say where its tokens stand.
+    completion's count and, if it `ends`, an end of text after it, where the tokeniser has one; or,
+    with `messages`, a conversation in the tokeniser's chat template, of which the turns of the
+    assistant count. A row is tokenised as one text: a token counts if it ends within what is to be
+    said. Rows are cut after `max_length` tokens; `Tokens.truncated` says how many are. `name` is the
+    model's. Raises InputError for a tokeniser that cannot say where its tokens stand.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(f"model.name: the tokeniser of {name!r} does not say where tokens stand")
@@ -34,7 +42,9 @@ def encode(
     truncated = 0
     for start in range(0, len(rows), TOGETHER):
         told = list(_texts(tokenizer, rows[start : start + TOGETHER], messages, start, faults))
-        for i, (found, said) in enumerate(_tokens(tokenizer, told, messages), start):
+        for i, (found, said) in enumerate(
+            _tokens(tokenizer, told, ends and not messages, messages), start
+        ):
             if i not in faults and not said[1:].any():
                 faults[i] = "nothing that is to be said gives a token"
             elif i not in faults and not said[1:max_length].any():
@@ -103,7 +113,7 @@ def rendered(tokenizer: Any, messages: Sequence[dict[str, str]]) -> tuple[str, S
 
 
 def _tokens(
-    tokenizer: Any, told: Sequence[tuple[str, Spans]], messages: bool
+    tokenizer: Any, told: Sequence[tuple[str, Spans]], ends: bool, messages: bool
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (ids (t,) int64, counted (t,) bool) of each text, with an end after a completion."""
     encoded = tokenizer(
@@ -118,7 +128,9 @@ def _tokens(
         for first, last in spans:
             said |= (first < places[:, 1]) & (places[:, 1] <= last)
         completion = bool(spans) and not messages and spans[0][0] > 0
-        if completion and end is not None:
+        if completion and not ends and len(found) and found[-1] == end and not said[-1]:
+            found, said = found[:-1], said[:-1]  # a tokeniser may end every text by itself
+        if completion and ends and end is not None:
             # A tokeniser that ends every text by itself has said it already.
             if not len(found) or found[-1] != end:
                 found, said = np.append(found, end), np.append(said, False)

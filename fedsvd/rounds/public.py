@@ -49,9 +49,13 @@ class WorkerView(PublicView):
             ):
                 loss = worker.losses(group).sum() / len(rows)
                 total += float(loss.detach())
-                found = torch.autograd.grad(loss, list(named.values()))
-                for name, gradient in zip(named, found, strict=True):
-                    sums[name] += gradient
+                for p in named.values():
+                    p.grad = None
+                loss.backward()  # blocks that run again put gradients on parameters alone
+                for name, p in named.items():
+                    assert p.grad is not None
+                    sums[name] += p.grad
+                    p.grad = None
         finally:
             for p in resting:
                 p.requires_grad_(False)

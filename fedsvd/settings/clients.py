@@ -89,6 +89,7 @@ class TrainingSettings:
     precision: str = "auto"
     microbatch_tokens: int = 768
     factors: str = "auto"  # which of A, B train: what the strategy declares, or B, A, AB
+    gradient_checkpointing: bool = False  # blocks run again on the way back, to save memory
     cache: str = "auto"  # of what enters the lowest adapted block: auto, off, or bytes of memory
 
     def __post_init__(self) -> None:

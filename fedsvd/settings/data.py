@@ -21,6 +21,7 @@ class DataSettings:
     text: tuple[str, ...] = ("text",)  # one column, or two for sentence pairs
     label: str | None = "label"  # None: rows have no label
     messages: str | None = None  # a column of conversations, in place of texts, for task=causal
+    endings: str | None = None  # a column of lists of endings, for task=choice
     labels: tuple[str, ...] | None = None  # names of labels 0..K-1; None: found, without privacy
     label_type: str = "auto"  # whether labels in the data are "names" or "indices" of `labels`
     label_texts: tuple[tuple[str, ...], ...] | None = None  # public words for each label

@@ -27,8 +27,14 @@ class ModelSettings:
     head_dim: int = 8  # of the subspaces of the Grassmann heads
     max_length: int = 128
     dropout: float = 0.0
+    dtype: str = "float32"  # in which frozen matrices are held
+    attention: str = "eager"  # Transformers' implementation; auto: sdpa with a CUDA device
+    quantization: str = "none"  # of frozen linear layers, by bitsandbytes
 
     def __post_init__(self) -> None:
+        choice("model.dtype", self.dtype, ("bfloat16", "float32"))
+        choice("model.attention", self.attention, ATTENTION)
+        choice("model.quantization", self.quantization, ("int8", "nf4", "none"))
         choice("model.pooling", self.pooling, ("mean", "cls", "last"))
         choice("model.head", self.head, HEADS)
         choice("model.head_form", self.head_form, HEAD_FORMS)
@@ -59,6 +65,13 @@ class ModelSettings:
                 "model.head_init", "texts",
                 "'random' or 'zeros' with model.head_form=two_layer: texts start a linear head",
             )  # fmt: skip
+
+    @property
+    def stored(self) -> str:
+        """The settings by which frozen weights are held in fewer bytes than float32, "" for none."""
+        if self.quantization != "none":
+            return f"model.quantization={self.quantization}"
+        return "" if self.dtype == "float32" else f"model.dtype={self.dtype}"
 
     @property
     def logit_scale(self) -> float:
@@ -94,6 +107,7 @@ class ModelSettings:
 FIXED_HEADS = ("equiangular", "etf", "grassmann", "grassmann_fixed")
 TRAINED_HEADS = ("grassmann", "trained")
 HEADS = (*FIXED_HEADS, "frozen_random", "frozen_texts", "trained")
+ATTENTION = ("auto", "eager", "flash_attention_2", "sdpa")
 HEAD_FORMS = ("linear", "two_layer")
 PUBLISHED = {"equiangular": 1 / 0.07, "grassmann": 25.0, "grassmann_fixed": 25.0}  # scales
 HEAD_INITS = ("random", "texts", "zeros")

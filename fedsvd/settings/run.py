@@ -15,7 +15,7 @@ from fedsvd.settings.model import AdapterSettings, ModelSettings
 from fedsvd.settings.privacy import PrivacySettings
 from fedsvd.settings.start import StartSettings
 
-TASKS = ("classification", "causal")
+TASKS = ("classification", "causal", "choice")
 
 
 @dataclass(frozen=True)

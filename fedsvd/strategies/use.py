@@ -66,6 +66,12 @@ def check_use(settings: Settings, strategy: FlowerStrategy | None = None) -> Non
         _check_steps(settings, strategy)
     if not issubclass(found, Strategy):
         return
+    if "W" in found.broadcasts and settings.model.stored:
+        raise InputError(
+            f"strategy: {settings.strategy.target} changes frozen weights, and with "
+            f"{settings.model.stored} they are rounded; set model.dtype=float32 and "
+            "model.quantization=none, or use another strategy"
+        )
     trains = factors_of(settings)
     keeps = rule.keeps if isinstance(rule, Strategy) else found.keeps
     kept = set(keeps) & set(trains)

@@ -19,6 +19,7 @@ from fedsvd.tasks import (
     multiemo,
     newsgroups,
     smollm2,
+    squad_choice,
     squad_pairs,
     squad_qa,
     vader,
@@ -30,6 +31,7 @@ from fedsvd.terminal import guarded, say, status_of
 TASKS = {
     "squad_pairs": squad_pairs,
     "squad_qa": squad_qa,
+    "squad_choice": squad_choice,
     "vitaminc": vitaminc,
     "newsgroups": newsgroups,
     "vader": vader,

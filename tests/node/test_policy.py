@@ -87,7 +87,7 @@ def test_every_setting_is_open_or_closed_on_purpose():
     closed = {
         "data": {
             "name", "path", "package", "file", "filter", "hub", "hub_config", "text", "label",
-            "label_type", "messages", "splits", "validation", "test", "limit",
+            "label_type", "messages", "endings", "splits", "validation", "test", "limit",
             "limit_evaluation", "id", "client", "clients", "public",
         },
         "partition": {

@@ -118,7 +118,10 @@ def test_a_tokeniser_without_a_template_is_refused(tmp_path):
         (("attack=label_flip", "attack.clients=[0]"), "attack: 'label_flip'"),
         (("adapter=lora_ga", "data.label_texts=[[a],[b]]"), r"data\.label_texts: \[\['a'\]"),
         (("adapter=lora_ga",), r"data\.public: 0 is not allowed"),
-        (("task=choice",), r"task: 'choice' is not allowed.*causal, classification"),
+        (
+            ("task=choise",),
+            r"task: 'choise' is not allowed.*choose from causal, choice, classification",
+        ),
         (("task=classification", "data.messages=messages"), r"data\.messages: 'messages'"),
         (("data.text=[question,completion]",), r"no column 'question' \(data\.text\)"),
     ],

@@ -1,0 +1,106 @@
+"""python -m benchmarks.memory [NAME ...]: what `--plan` says beside what a run's process takes.
+
+Every case is planned and run in processes of their own; the peak is the system's (ru_maxrss).
+SmolLM2 needs `python -m fedsvd.tasks squad_qa smollm2`. Without names all cases run.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from fedsvd.composing import compose
+from fedsvd.config import from_config
+from fedsvd.footprint.plan import make_plan
+
+SHORT = [
+    "rounds=1", "training.local_steps=1", "clients.number=2", "clients.per_round=1",
+    "privacy.accountant=rdp", "recorder.test=false", "engine.threads=1",
+    "partition.min_examples=0",
+]  # fmt: skip
+QA = [
+    "task=causal", "data=squad_qa", "model=smollm2", "data.limit=40", "data.limit_evaluation=2",
+    "partition=iid", "training.microbatch_tokens=768", "training.batch_size=4",
+    "privacy=none", *SHORT,
+]  # fmt: skip
+LLAMA = {"vocab_size": 128256, "hidden_act": "silu", "max_position_embeddings": 8192}
+SHAPES = {
+    "1 billion": {
+        **LLAMA, "hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "intermediate_size": 8192, "tie_word_embeddings": True,
+    },
+    "8 billion": {
+        **LLAMA, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "intermediate_size": 14336, "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+CASES = {
+    "default": [*SHORT, "data.limit=600", "recorder.evaluate_examples=100"],
+    "smollm2": QA,
+    "smollm2, again": [*QA, "training.gradient_checkpointing=true"],
+    "smollm2, bf16": [*QA, "training.gradient_checkpointing=true", "model.dtype=bfloat16"],
+}
+
+
+def planned(overrides: list[str]) -> float:
+    """Return the peak that the plan says, in MiB."""
+    command = [sys.executable, "-m", "fedsvd.run", *overrides, "--plan"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    line = next(x for x in done.stdout.splitlines() if x.startswith("peak"))
+    return float(line.split()[1].replace(",", ""))
+
+
+def measured(overrides: list[str]) -> float:
+    """Return the peak of a run's process, in MiB."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "fedsvd.run", *overrides, f"hydra.run.dir={folder}/run"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    return usage.ru_maxrss / 1024
+
+
+def shapes() -> None:
+    """Print what Llama's shapes take under `+experiment=llm/instruct`, by the plan alone."""
+    import torch
+    from safetensors.torch import save_file
+
+    print(f"{'shape':10}{'':26}{'weights':>12}{'step beside':>14}{'reading':>12}")
+    for name, size in SHAPES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            given = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **size}
+            Path(folder, "config.json").write_text(json.dumps(given))
+            save_file({"none": torch.zeros(1)}, f"{folder}/model.safetensors")
+            for more in ("model.dtype=bfloat16", "model.quantization=nf4"):
+                overrides = [
+                    "+experiment=llm/instruct", f"model.name={folder}", "data.path=none",
+                    "data.public_size=10000", "model.attention=sdpa", "training.precision=bf16", more,
+                ]  # fmt: skip
+                config = OmegaConf.to_container(compose(overrides), resolve=True)
+                plan = make_plan(from_config(config))  # type: ignore[arg-type]
+                told = (plan.weights, plan.step - plan.weights - plan.data, plan.loading)
+                print(f"{name:10}{more:26}" + "".join(f"{x / 2**20:>8,.0f} MiB" for x in told))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(CASES))
+    parser.add_argument("--shapes", action="store_true", help="plans of Llama's shapes alone")
+    if parser.parse_args().shapes:
+        shapes()
+        return
+    print(f"{'case':24}{'planned':>12}{'measured':>12}{'ratio':>8}")
+    for name in parser.parse_args().names or CASES:
+        said, found = planned(CASES[name]), measured(CASES[name])
+        print(f"{name:24}{said:>8,.0f} MiB{found:>8,.0f} MiB{said / found:>8.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
