@@ -57,8 +57,8 @@ class WorkerView(PublicView):
                     sums[name] += p.grad
                     p.grad = None
         finally:
-            for p in resting:
-                p.requires_grad_(False)
+            for parameter in resting:
+                parameter.requires_grad_(False)
             if worker.hooks is not None:
                 worker.hooks.enable_hooks()
         return total, sums
