@@ -149,6 +149,10 @@ class Causal(Objective):
             "token_accuracy": float(right.sum() / count.sum()),
         }
 
+    def details(self, outputs: Tensor, labels: Tensor) -> dict[str, Any]:
+        """Return nothing: rows have no labels."""
+        return {}
+
     def prefix(self, backbone: nn.Module) -> str:
         """Return what the decoder is called in the whole model, as "model."."""
         known: Any = backbone
