@@ -96,7 +96,7 @@ class FileRecorder(Recorder):
 
         assert self._start is not None
         self._write(summary.ledger)
-        write_report(self._folder / "report.html", self._start, summary)
+        write_report(self._folder / "report.html", self._start, summary, self._config)
         write_json(self._folder / "summary.json", summary.values)
 
     def _write(self, ledger: Mapping[str, Any]) -> None:
