@@ -22,7 +22,8 @@ PUBLIC = frozenset({
     "round", *FIGURES, *(f"{kind}_{name}" for kind in ("subset", "raw") for name in FIGURES),
     "examples", "subset_examples", "macro_f1", "mcc", "confusion", "epsilon_max", "epsilon",
     "bytes_up", "bytes_down", "seconds", "train_seconds", "evaluate_seconds", "clip_norm",
-    "A_space", "A_space_start", "A_rows", "noise_share", "noise_ratios", "noise_floor", "not_aggregated", "ended",
+    "A_space", "A_space_start", "A_rows", "noise_share", "noise_ratios", "noise_floor",
+    "not_aggregated", "ended",
 })  # fmt: skip
 
 

@@ -22,7 +22,8 @@ from fedsvd.version import versions
 
 CONFUSION = "confusion"
 DETAILS = ("macro_f1", "mcc", CONFUSION)  # see Classification.details
-GLOBAL, PERSONAL = "the global model", "clients' own models, mean over clients"
+GLOBAL, AVERAGE = "the global model", "the average of global models"
+PERSONAL = "clients' own models, mean over clients"
 
 
 def evaluated(run: Run, last: bool) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def _exported(run: Run, test: bool) -> dict[str, float]:
 
 
 def _confusion(run: Run, test: dict[str, Any], validation: dict[str, Any]) -> dict[str, Any]:
-    """Return the matrix of confusion with its part and labels: of the test part if it is looked at."""
+    """Return the matrix of confusion, of the test part if that is looked at, with its labels."""
     part, held = ("test", test) if CONFUSION in test else ("validation", validation)
     if CONFUSION not in held:
         return {}
@@ -186,7 +187,7 @@ def summarise(run: Run) -> dict[str, Any]:
         **{k: v for k, v in detailed.items() if k != CONFUSION},
         **{f"test_{k}": v for k, v in seen.items() if k != CONFUSION},
         **_confusion(run, seen, detailed),
-        "evaluated": PERSONAL if personal(run) else "the average of models" if run.average else GLOBAL,
+        "evaluated": PERSONAL if personal(run) else AVERAGE if run.average else GLOBAL,
         **exported,
         "unit": run.ledger.plan.unit,
         "epsilon_target": run.ledger.plan.epsilon,

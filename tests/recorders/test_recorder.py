@@ -116,7 +116,7 @@ def test_the_files_hold_what_the_records_say(tmp_path):
     assert json.loads((tmp_path / "privacy.json").read_text()) == LEDGER
     assert json.loads((tmp_path / "summary.json").read_text()) == summary().values
     assert (tmp_path / "config.yaml").read_text() == "seed: 0\n"
-    assert (tmp_path / "report.html").read_text().count("<svg") == 3
+    assert (tmp_path / "report.html").read_text().count("<svg") == 4
 
 
 def test_a_run_that_goes_on_keeps_the_rounds_before_and_no_others(tmp_path):
