@@ -18,7 +18,7 @@ VARIABLES = {
     RED: "red", TEAL: "teal",
 }  # fmt: skip
 # Text stays text: it is read aloud, searched and drawn in the reader's own font.
-LOOK = {
+LOOK: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "fedsvd", "font.size": 11, "text.color": INK,
     "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
     "grid.color": GREY, "font.family": "sans-serif",

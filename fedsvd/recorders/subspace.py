@@ -116,7 +116,7 @@ def share(history: History) -> Figure | None:
     )
     note = (
         f"{said} It is the expected energy of the noise, from the ledger's noise multipliers, over "
-        "the energy found in what clients released. Averaging over rounds lowers it: see the singular "
-        "values for what was left in the end."
+        "the energy found in what clients released. Averaging over rounds lowers it: see the "
+        "singular values for what was left in the end."
     )
     return figure_of("Share of the update that is noise", [plot(figure, said)], note)

@@ -184,7 +184,8 @@ def _aggregate(
         good = [noised(run, good, wanted, number, metrics)]
     if isinstance(run.strategy, Strategy):
         view = run.strategy.noise = noise_in(run, number, good, mechanism)
-        metrics.update(noise_share(run, wanted, good, view and view.variance))
+        if view is not None:
+            metrics.update(noise_share(run, wanted, good, view.variance))
     result = run.strategy.aggregate_train(number, good)[0] if good else None
     if good and result is None:  # as a stock strategy may, given fewer than its rule takes
         metrics["not_aggregated"] = len(good)

@@ -42,16 +42,16 @@ def row_spaces(run: Run, before: AdapterState) -> dict[str, float]:
 
 
 def noise_share(
-    run: Run, sent: Mapping[str, Tensor], good: Sequence[Message], variance: float | None
+    run: Run, sent: Mapping[str, Tensor], good: Sequence[Message], variance: float
 ) -> dict[str, float]:
     """Return `noise_share`: the part of the released mean update that is noise, in energy.
 
     The update is the weighted mean of the replies less what clients were `sent`, over all numbers
     that train. Noise of `variance` in each of n numbers has the expected energy n variance, which is
     divided by the energy found: about 1 where the update is noise alone, and above it by chance.
-    Nothing where the noise does not follow from the plan.
+    Nothing for a head of subspaces, whose steps are no sums.
     """
-    if variance is None or not good or run.settings.model.head == "grassmann":
+    if not good or run.settings.model.head == "grassmann":
         return {}
     weights = [float(records.metrics_of(r)[records.WEIGHT]) for r in good]  # type: ignore[arg-type]
     replies = [records.from_record(records.arrays_of(r), run.worker.device) for r in good]
