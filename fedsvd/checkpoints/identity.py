@@ -20,7 +20,8 @@ from fedsvd.version import __version__
 FREE = (
     "rounds", "device", "engine.name", "engine.workers", "engine.num_cpus", "engine.num_gpus",
     "engine.address", "engine.threads", "recorder.name", "recorder.checkpoint_every",
-    "recorder.keep", "faults.deadline", "data.name", "data.path", "data.package", "data.file",
+    "recorder.keep", "recorder.project", "recorder.group", "recorder.run_name", "recorder.mode",
+    "recorder.store", "recorder.target", "faults.deadline", "data.name", "data.path", "data.package", "data.file",
     "data.hub", "model.package", "model.folder", "model.revision", "training.precision",
     "training.cache", "privacy.gradients",
 )  # fmt: skip
@@ -40,6 +41,7 @@ def flat(settings: Settings) -> dict[str, Any]:
     walk("", dataclasses.asdict(settings))
     renamed = {k.replace("strategy.options.", "strategy."): v for k, v in found.items()}
     known = {k: v for k, v in renamed.items() if k not in FREE and k != "strategy.options"}
+    known = {k: v for k, v in known.items() if not k.startswith("recorder.options")}
     known["strategy._target_"] = known.pop("strategy.target")
     return {k: _listed(v) for k, v in known.items()}
 

@@ -28,6 +28,9 @@ class Recorder(ABC):
     def halt(self, ledger: Mapping[str, Any]) -> None:  # noqa: B027
         """Take what clients have spent when a run stops early; the default keeps nothing."""
 
+    def close(self) -> None:  # noqa: B027
+        """Let go of what is open, however the run ended; also after `finish`, and twice."""
+
 
 @final
 class Recorders(Recorder):
@@ -55,6 +58,11 @@ class Recorders(Recorder):
         """Give the summary to every member."""
         for member in self._members:
             member.finish(summary)
+
+    def close(self) -> None:
+        """Close every member, the last one first."""
+        for member in reversed(self._members):
+            member.close()
 
 
 @final

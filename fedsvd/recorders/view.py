@@ -117,3 +117,7 @@ class Public(Recorder):
         """Give the summary, without what is private."""
         assert self._view is not None
         self._inner.finish(self._view.summary(summary))
+
+    def close(self) -> None:
+        """Close it."""
+        self._inner.close()

@@ -62,7 +62,8 @@ def write_sweep_report(
     if traffic is not None:
         note = (
             "Filled markers are Pareto-optimal: no other group is as good in metric, bytes "
-            "and epsilon, and better in one. The line is the best that so many bytes buy at any epsilon."
+            "and epsilon, and better in one. The line is the best that so many bytes buy at any "
+            "epsilon."
         )
         drawn = plot(traffic, f"{name} against megabytes sent, with the Pareto line")
         figures.append({"title": f"{metric.title.capitalize()} against what is sent",

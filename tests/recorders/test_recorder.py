@@ -210,7 +210,8 @@ def test_header_and_report_say_where_the_noise_is_from(tmp_path, overrides, told
 
 @pytest.mark.parametrize("name", ["files", "tensorboard"])
 def test_the_configured_recorders_work_on_records_alone(name, tmp_path):
-    play(make_recorder(name, tmp_path, "", Screen(tmp_path, io.StringIO())))
+    settings = compose_settings(f"recorder={name}").recorder
+    play(make_recorder(settings, tmp_path, "", Screen(tmp_path, io.StringIO())))
     assert (tmp_path / "summary.json").exists()
     assert bool(list(tmp_path.glob("tensorboard/*"))) == (name == "tensorboard")
 
