@@ -21,7 +21,8 @@ FREE = (
     "rounds", "device", "engine.name", "engine.workers", "engine.num_cpus", "engine.num_gpus",
     "engine.address", "engine.threads", "recorder.name", "recorder.checkpoint_every",
     "recorder.keep", "recorder.project", "recorder.group", "recorder.run_name", "recorder.mode",
-    "recorder.store", "recorder.target", "faults.deadline", "data.name", "data.path", "data.package", "data.file",
+    "recorder.store", "recorder.target", "faults.deadline", "data.name", "data.path",
+    "data.package", "data.file",
     "data.hub", "model.package", "model.folder", "model.revision", "training.precision",
     "training.cache", "privacy.gradients",
 )  # fmt: skip
