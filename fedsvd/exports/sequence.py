@@ -1,6 +1,6 @@
 """A finished run as Transformers' own classifier, where its head and pooling have one.
 
-BERT's, RoBERTa's and DistilBERT's classifiers read the first token, through a dense layer; a decoder's
+Classifiers of BERT, RoBERTa and DistilBERT read the first token, through a dense layer; a decoder
 reads the last token, through one linear map without a bias. What does not fit is refused.
 """
 

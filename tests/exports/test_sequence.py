@@ -74,7 +74,7 @@ def test_the_pipeline_gives_the_same_logits(family, two, bias, tokenizer, tmp_pa
     run = loaded(family, tokenizer, two, bias)
     expected = run.logits(TEXTS)
     to_transformers(run, tmp_path / "out")
-    model, info = AutoModelForSequenceClassification.from_pretrained(
+    _, info = AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "out", output_loading_info=True
     )
     assert not info["missing_keys"]
