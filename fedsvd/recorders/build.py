@@ -9,9 +9,9 @@ from typing import Any
 from fedsvd.errors import InputError, one_of
 from fedsvd.plugins import find_plugin
 from fedsvd.recorders.mlflow import MlflowRecorder
+from fedsvd.recorders.public import Public
 from fedsvd.recorders.recorder import FileRecorder, Recorder, Recorders
 from fedsvd.recorders.table import CsvRecorder
-from fedsvd.recorders.view import Public
 from fedsvd.recorders.wandb import WandbRecorder
 from fedsvd.settings.engine import RecorderSettings
 
