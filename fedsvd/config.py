@@ -48,6 +48,9 @@ def _recorder(given: Any) -> Any:
     if not isinstance(given, Mapping):
         return given
     recorder = dict(given)
+    chosen = recorder.pop("chosen", None) or {}
+    if isinstance(chosen, Mapping) and str(recorder.get("name")) in chosen:
+        recorder["name"] = list(chosen)  # of recorder=[csv,wandb] the last one's name is left
     target = recorder.pop("_target_", None)
     if target is None:
         return recorder

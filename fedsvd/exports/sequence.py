@@ -4,6 +4,7 @@ Classifiers of BERT, RoBERTa and DistilBERT read the first token, through a dens
 reads the last token, through one linear map without a bias. What does not fit is refused.
 """
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,13 @@ def to_transformers(loaded: LoadedClassifier, folder: Path | str) -> Path:
     model = _built(config, body)
     with torch.no_grad():
         head(model)
-    _compare(loaded, model)
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    tokenizer.model_max_length = loaded.model.max_length
+    if loaded.columns != 2:  # of single texts the run gave the model no kinds of tokens
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    _compare(loaded, tokenizer, model)
     out = Path(folder)
     model.save_pretrained(str(out))
-    tokenizer = loaded.tokenizer
-    tokenizer.model_max_length = loaded.model.max_length
     tokenizer.save_pretrained(str(out))
     return out
 
@@ -60,8 +63,6 @@ def _built(config: Any, body: nn.Module) -> Any:
 
 def _merged(backbone: nn.Module) -> Any:
     """Return a copy of the backbone on the CPU with its adapter in its weights."""
-    import copy
-
     found: Any = copy.deepcopy(backbone).to("cpu")
     return found.merge_and_unload() if hasattr(found, "merge_and_unload") else found
 
@@ -130,14 +131,14 @@ def _set(layer: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
 
 
 @torch.inference_mode()
-def _compare(loaded: LoadedClassifier, model: Any) -> None:
+def _compare(loaded: LoadedClassifier, tokenizer: Any, model: Any) -> None:
     """Raise InputError unless both compute the same logits of a few words, long and short."""
     words = ["the first words", "another one, which is somewhat longer than the others are", "end"]
     texts = [(word, word) for word in words] if loaded.columns == 2 else words
     expected = loaded.logits(texts)
     for row, text in zip(expected, texts, strict=True):
         pair = text if isinstance(text, tuple) else (text,)
-        inputs = loaded.tokenizer(*pair, return_tensors="pt")
+        inputs = tokenizer(*pair, return_tensors="pt")
         found = model(**inputs).logits[0].float()
         if float((found - row).abs().max()) > CLOSE * max(1.0, float(row.abs().max())):
             raise InputError(
