@@ -5,6 +5,7 @@ reads the last token, through one linear map without a bias. What does not fit i
 """
 
 import copy
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,7 @@ def to_transformers(loaded: LoadedClassifier, folder: Path | str) -> Path:
         head(model)
     tokenizer = copy.deepcopy(loaded.tokenizer)
     tokenizer.model_max_length = loaded.model.max_length
-    if loaded.columns != 2:  # of single texts the run gave the model no kinds of tokens
-        tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    _compare(loaded, tokenizer, model)
+    _compare(loaded, _read_back(tokenizer), model)
     out = Path(folder)
     model.save_pretrained(str(out))
     tokenizer.save_pretrained(str(out))
@@ -128,6 +127,15 @@ def _set(layer: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
     layer.weight.copy_(weight)
     if layer.bias is not None:
         layer.bias.copy_(torch.zeros_like(layer.bias) if bias is None else bias)
+
+
+def _read_back(tokenizer: Any) -> Any:
+    """Return the tokeniser as others will read it, who may give the model more than the run did."""
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder)
 
 
 @torch.inference_mode()

@@ -11,8 +11,9 @@ from typing import Any, final
 from fedsvd.errors import InputError
 from fedsvd.files import write_text
 from fedsvd.recorders.recorder import Recorder
-from fedsvd.recorders.scalars import name_of, scalars, settings_of, texts
+from fedsvd.recorders.scalars import name_of, scalars, texts
 from fedsvd.rounds.record import RoundRecord, Start, Summary
+from fedsvd.settings.flat import dotted
 
 MOST = 100  # parameters or tags in one call
 LONGEST = 500  # of a parameter's or tag's value
@@ -65,7 +66,7 @@ class MlflowRecorder(Recorder):
         made = self._client.create_run(experiment, tags=tags, run_name=name_of(start))
         from mlflow.entities import Param
 
-        given = [Param(k, _short(v)) for k, v in settings_of(start).items()]
+        given = [Param(k, _short(v)) for k, v in dotted(start.settings).items()]
         for at in range(0, len(given), MOST):
             self._client.log_batch(made.info.run_id, params=given[at : at + MOST])
         return str(made.info.run_id)

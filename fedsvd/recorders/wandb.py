@@ -6,8 +6,9 @@ from typing import Any, final
 
 from fedsvd.files import write_text
 from fedsvd.recorders.recorder import Recorder
-from fedsvd.recorders.scalars import name_of, scalars, settings_of, texts
+from fedsvd.recorders.scalars import name_of, scalars, texts
 from fedsvd.rounds.record import RoundRecord, Start, Summary
+from fedsvd.settings.flat import dotted
 
 
 @final
@@ -37,7 +38,7 @@ class WandbRecorder(Recorder):
             project=chosen.project, group=chosen.group or self._group, name=name_of(start),
             dir=str(self._folder), mode="online" if chosen.mode == "online" else "offline",
             id=known.read_text(encoding="utf-8").strip(), resume="allow",
-            config=settings_of(start), settings=quiet, reinit="create_new",
+            config=dotted(start.settings), settings=quiet, reinit="create_new",
         )  # fmt: skip
 
     def round(self, record: RoundRecord) -> None:

@@ -13,6 +13,7 @@ from transformers import (
     DistilBertModel,
     GPT2Config,
     GPT2Model,
+    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaModel,
     pipeline,
@@ -58,6 +59,11 @@ def loaded(family, tokenizer, two=False, bias=True, **changes):
             if bias:
                 head[f"{dot}bias"] = torch.randn(sizes[name])
     pooling = "last" if family == "gpt2" else "cls"
+    if family == "gpt2":  # whose tokenisers know no kinds of tokens
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer.backend_tokenizer, pad_token="[PAD]", unk_token="[UNK]",
+            model_input_names=["input_ids", "attention_mask"],
+        )  # fmt: skip
     model = replace(
         compose_settings().model, pooling=pooling, normalize=False, head="trained", scale=2.0,
         max_length=32, **changes,

@@ -7,23 +7,19 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import subspace_angles
-from transformers import AutoTokenizer, BertConfig, BertModel
+from transformers import AutoTokenizer
 
 import fedsvd
 from fedsvd.experiment import train
 from fedsvd.lowrank.subspace import moved
 from fedsvd.recorders.recorder import Recorders
 from fedsvd.rounds.attempt import one_round
-from tests.exports.test_export import RANK, saved, start
+from tests.exports.test_export import RANK, small_bert, start
 
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    config = BertConfig(
-        vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=48, max_position_embeddings=64, initializer_range=0.2,
-    )  # fmt: skip
-    return saved(tmp_path_factory.mktemp("bert"), BertModel, config, add_pooling_layer=False)
+    return small_bert(tmp_path_factory.mktemp("bert"))
 
 
 def test_distances_of_rows_against_scipys_angles():
