@@ -71,7 +71,7 @@ def test_without_privacy_nothing_is_said_of_noise(backbone):
 
 def test_a_summary_and_a_card_say_which_model_they_are_of(backbone, tmp_path):
     run = start(
-        backbone, *RANK, "privacy=none", "strategy=fedsa", "training.lr=2", "recorder.test=true",
+        backbone, *RANK, "privacy=none", "strategy=fedsa", "training.lr=2", "data.test=0.3",
         "training.clip_norm=null",
     )  # fmt: skip
     summary = train(run, Recorders([]), tmp_path)
@@ -96,7 +96,9 @@ def test_a_summary_and_a_card_say_which_model_they_are_of(backbone, tmp_path):
 
 
 def test_confusion_is_of_the_test_part_and_figures_by_label_follow(backbone, tmp_path):
-    run = start(backbone, *RANK, "privacy=none", "strategy=fedsvd", "training.lr=2")
+    run = start(
+        backbone, *RANK, "privacy=none", "strategy=fedsvd", "training.lr=2", "data.test=0.3"
+    )
     summary = train(run, Recorders([]), tmp_path)
     task, held = run.worker.task, summary["confusion"]
     assert (held["part"], held["labels"]) == ("test", ["0", "1"])
