@@ -71,7 +71,7 @@ def test_without_privacy_nothing_is_said_of_noise(backbone):
 
 def test_a_summary_and_a_card_say_which_model_they_are_of(backbone, tmp_path):
     run = start(
-        backbone, *RANK, "privacy=none", "strategy=fedsa", "training.lr=2", "data.test=0.3",
+        backbone, *RANK, "privacy=none", "strategy=fedsa", "training.lr=2",
         "training.clip_norm=null",
     )  # fmt: skip
     summary = train(run, Recorders([]), tmp_path)
@@ -79,14 +79,11 @@ def test_a_summary_and_a_card_say_which_model_they_are_of(backbone, tmp_path):
     assert "confusion" not in summary  # of no client's own model
     task = run.worker.task
     loaded = fedsvd.load(tmp_path, device="cpu")
-    for part, key in (
-        (task.validation, "exported_accuracy"),
-        (task.test, "exported_test_accuracy"),
-    ):
-        right = [
-            loaded.predict(task.texts[i][0])[0] == task.label_names[task.labels[i]] for i in part
-        ]
-        assert summary[key] == pytest.approx(np.mean(right))
+    right = [
+        loaded.predict(task.texts[i][0])[0] == task.label_names[task.labels[i]]
+        for i in task.validation
+    ]
+    assert summary["exported_accuracy"] == pytest.approx(np.mean(right))
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert f"accuracy {summary['exported_accuracy']:.4f}" in card
     assert "Not this model: the run evaluated clients' own models" in card
@@ -95,22 +92,20 @@ def test_a_summary_and_a_card_say_which_model_they_are_of(backbone, tmp_path):
     assert own.model_max_length == 32
 
 
-def test_confusion_is_of_the_test_part_and_figures_by_label_follow(backbone, tmp_path):
-    run = start(
-        backbone, *RANK, "privacy=none", "strategy=fedsvd", "training.lr=2", "data.test=0.3"
-    )
+def test_confusion_is_of_a_public_part_and_figures_by_label_follow(backbone, tmp_path):
+    run = start(backbone, *RANK, "privacy=none", "strategy=fedsvd", "training.lr=2")
     summary = train(run, Recorders([]), tmp_path)
     task, held = run.worker.task, summary["confusion"]
-    assert (held["part"], held["labels"]) == ("test", ["0", "1"])
+    assert (held["part"], held["labels"]) == ("validation", ["0", "1"])  # there is no test part
     loaded = fedsvd.load(tmp_path)
-    taken = [loaded.predict(task.texts[i][0])[0] for i in task.test]
-    pairs = Counter((str(task.labels[i]), k) for i, k in zip(task.test, taken, strict=True))
+    taken = [loaded.predict(task.texts[i][0])[0] for i in task.validation]
+    pairs = Counter((str(task.labels[i]), k) for i, k in zip(task.validation, taken, strict=True))
     assert held["counts"] == [[pairs[a, b] for b in "01"] for a in "01"]
     (tn, fp), (fn, tp) = held["counts"]
-    assert summary["test_accuracy"] == pytest.approx((tn + tp) / (tn + fp + fn + tp))
+    assert summary["accuracy"] == pytest.approx((tn + tp) / (tn + fp + fn + tp))
     below = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-    assert summary["test_mcc"] == pytest.approx((tp * tn - fp * fn) / below if below else 0.0)
+    assert summary["mcc"] == pytest.approx((tp * tn - fp * fn) / below if below else 0.0)
     f1 = [2 * a / (2 * a + fp + fn) if a else 0.0 for a in (tn, tp)]
-    assert summary["test_macro_f1"] == pytest.approx(np.mean(f1))
+    assert summary["macro_f1"] == pytest.approx(np.mean(f1))
     assert summary["evaluated"] == "the global model"
     assert "exported_accuracy" not in summary
