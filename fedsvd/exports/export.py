@@ -15,7 +15,7 @@ from fedsvd.adapters.build import build_adapter
 from fedsvd.client.worker import Worker
 from fedsvd.exports.card import write_card
 from fedsvd.lowrank import AdapterState, LowRank, difference
-from fedsvd.models.backbone import written_name
+from fedsvd.models.backbone import load_tokenizer, written_name
 from fedsvd.objectives.base import Exported
 
 ADAPTER, MERGED = "adapter", "merged"
@@ -25,6 +25,10 @@ def export(worker: Worker, state: AdapterState, folder: Path, summary: Mapping[s
     """Write what a finished run gives away into its folder; `summary` is what summary.json gets."""
     written = export_adapter(worker, state, folder)
     if written:
+        # As it was loaded: the worker's own may have been told to cut.
+        tokenizer = load_tokenizer(worker.settings.model)
+        tokenizer.model_max_length = worker.settings.model.max_length
+        tokenizer.save_pretrained(str(folder / written))
         write_card(folder / written, summary, "peft" if written == ADAPTER else "transformers")
     export_rest(worker, state, folder, written)
 
@@ -68,6 +72,9 @@ def export_adapter(worker: Worker, state: AdapterState, folder: Path) -> str:
             name = f"base_model.model.{prefix}{layer}.lora_magnitude_vector"
             tensors[name] = module.magnitude.weight  # type: ignore[union-attr,assignment]
     config = _peft_config(worker, factors, use_dora=kind == "dora")
+    if _held_by_peft(worker, state, factors):
+        _write_by_peft(worker, config, folder / ADAPTER)
+        return ADAPTER
     (folder / ADAPTER).mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder / ADAPTER))
     save_file(
@@ -76,6 +83,28 @@ def export_adapter(worker: Worker, state: AdapterState, folder: Path) -> str:
         metadata={"format": "pt"},
     )
     return ADAPTER
+
+
+def _held_by_peft(worker: Worker, state: AdapterState, factors: Mapping[str, LowRank]) -> bool:
+    """Return whether the model is PEFT's and holds just the factors that are exported: plain LoRA."""
+    from peft import PeftModel
+
+    model = worker.model.backbone
+    same = all(factors[layer] is state.factors.get(layer) for layer in factors)
+    whole = not worker.objective.prefix(model)  # PEFT would name a part's layers as the part does
+    return same and whole and isinstance(model, PeftModel)
+
+
+def _write_by_peft(worker: Worker, config: Any, folder: Path) -> None:
+    """Let PEFT write the adapter that it holds, with the configuration that says what it is."""
+    model: Any = worker.model.backbone
+    held = model.peft_config[NAME]
+    model.peft_config[NAME] = config
+    try:
+        # Embeddings are never adapted; asked to find out, PEFT would look for the base on the hub.
+        model.save_pretrained(str(folder), selected_adapters=[NAME], save_embedding_layers=False)
+    finally:
+        model.peft_config[NAME] = held
 
 
 def _factors(worker: Worker, state: AdapterState) -> dict[str, LowRank] | None:

@@ -162,12 +162,12 @@ def _is_conversation(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and isinstance(value[0], Mapping)
 
 
-def load_language(folder: Path) -> LoadedLanguageModel:
+def load_language(folder: Path, device: torch.device | None = None) -> LoadedLanguageModel:
     """Return the language model of a finished run's folder; see `fedsvd.exports.load.load`."""
     told, model = description(folder, FOLDER, FILE)
     network, tokenizer = put_together(folder, told, model, load_language_model, body_of)
     fit_tokenizer(model.name, body_of(network), tokenizer)
-    network = with_adapter(folder, told, network)
+    network = with_adapter(folder, told, network).to(device)
     return LoadedLanguageModel(
         tokenizer,
         network,

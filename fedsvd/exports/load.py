@@ -51,8 +51,9 @@ class LoadedClassifier:
             return out
         table = tokenise(self.tokenizer, rows, [0] * len(rows), self.model.max_length)
         self._check(table)
+        device = next(self.backbone.parameters()).device
         for group in table.microbatches(range(len(rows)), tokens):
-            batch = table.batch(group)
+            batch = table.batch(group, device)
             hidden = self.backbone(**batch.inputs).last_hidden_state.float()
             features = pool(hidden, batch.inputs["attention_mask"], self.model.pooling)
             if self.model.normalize:
@@ -63,7 +64,7 @@ class LoadedClassifier:
                 score = projections(features, weight)
             else:
                 score = scores(self.head, features)
-            out[torch.tensor(group)] = self.model.logit_scale * score
+            out[torch.tensor(group)] = (self.model.logit_scale * score).cpu()
         return out
 
     def _check(self, table: Tokens) -> None:
@@ -87,21 +88,36 @@ class LoadedClassifier:
         return [self.labels[int(i)] for i in self.logits(texts).argmax(dim=1)]
 
 
-def load(run: str | Path) -> "LoadedClassifier | LoadedLanguageModel":
+def load(
+    run: str | Path, device: str | torch.device = "cpu"
+) -> "LoadedClassifier | LoadedLanguageModel":
     """Return the model that a finished run left in its folder: a classifier, or a language model.
+
+    It is put on `device` ("cpu", "cuda", "cuda:1"); what it returns is on the CPU.
 
     The backbone is found as the run found it (package, folder or hub) and gets `adapter/` from
     PEFT. Raises InputError if the folder holds no finished run, or if the base model or its tokeniser
     are not those that the run was trained on.
     """
-    folder = Path(run)
+    folder, place = Path(run), _device(device)
     if (folder / FOLDER / FILE).is_file():
-        return load_language(folder)
+        return load_language(folder, place)
     told, model = description(folder, "classifier", CLASSIFIER, FEATURES)
     backbone, tokenizer = put_together(folder, told, model, load_backbone)
     fit_tokenizer(model.name, backbone, tokenizer)
-    backbone = with_adapter(folder, told, backbone)
+    backbone = with_adapter(folder, told, backbone).to(place)
     head = load_file(folder / "classifier" / HEAD)
-    weights = {n.removeprefix("head."): t for n, t in head.items()}
+    weights = {n.removeprefix("head."): t.to(place) for n, t in head.items()}
     labels, columns = tuple(told["labels"]), told.get("text_columns")
     return LoadedClassifier(tokenizer, backbone, weights, model, labels, columns)
+
+
+def _device(given: str | torch.device) -> torch.device:
+    """Return the device; InputError for one that is not there."""
+    try:
+        device = torch.device(given)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        why = str(error).splitlines()[0]
+        raise InputError(f"device: {str(given)!r} cannot be used: {why}") from error
+    return device

@@ -80,3 +80,21 @@ def dct_rows(index: Tensor, d: int) -> Tensor:
     j = index.double().unsqueeze(1)
     rows = math.sqrt(2 / d) * torch.cos(math.pi / (2 * d) * (2 * n + 1) * j)
     return torch.where(j == 0, rows / math.sqrt(2), rows)
+
+
+def moved(old: Tensor, new: Tensor) -> tuple[float, float]:
+    """Return how far rows (r, d) moved as a space, and each by itself; both in [0, 1].
+
+    The first is the chordal distance of the row spaces over its largest value,
+    sqrt(1 - mean cos^2) over their principal angles. The second is sqrt(1 - mean cos^2) over the
+    angles between a row and the same row before; it also sees a turn within the space. The spaces
+    are those of full rank: where rows are dependent, a basis is completed as QR does it.
+    """
+    if torch.equal(old, new):
+        return 0.0, 0.0
+    before, after = (torch.linalg.qr(x.double().mT).Q for x in (old, new))
+    # The part of a basis outside of the other one: 1 - cos^2 would lose half of the digits.
+    rest = after - before @ (before.mT @ after)
+    space = (rest.square().sum() / rest.shape[1]).clamp(0, 1)
+    cos = torch.nn.functional.cosine_similarity(old.double(), new.double(), dim=1, eps=1e-300)
+    return float(space.sqrt()), float((1 - cos.square().mean()).clamp(0, 1).sqrt())

@@ -141,6 +141,10 @@ class Objective(ABC):
     def measure(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         """Return `loss` and the metrics of examples: outputs (n, width), labels (n,) int64."""
 
+    @abstractmethod
+    def details(self, outputs: Tensor, labels: Tensor) -> dict[str, Any]:
+        """Return what the rows of a public part tell beyond `measure`, by name, JSON-ready."""
+
     # What is given away.
 
     @abstractmethod

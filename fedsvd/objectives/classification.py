@@ -28,6 +28,7 @@ from fedsvd.settings.model import FIXED_HEADS
 from fedsvd.threads import one_thread
 
 CLASSIFIER, HEAD = "classifier.json", "head.safetensors"
+MOST_LABELS = 100  # in a matrix of confusion
 
 
 @final
@@ -158,6 +159,23 @@ class Classification(Objective):
         accuracy = (outputs.argmax(dim=1) == labels).double().mean()
         loss = nn.functional.cross_entropy(outputs, labels)
         return {"accuracy": float(accuracy), "loss": float(loss)}
+
+    def details(self, outputs: Tensor, labels: Tensor) -> dict[str, Any]:
+        """Return `macro_f1`, `mcc` and, of up to `MOST_LABELS` labels, `confusion` (K, K).
+
+        Macro-F1 is the mean over the labels that occur or are predicted; Matthews' correlation is
+        Gorodkin's for K labels. confusion[i][j] counts rows of label i that are taken for j.
+        """
+        from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef  # slow to import
+
+        true, taken, classes = labels.numpy(), outputs.argmax(dim=1).numpy(), outputs.shape[1]
+        found: dict[str, Any] = {
+            "macro_f1": float(f1_score(true, taken, average="macro", zero_division=0.0)),
+            "mcc": float(matthews_corrcoef(true, taken)),
+        }
+        if classes <= MOST_LABELS:
+            found["confusion"] = confusion_matrix(true, taken, labels=range(classes)).tolist()
+        return found
 
     def prefix(self, backbone: nn.Module) -> str:
         """Return "": the backbone is all that comes pretrained."""

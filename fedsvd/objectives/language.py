@@ -100,6 +100,10 @@ class LanguageObjective(Objective, ABC):
         right = said.by_row(said.right.to(said.losses.dtype))
         return torch.stack([said.by_row(said.losses), right, said.counts.to(right)], dim=1)
 
+    def details(self, outputs: Tensor, labels: Tensor) -> dict[str, Any]:
+        """Return nothing: rows have no labels that are alike from row to row."""
+        return {}
+
     def prefix(self, backbone: nn.Module) -> str:
         """Return what the decoder is called in the whole model, as "model."."""
         known: Any = backbone

@@ -31,6 +31,12 @@ ACCURACY = Metric("accuracy", "accuracy", higher=True, share=True)
 PERPLEXITY = Metric("perplexity", "perplexity", higher=False)
 TOKEN_ACCURACY = Metric("token_accuracy", "token accuracy", higher=True, share=True)
 
+MACRO_F1 = Metric("macro_f1", "macro-F1", higher=True)
+MCC = Metric("mcc", "MCC", higher=True)
+LOSS = Metric("loss", "loss", higher=False)
+
+# Whatever a summary may hold of a part.
+FIGURES = (ACCURACY, PERPLEXITY, TOKEN_ACCURACY, MACRO_F1, MCC, LOSS)
 # By which runs are compared, one for every objective.
 MAIN = (ACCURACY, PERPLEXITY)
 

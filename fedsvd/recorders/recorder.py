@@ -28,6 +28,9 @@ class Recorder(ABC):
     def halt(self, ledger: Mapping[str, Any]) -> None:  # noqa: B027
         """Take what clients have spent when a run stops early; the default keeps nothing."""
 
+    def close(self) -> None:  # noqa: B027
+        """Let go of what is open, however the run ended; also after `finish`, and twice."""
+
 
 @final
 class Recorders(Recorder):
@@ -55,6 +58,11 @@ class Recorders(Recorder):
         """Give the summary to every member."""
         for member in self._members:
             member.finish(summary)
+
+    def close(self) -> None:
+        """Close every member, the last one first."""
+        for member in reversed(self._members):
+            member.close()
 
 
 @final
@@ -96,7 +104,7 @@ class FileRecorder(Recorder):
 
         assert self._start is not None
         self._write(summary.ledger)
-        write_report(self._folder / "report.html", self._start, summary)
+        write_report(self._folder / "report.html", self._start, summary, self._config)
         write_json(self._folder / "summary.json", summary.values)
 
     def _write(self, ledger: Mapping[str, Any]) -> None:

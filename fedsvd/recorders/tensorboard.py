@@ -3,16 +3,9 @@
 from pathlib import Path
 from typing import final
 
-from fedsvd.errors import InputError
-from fedsvd.objectives.build import OBJECTIVES
 from fedsvd.recorders.recorder import Recorder
+from fedsvd.recorders.scalars import scalars
 from fedsvd.rounds.record import RoundRecord, Start, Summary
-
-METRICS = ("loss", *dict.fromkeys(m.name for o in OBJECTIVES.values() for m in o.metrics))
-NAMES = (
-    *METRICS, "examples", *(f"subset_{name}" for name in METRICS), "train_loss", "epsilon_max",
-    "bytes_up", "bytes_down",
-)  # fmt: skip
 
 
 @final
@@ -20,25 +13,23 @@ class TensorBoardRecorder(Recorder):
     """Writes scalars for TensorBoard into the run folder's tensorboard/."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise InputError(
-                "recorder: 'tensorboard' needs the tensorboard package: "
-                "pip install fedsvd[tensorboard]"
-            ) from error
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def start(self, start: Start) -> None:
         """Nothing to write yet."""
 
     def round(self, record: RoundRecord) -> None:
-        """Write loss, metrics, epsilon and bytes of the round."""
-        for name in NAMES:
-            if record.metrics.get(name) is not None:
-                self._writer.add_scalar(name, record.metrics[name], record.round)
+        """Write the numbers of the round."""
+        for name, value in scalars(record.metrics).items():
+            self._writer.add_scalar(name, value, record.round)
         self._writer.flush()
 
     def finish(self, summary: Summary) -> None:
+        """Close the event file."""
+        self._writer.close()
+
+    def close(self) -> None:
         """Close the event file."""
         self._writer.close()

@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+import yaml
 from omegaconf import OmegaConf
 
-from fedsvd.errors import InputError
-from fedsvd.objectives.metric import Metric, metric_of
+from fedsvd.errors import InputError, one_of
+from fedsvd.objectives.metric import FIGURES, Metric, metric_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # What tells nothing of the method: it does not change what is estimated, or is the sample itself.
 APART = ("seed", "engine.", "recorder.", "device", "resume", "training.microbatch_tokens",
          "training.cache")  # fmt: skip
+TEST = "test_"  # before the names of figures on the test part
 SHORT = {"strategy._target_": "strategy", "adapter.name": "adapter", "privacy.unit": "privacy"}
 
 
@@ -77,26 +79,72 @@ class Finished:
 class Group:
     """Runs of the same settings, one for each seed in ascending order, and their name.
 
-    `keys` are the settings that tell the groups of a folder from each other.
+    `keys` are the settings that tell the groups of a folder from each other. `matches` are the runs'
+    partners in other groups: the seed and, where groups are made by chosen keys, all other settings.
     """
 
     name: str
     keys: Mapping[str, Any]
     runs: Sequence[Finished]
+    matches: Sequence[tuple[int, str]]
 
-    def values(self, key: str) -> dict[int, float]:
-        """Return a figure of the summaries by seed, where there is one."""
-        found = {run.seed: run.summary.get(key) for run in self.runs}
-        return {seed: float(v) for seed, v in found.items() if v is not None}
+    def values(self, key: str) -> dict[tuple[int, str], float]:
+        """Return a figure of the summaries by what matches in other groups, where there is one."""
+        found = zip(self.matches, self.runs, strict=True)
+        told = {match: run.summary.get(key) for match, run in found}
+        return {match: float(v) for match, v in told.items() if v is not None}
 
 
-def metric_of_groups(groups: Sequence[Group]) -> Metric:
-    """Return the metric by which the runs are compared; InputError if they are of several kinds."""
+def metric_of_groups(groups: Sequence[Group], name: str | None = None) -> Metric:
+    """Return the metric by which the runs are compared; InputError if they are of several kinds.
+
+    `name` asks for another figure of the summaries than the objective's own.
+    """
+    if name is not None:
+        return _asked(groups, name)
     found = dict.fromkeys(metric_of(run.summary) for group in groups for run in group.runs)
     if len(found) > 1:
         told = " and ".join(metric.title for metric in found)
         raise InputError(f"runs are compared by one figure, and these have {told}; take them apart")
     return next(iter(found))
+
+
+def _asked(groups: Sequence[Group], name: str) -> Metric:
+    base = name.removeprefix(TEST)
+    known = {metric.name: metric for metric in FIGURES}
+    held = [m for m in known if any(group.values(m) for group in groups)]
+    if base not in held:
+        raise one_of("--metric", name, [*held, *(f"{TEST}{m}" for m in held)])
+    if len(groups) != len([g for g in groups if g.values(name)]):
+        raise InputError(f"--metric: not all runs have {name!r}")
+    return replace(known[base], name=name)
+
+
+def filtered(runs: Sequence[Finished], asked: Sequence[str]) -> list[Finished]:
+    """Return the runs whose settings are those of every "KEY=VALUE[,VALUE]" in `asked`.
+
+    Raises InputError for a key that no run has, or if nothing is left.
+    """
+    left = list(runs)
+    for one in asked:
+        key, sign, values = one.partition("=")
+        if not sign:
+            raise InputError(f"--filter: {one!r} is not allowed; it must be KEY=VALUE[,VALUE]")
+        key = _known_key("--filter", key, runs)
+        wanted = [yaml.safe_load(value) for value in values.split(",")]
+        left = [run for run in left if run.config.get(key) in wanted]
+    if not left:
+        raise InputError(f"--filter: no run has {', '.join(asked)}")
+    return left
+
+
+def _known_key(option: str, key: str, runs: Sequence[Finished]) -> str:
+    """Return the dotted key that is meant; InputError if no run has it."""
+    keys = dict.fromkeys(k for run in runs for k in run.config)
+    found = {short: long for long, short in SHORT.items() if long in keys}.get(key, key)
+    if found not in keys:
+        raise one_of(option, key, list(keys))
+    return found
 
 
 def find_runs(folder: Path) -> tuple[list[Finished], list[Path]]:
@@ -142,11 +190,26 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return flat
 
 
-def group_runs(runs: Sequence[Finished]) -> list[Group]:
+def find_in(folders: Sequence[Path]) -> tuple[list[Finished], list[Path]]:
+    """Return the runs of several folders as `find_runs` does; one that is in two counts once."""
+    finished: dict[Path, Finished] = {}
+    unfinished: dict[Path, Path] = {}
+    for folder in folders:
+        runs, others = find_runs(folder)
+        finished.update({run.folder.resolve(): run for run in runs})
+        unfinished.update({run.resolve(): run for run in others})
+    return list(finished.values()), list(unfinished.values())
+
+
+def group_runs(runs: Sequence[Finished], by: Sequence[str] = ()) -> list[Group]:
     """Return the runs in groups of equal settings, apart from the seed and where they ran.
 
-    A seed that occurs twice in a group counts once, as the same seed gives the same run.
+    A seed that occurs twice in a group counts once, as the same seed gives the same run. `by` are the
+    keys that alone make groups; runs that differ in others are then runs of one group. Raises
+    InputError for a key that no run has.
     """
+    if by:
+        return _grouped_by(runs, [_known_key("--group-by", key, runs) for key in by])
     alike: dict[str, dict[int, Finished]] = {}
     for run in runs:
         told = {k: v for k, v in run.config.items() if not k.startswith(APART)}
@@ -156,9 +219,24 @@ def group_runs(runs: Sequence[Finished]) -> list[Group]:
     groups = []
     for group in members:
         told = {key: group[0].config.get(key) for key in keys}
-        groups.append(
-            Group(name_of(told) or "all runs", told, sorted(group, key=lambda run: run.seed))
-        )
+        ordered = sorted(group, key=lambda run: run.seed)
+        matches = [(run.seed, "") for run in ordered]
+        groups.append(Group(name_of(told) or "all runs", told, ordered, matches))
+    return sorted(groups, key=lambda g: [_order(v) for v in g.keys.values()])
+
+
+def _grouped_by(runs: Sequence[Finished], keys: Sequence[str]) -> list[Group]:
+    others = [k for k in _telling([run.config for run in runs]) if k not in keys]
+    pooled: dict[str, dict[tuple[int, str], Finished]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        own = json.dumps([run.config.get(k) for k in keys], default=str)
+        rest = json.dumps([run.config.get(k) for k in others], default=str)
+        pooled.setdefault(own, {})[(run.seed, rest)] = run
+    groups = []
+    for held in pooled.values():
+        members = list(held.values())
+        told = {key: members[0].config.get(key) for key in keys}
+        groups.append(Group(name_of(told), told, members, list(held)))
     return sorted(groups, key=lambda g: [_order(v) for v in g.keys.values()])
 
 

@@ -10,7 +10,7 @@ from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 from fedsvd.errors import InputError, one_of
 from fedsvd.objectives.metric import Metric
-from fedsvd.results.collect import Group, metric_of_groups
+from fedsvd.results.collect import TEST, Group, metric_of_groups
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,20 @@ class Row:
     test_figure: Estimate | None
     difference: Estimate | None = None
     test_difference: Estimate | None = None
+    bytes: float | None = None  # sent up and down, the mean of the runs
 
 
-def compare(groups: Sequence[Group], baseline: str | None = None) -> list[Row]:
-    """Return a row for each group, with differences to the group that `baseline` names."""
+def compare(
+    groups: Sequence[Group], baseline: str | None = None, metric: Metric | None = None
+) -> list[Row]:
+    """Return a row for each group, with differences to the group that `baseline` names.
+
+    They are of `metric`, by default the objective's own. Of one on the test part there is no second
+    figure.
+    """
     base = find_group(groups, baseline) if baseline is not None else None
-    rows, name = [], metric_of_groups(groups).name
+    rows, name = [], (metric or metric_of_groups(groups)).name
+    test = f"{TEST}{name}"
     for group in groups:
         targets = set(group.values("epsilon_target").values())
         found = estimate(list(group.values(name).values()))
@@ -63,12 +71,21 @@ def compare(groups: Sequence[Group], baseline: str | None = None) -> list[Row]:
                 min(targets) if targets else None,
                 max(group.values("epsilon_max").values(), default=None),
                 found,
-                estimate(list(group.values(f"test_{name}").values())),
+                estimate(list(group.values(test).values())),
                 paired(group, against, name) if against else None,
-                paired(group, against, f"test_{name}") if against else None,
+                paired(group, against, test) if against else None,
+                sent(group),
             )
         )
     return rows
+
+
+def sent(group: Group) -> float | None:
+    """Return the bytes that a run of the group sent up and down, their mean; None if unknown."""
+    both = [list(group.values(f"bytes_{way}").values()) for way in ("up", "down")]
+    if any(len(values) != len(group.runs) for values in both):
+        return None
+    return statistics.fmean(up + down for up, down in zip(*both, strict=True))
 
 
 def paired(group: Group, base: Group, key: str) -> Estimate | None:
@@ -80,7 +97,8 @@ def paired(group: Group, base: Group, key: str) -> Estimate | None:
 def find_group(groups: Sequence[Group], name: str) -> Group:
     """Return the group of this name, or the only one whose name holds it; InputError otherwise."""
     exact = [g for g in groups if g.name == name]
-    found = exact or [g for g in groups if name in g.name]
+    whole = [g for g in groups if f"{name}, " in f"{g.name}, "]  # not 1 for 10
+    found = exact or whole or [g for g in groups if name in g.name]
     if len(found) > 1:
         names = "; ".join(g.name for g in found)
         raise InputError(f"--baseline: {name!r} fits more than one group: {names}")
@@ -99,11 +117,13 @@ def as_csv(rows: Sequence[Row], metric: Metric) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     parts = ("mean", "half", "n")
-    writer.writerow([*plain, *(f"{e}_{p}" for e in estimates.values() for p in parts)])
+    named = [f"{e}_{p}" for e in estimates.values() for p in parts]
+    writer.writerow([*plain, *named, "bytes"])
     for row in rows:
         told = asdict(row)
         cells = [told[key] for key in plain]
         cells += [(told[e] or {}).get(part) for e in estimates for part in parts]
+        cells.append(told["bytes"])
         writer.writerow(["" if cell is None else cell for cell in cells])
     return out.getvalue()
 

@@ -22,6 +22,7 @@ from fedsvd.rounds.journal import Entry
 from fedsvd.rounds.noise import noise_in, noted
 from fedsvd.rounds.noised import noised
 from fedsvd.rounds.participation import all_spent, draw
+from fedsvd.rounds.released import noise_share, row_spaces
 from fedsvd.rounds.replies import Received, receive
 from fedsvd.rounds.run import Run
 from fedsvd.strategies.base import Strategy
@@ -182,15 +183,19 @@ def _aggregate(
     if mechanism is not None:
         good = [noised(run, good, wanted, number, metrics)]
     if isinstance(run.strategy, Strategy):
-        run.strategy.noise = noise_in(run, number, good, mechanism)
+        view = run.strategy.noise = noise_in(run, number, good, mechanism)
+        if view is not None:
+            metrics.update(noise_share(run, wanted, good, view.variance))
     result = run.strategy.aggregate_train(number, good)[0] if good else None
     if good and result is None:  # as a stock strategy may, given fewer than its rule takes
         metrics["not_aggregated"] = len(good)
-    state = run.state if result is None else run.state.update(_tensors(run, result))
+    before = run.state
+    state = before if result is None else before.update(_tensors(run, result))
     if result is not None and run.client_level is None:
         run.ledger.record_mean(number, [r.metadata.src_node_id for r in good])
     run.state = replace(state, round=number)
     if result is not None:
+        metrics.update(row_spaces(run, before))
         noted(run, number, metrics)
 
 

@@ -18,38 +18,54 @@ from fedsvd.rounds.averaging import describe, model_state
 from fedsvd.rounds.published import published_figure
 from fedsvd.rounds.run import Run
 from fedsvd.strategies.base import Strategy
+from fedsvd.version import versions
+
+CONFUSION = "confusion"
+DETAILS = ("macro_f1", "mcc", CONFUSION)  # see Classification.details
+GLOBAL, AVERAGE = "the global model", "the average of global models"
+PERSONAL = "clients' own models, mean over clients"
 
 
-def evaluated(run: Run, last: bool) -> dict[str, float]:
+def evaluated(run: Run, last: bool) -> dict[str, Any]:
     """Return loss and metrics on the validation part: after the last round all of it.
 
     Before it they are on the subset that `recorder.evaluate_examples` asks for; `examples` says how
     many rows that are. Where models are averaged they are the average's; those that begin
-    with `raw_` are the last one's. `evaluate_seconds` is what it took.
+    with `raw_` are the last one's. After the last round `DETAILS` are there, where the objective has
+    them. `evaluate_seconds` is what it took.
     """
     began = time.perf_counter()
     part = "validation" if last else "subset"
-    found = evaluate(run, part)
+    more: dict[str, Any] | None = {} if last else None
+    found = evaluate(run, part, details=more)
     if run.average is not None:
         raw = evaluate_part(run.worker, run.state, part)
         found.update({f"raw_{key}": raw[key] for key in raw if not key.endswith("examples")})
-    return {**found, "evaluate_seconds": time.perf_counter() - began}
+    return {**found, **(more or {}), "evaluate_seconds": time.perf_counter() - began}
+
+
+def personal(run: Run) -> bool:
+    """Return whether clients' own models are evaluated: they keep factors, and are let say so."""
+    strategy, worker = run.strategy, run.worker
+    kinds = {*factors_of(run.settings), "extra"}
+    keeps = isinstance(strategy, Strategy) and set(strategy.keeps) & kinds
+    return bool(keeps) and not (worker.plan.private and not run.settings.privacy.diagnostics)
 
 
 def evaluate(
-    run: Run, part: str, owners: dict[str, dict[str, float]] | None = None
-) -> dict[str, float]:
+    run: Run, part: str, owners: dict[str, dict[str, float]] | None = None,
+    details: dict[str, Any] | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Return loss and metrics on a part of the task: see `fedsvd.client.evaluation.evaluate_part`.
 
     They are the global model's, averaged if so set, or, where clients keep factors of their own, the
     mean of all clients' models. What those tell of private data is outside any guarantee, as
-    diagnostics are. `owners` gets the global model's figures on each client's rows of the part.
+    diagnostics are. `owners` gets the global model's figures on each client's rows of the part,
+    `details` what the objective tells of it beyond figures.
     """
-    strategy, worker = run.strategy, run.worker
-    kinds = {*factors_of(run.settings), "extra"}
-    keeps = isinstance(strategy, Strategy) and set(strategy.keeps) & kinds
-    if not keeps or (worker.plan.private and not run.settings.privacy.diagnostics):
-        return evaluate_part(worker, model_state(run), part, owners)
+    worker = run.worker
+    if not personal(run):
+        return evaluate_part(worker, model_state(run), part, owners, details)
     run.grid.invite(range(run.settings.clients.number))
     content = RecordDict(
         {
@@ -70,6 +86,27 @@ def evaluate(
         if key in figures or (found and all(key in m for m in found))
     }
     return {key: int(x) if key.endswith("examples") else x for key, x in means.items()}
+
+
+def _exported(run: Run, test: bool) -> dict[str, float]:
+    """Return the exported model's figures where it is not what the run evaluates."""
+    if not personal(run):
+        return {}
+    found = {}
+    for part in ("validation", *(["test"] if test else [])):
+        name = "exported" if part == "validation" else "exported_test"
+        figures = evaluate_part(run.worker, model_state(run), part)
+        found.update({f"{name}_{m.name}": figures[m.name] for m in run.worker.objective.metrics})
+    return found
+
+
+def _confusion(run: Run, test: dict[str, Any], validation: dict[str, Any]) -> dict[str, Any]:
+    """Return the matrix of confusion, of the test part if that is looked at, with its labels."""
+    part, held = ("test", test) if CONFUSION in test else ("validation", validation)
+    if CONFUSION not in held:
+        return {}
+    labels = list(run.worker.task.label_names)
+    return {CONFUSION: {"part": part, "labels": labels, "counts": held[CONFUSION]}}
 
 
 def is_last(run: Run, metrics: Mapping[str, Any]) -> bool:
@@ -112,17 +149,23 @@ def summarise(run: Run) -> dict[str, Any]:
     looks = settings.recorder.test and len(task.test)
     began = time.perf_counter()
     owners: dict[str, dict[str, float]] = {}
-    test = evaluate(run, "test", owners) if looks else {}
+    seen: dict[str, Any] = {}
+    test = evaluate(run, "test", owners, seen) if looks else {}
+    exported = _exported(run, bool(looks))
     evaluating = time.perf_counter() - began
     output = run.worker.objective.output(settings)
     metric, more = run.worker.objective.metric, run.worker.objective.metrics[1:]
     scored = [m for m in run.history if metric.name in m]
+    detailed = {k: v for k, v in scored[-1].items() if k in DETAILS}
     last, best = scored[-1], max(scored, key=lambda m: score(metric, m) or 0.0)
     published, final = published_figure(run), model_state(run)
     return {
+        "command": run.command,
+        "versions": versions(),
         "strategy": settings.strategy.target,
         "adapter": settings.adapter.label,
         "task": task.name,
+        "data_source": task.source,
         "model": settings.model.name,
         "head": output.name,
         "head_form": output.form,
@@ -143,9 +186,15 @@ def summarise(run: Run) -> dict[str, Any]:
         **{f"test_{m.name}": test.get(m.name) for m in more},
         "test_examples": test.get("examples"),
         **({"test_by_client": owners} if owners else {}),
+        **{k: v for k, v in detailed.items() if k != CONFUSION},
+        **{f"test_{k}": v for k, v in seen.items() if k != CONFUSION},
+        **_confusion(run, seen, detailed),
+        "evaluated": PERSONAL if personal(run) else AVERAGE if run.average else GLOBAL,
+        **exported,
         "unit": run.ledger.plan.unit,
         "epsilon_target": run.ledger.plan.epsilon,
         "epsilon_max": run.ledger.epsilon_max(),
+        "threat_model": run.ledger.plan.threat_model,
         "accounting": run.ledger.plan.accounting,
         "epsilon_above_target": {str(k): e for k, e in run.ledger.above_target().items()},
         "epsilon_published": published["epsilon"],

@@ -17,7 +17,7 @@ from fedsvd.privacy.client_level import ClientMechanism
 from fedsvd.rounds.run import Run
 from fedsvd.settings import TrainingSettings
 from fedsvd.strategies.base import NoiseView, Strategy
-from fedsvd.strategies.spectral import ratios
+from fedsvd.strategies.spectral import floor, ratios
 
 
 def noise_in(
@@ -102,3 +102,4 @@ def noted(run: Run, number: int, metrics: dict[str, Any]) -> None:
         return
     found = ratios(run.state, later[0], strategy.noise)
     metrics["noise_ratios"] = {n: [round(x, 4) for x in values] for n, values in found.items()}
+    metrics["noise_floor"] = floor(run.state, later[0], strategy.noise)

@@ -41,6 +41,7 @@ class Run:
     began: float = field(default_factory=time.perf_counter)
     seconds_before: float = 0.0
     asked: float = field(default_factory=time.perf_counter)
+    command: str = ""  # that made it, where there was one
     setup_seconds: float = 0.0  # from there to the first round of this process
 
     def seconds(self) -> float:

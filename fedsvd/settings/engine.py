@@ -1,10 +1,13 @@
 """Where clients execute, and what is written."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from fedsvd.errors import wrong
 from fedsvd.settings.checks import at_least, choice
+
+RECORDERS = ("files", "csv", "tensorboard", "wandb", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,31 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class RecorderSettings:
-    """What is written beside metrics.jsonl, and how often the global model is evaluated."""
+    """What is written beside metrics.jsonl, and how often the global model is evaluated.
 
-    name: str
+    `target` is the import path of a recorder of one's own, which gets `options`.
+    """
+
+    name: tuple[str, ...]
     evaluate_every: int = 1
     evaluate_examples: int | None = None  # of validation, while a run goes; None: all of it
     checkpoint_every: int = 1  # rounds; the last one is kept in any case
     keep: int = 2  # checkpoints that stay, beside the best
     test: bool = True  # whether the test part is looked at, once, at the end
+    project: str = "fedsvd"  # of W&B; the experiment of MLflow
+    group: str | None = None  # of the runs of a sweep; None: the sweep's folder
+    run_name: str | None = None  # None: task, strategy and seed
+    mode: str = "offline"  # of W&B
+    store: str | None = None  # of MLflow; None: a database in the run folder
+    target: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        choice("recorder.name", self.name, ("files", "tensorboard"))
+        for name in self.name:
+            choice("recorder.name", name, RECORDERS)
+        if not self.name or len(set(self.name)) < len(self.name):
+            raise wrong("recorder.name", list(self.name), "at least one, no two of them equal")
+        choice("recorder.mode", self.mode, ("offline", "online"))
         at_least("recorder.evaluate_every", self.evaluate_every, 1)
         if self.evaluate_examples is not None:
             at_least("recorder.evaluate_examples", self.evaluate_examples, 1)

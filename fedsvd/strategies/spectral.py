@@ -120,6 +120,19 @@ def ratios(state: AdapterState, trains: str, noise: NoiseView) -> dict[str, list
     return found
 
 
+def floor(state: AdapterState, trains: str, noise: NoiseView) -> float | None:
+    """Return the smallest singular value of noise alone over its edge, the least of the layers.
+
+    It is (1 - sqrt beta) / (1 + sqrt beta) for large matrices; None where no layer has noise.
+    """
+    found = [
+        (1 - here.beta**0.5) / (1 + here.beta**0.5)
+        for layer, pair in state.factors.items()
+        if (here := level(noise.total.get(layer, (0.0, 0.0)), pair, trains)) is not None
+    ]
+    return min(found, default=None)
+
+
 def factor(pair: LowRank, kind: str) -> Tensor:
     """Return A or B of a pair."""
     return pair.A if kind == "A" else pair.B

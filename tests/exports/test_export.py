@@ -102,13 +102,17 @@ def saved(folder, cls, config, **more):
     return folder
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
+def small_bert(folder):
     config = BertConfig(
         vocab_size=30522, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=48, max_position_embeddings=64, initializer_range=0.2,
     )  # fmt: skip
-    return saved(tmp_path_factory.mktemp("bert"), BertModel, config, add_pooling_layer=False)
+    return saved(folder, BertModel, config, add_pooling_layer=False)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return small_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ def test_the_files_hold_what_the_records_say(tmp_path):
     assert json.loads((tmp_path / "privacy.json").read_text()) == LEDGER
     assert json.loads((tmp_path / "summary.json").read_text()) == summary().values
     assert (tmp_path / "config.yaml").read_text() == "seed: 0\n"
-    assert (tmp_path / "report.html").read_text().count("<svg") == 3
+    assert (tmp_path / "report.html").read_text().count("<svg") == 4
 
 
 def test_a_run_that_goes_on_keeps_the_rounds_before_and_no_others(tmp_path):
@@ -211,7 +211,8 @@ def test_header_and_report_say_where_the_noise_is_from(tmp_path, overrides, told
 
 @pytest.mark.parametrize("name", ["files", "tensorboard"])
 def test_the_configured_recorders_work_on_records_alone(name, tmp_path):
-    play(make_recorder(name, tmp_path, "", Screen(tmp_path, io.StringIO())))
+    settings = compose_settings(f"recorder={name}").recorder
+    play(make_recorder(settings, tmp_path, "", Screen(tmp_path, io.StringIO())))
     assert (tmp_path / "summary.json").exists()
     assert bool(list(tmp_path.glob("tensorboard/*"))) == (name == "tensorboard")
 

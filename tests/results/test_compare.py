@@ -25,7 +25,7 @@ def put(folder, seed, accuracy, epsilon=1.0, strategy="fedsvd.strategies.FFA", *
     summary = {
         "seed": seed, "accuracy": accuracy, "test_accuracy": accuracy - 0.01,
         "epsilon_target": epsilon, "epsilon_max": None if epsilon is None else 0.99 * epsilon,
-        "state_digest": "0" * 64,
+        "state_digest": "0" * 64, "bytes_up": 10**6 * (1 + len(strategy)), "bytes_down": 10**6,
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "metrics.jsonl").write_text("{}\n")
