@@ -149,11 +149,11 @@ def test_the_paper_without_privacy(settings):
 @pytest.mark.parametrize(
     "name",
     ["quickstart", "no_dp", "dp_eps1", "dp_eps3", "dp_eps6", "control_ffa_orthonormal",
-     "control_ffa_sqrt3"],
+     "control_ffa_sqrt3", "dp_eps1_public"],
 )  # fmt: skip
 def test_experiments_compose(settings, name):
     s = settings(f"+experiment={name}")
-    expected = {"dp_eps1": 1.0, "dp_eps3": 3.0, "dp_eps6": 6.0}.get(name)
+    expected = {"dp_eps1": 1.0, "dp_eps1_public": 1.0, "dp_eps3": 3.0, "dp_eps6": 6.0}.get(name)
     if expected:
         assert (s.privacy.unit, s.privacy.epsilon) == ("example", expected)
     if name.startswith("control"):
