@@ -109,10 +109,10 @@ def test_the_best_of_the_search_is_reported_against_the_baseline(tmp_path: Path)
     lines = list(table(SUITE, read(file), [CELL, mine]))
     assert lines[1] == "**squad_pairs, bert_tiny, natural, frozen, epsilon 1**"
     row = [cell.strip() for cell in lines[-1].strip("|").split("|")]
-    assert row[:5] == ["ffa", "2", "0.1", "3", "0.5500 ± 0.0000"]
+    assert row[:6] == ["ffa", "2", "0.1", "3", "0.5000 ± 0.0000", "0.5500 ± 0.0000"]
     # Student's t of 0, 0.1, 0.2: 4.3027 * 0.1 / sqrt 3
-    assert row[6] == "+0.1000 ± 0.2484"
-    assert row[8:] == ["+0.1000 ± 0.2484", "0.990", "1"]
+    assert row[7] == "+0.1000 ± 0.2484"
+    assert row[9:] == ["+0.1000 ± 0.2484", "0.990", "1"]
 
 
 def test_what_a_shared_rate_would_report(tmp_path: Path) -> None:
