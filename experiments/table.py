@@ -16,7 +16,7 @@ from typing import Any
 
 import matplotlib
 
-from fedsvd.recorders.report import BLUE, GREY, canvas, label
+from fedsvd.pages import BLUE, GREY, canvas, label
 from fedsvd.results.compare import Estimate, estimate, shown
 
 KEYS = (

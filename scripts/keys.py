@@ -35,7 +35,7 @@ TITLES = {
     "": "The run", "clients": "Clients", "training": "Training", "data": "Data",
     "partition": "Partition", "model": "Model", "adapter": "Adapter", "strategy": "Strategy",
     "privacy": "Privacy", "engine": "Engine", "recorder": "Recorder", "faults": "Faults",
-    "attack": "Attack", "averaging": "Averaging",
+    "attack": "Attack", "averaging": "Averaging", "start": "Start",
 }  # fmt: skip
 
 

@@ -10,8 +10,8 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from fedsvd.run import config_folder, execute
 
 WORDS = ["good", "bad", "fine", "poor", "film", "plot", "the", "a", "is", "was", "very", "not"]
-TIMES = (
-    "seconds", "setup_seconds", "train_seconds", "evaluate_seconds", "seconds_training",
+TIMES = (  # how long a run took, and how it was called
+    "command", "seconds", "setup_seconds", "train_seconds", "evaluate_seconds", "seconds_training",
     "seconds_evaluating",
 )  # fmt: skip
 

@@ -153,7 +153,7 @@ class Worker:
             entering = self._entering(tokens, group, self.kept)
             found = self.objective.outputs(self.model, batch, entering)
             out[index] = found.float().cpu()
-        return out.view(len(rows), -1)
+        return out.view(len(rows), self.objective.width(self.task.classes))
 
     def _entering(self, tokens: Tokens, rows: Sequence[int], kept: Kept | None) -> Tensor | None:
         """Return what enters the lowest adapted block of each row, None if the whole model runs."""

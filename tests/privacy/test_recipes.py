@@ -6,6 +6,7 @@ import pytest
 from opacus.accountants import PRVAccountant
 
 from fedsvd.errors import InputError
+from fedsvd.objectives.metric import ACCURACY
 from fedsvd.privacy.__main__ import main
 from fedsvd.privacy.bounds import rounds_bound
 from fedsvd.privacy.ledger import Ledger
@@ -161,5 +162,5 @@ def test_a_run_says_loudly_that_the_published_budget_is_exceeded(tmp_path, capsy
             assert (word in text) == (mode == "paper")
         assert ("WARNING" in screen) == (mode == "paper")
     assert found["ours"]["epsilon_max"] <= 2 < found["paper"]["epsilon_max"]
-    rows = [cells(row) for row in compare(group_runs(find_runs(tmp_path)[0]))]
+    rows = [cells(row, ACCURACY) for row in compare(group_runs(find_runs(tmp_path)[0]))]
     assert sum("target 2" in row[2] for row in rows) == 1

@@ -74,6 +74,7 @@ def built(folder, *overrides):
 CLOSED, OPEN = ["privacy.diagnostics=false"], ["privacy.diagnostics=true"]
 
 
+@pytest.mark.report
 def test_csv_and_a_recorder_of_ones_own_get_what_is_public(tmp_path):
     own = ["recorder.name=[csv,files]", f"recorder._target_={__name__}.Kept", "+recorder.wanted=7"]
     for overrides in (CLOSED, OPEN, ["privacy=none"]):

@@ -131,9 +131,9 @@ def test_ends_that_are_parts_of_the_rounds_keep_their_number(inputs, tmp_path):
 
 def test_the_report_draws_the_average_and_the_last_model():
     from fedsvd.objectives.metric import ACCURACY
-    from fedsvd.recorders.report import _figures
+    from fedsvd.recorders.curves import metric_and_loss
 
     scored = [{"round": k, "accuracy": 0.5, "loss": 1.0, "raw_accuracy": 0.4} for k in range(3)]
-    assert "last model" in _figures(scored, ACCURACY)["svg"]
+    assert "last model" in metric_and_loss(scored, ACCURACY, None)["plots"][0]
     plain = [{k: v for k, v in m.items() if k != "raw_accuracy"} for m in scored]
-    assert "last model" not in _figures(plain, ACCURACY)["svg"]
+    assert "last model" not in metric_and_loss(plain, ACCURACY, None)["plots"][0]
