@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO, final
@@ -84,8 +85,11 @@ def logged(verbose: bool = False) -> Iterator[RunLog]:
     try:
         yield log
     except Exception as error:
-        known = type(error).__module__ == "fedsvd.errors"
-        LOG.error("%s: %s", type(error).__name__, error, exc_info=None if known else error)
+        told = f"{type(error).__name__}: {error}"
+        if type(error).__module__ != "fedsvd.errors":
+            # As text: a handler that keeps records must not keep the model in the traceback's frames.
+            told += "\n" + "".join(traceback.format_exception(error)).rstrip()
+        LOG.error("%s", told)
         raise
     finally:
         for logger, handler in added:

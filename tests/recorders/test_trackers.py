@@ -111,7 +111,10 @@ def test_wandb_offline(tmp_path, monkeypatch):
         (tmp_path / "sweep" / "multirun.yaml").touch()
         play(built(folder, "recorder=wandb", *overrides), *overrides)
         (log,) = folder.glob("wandb/offline-run-*/*.wandb")
-        data = log.read_bytes()
+        for _ in range(200):  # W&B's own process writes the file, soon after the run's end
+            if b"epsilon_max" in (data := log.read_bytes()):
+                break
+            time.sleep(0.1)
         for word in (b"accuracy", b"epsilon_max", b"abababab", b"privacy.diagnostics"):
             assert word in data
         assert f"{tmp_path.name}/sweep".encode() in data
