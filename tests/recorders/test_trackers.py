@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import time
 from dataclasses import replace
 
 import pytest
