@@ -33,11 +33,15 @@ def main() -> int:
     for group in GROUPS:
         parser.add_argument(f"--{group}", nargs="+", metavar="NAME")
     parser.add_argument("--seeds", type=int, help="of the reported ones, the first so many")
+    parser.add_argument("--baseline", metavar="METHOD", help="of table's differences")
     parser.add_argument("--suite", type=Path, default=HERE / "suite.yaml", metavar="FILE")
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl", metavar="FILE")
     parser.add_argument("--out", type=Path, default=Path("outputs/suite"), metavar="FOLDER")
     given = parser.parse_args()
     suite = load(given.suite)
+    if given.baseline is not None and given.baseline not in suite["methods"]:
+        parser.error(f"--baseline: {given.baseline!r} is not in suite.yaml")
+    suite["baseline"] = given.baseline or suite["baseline"]
     try:
         chosen = list(cells(suite, **{g: getattr(given, g) for g in GROUPS}))
     except KeyError as error:
