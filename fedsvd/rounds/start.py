@@ -16,6 +16,10 @@ def check_start(settings: Settings, strategy: FlowerStrategy) -> None:
     """Raise InputError if there is nothing to train on, or nothing that the clients would be sent."""
     if not settings.start.active:
         return
+    if settings.partition.name == "own":
+        raise wrong(
+            "start.name", settings.start.name, "none with partition=own: no text is the server's"
+        )
     if not settings.data.public:
         raise wrong(
             "data.public", 0,

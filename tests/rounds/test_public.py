@@ -15,6 +15,7 @@ from fedsvd.lowrank.pair import kind_of
 from fedsvd.models.backbone import load_tokenizer
 from fedsvd.rounds.attempt import one_round
 from fedsvd.rounds.public import WorkerView
+from fedsvd.rounds.start import check_start
 from fedsvd.strategies.build import build_strategy
 from fedsvd.strategies.use import check_use
 from tests.conftest import TINY, compose_settings
@@ -80,6 +81,13 @@ def test_a_start_on_public_texts_moves_what_is_sent_and_nothing_else():
 
 
 def test_a_start_that_has_nothing_to_train_is_refused():
+    settings = compose_settings(
+        *[o for o in TINY if not o.startswith("partition.")], "start=public", "data.public=12",
+        "partition=own", "data.labels=[a,b]", "data.public_size=40", "privacy.secure_noise=true",
+        "privacy.diagnostics=false",
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"start\.name: 'public' .* none with partition=own"):
+        check_start(settings, build_strategy(settings.strategy))
     with pytest.raises(InputError, match=r"data\.public: 0 is not allowed.*start=public"):
         start("start=public", "data.public=0")
     with pytest.raises(InputError, match=r"start: with .*FedSa.* choose start=none"):
