@@ -11,6 +11,11 @@ from fedsvd.settings import Settings
 from fedsvd.settings.start import StartSettings
 from fedsvd.strategies.base import PublicView, Strategy
 
+NOTHING = (
+    "start: with this strategy, adapter and head there is nothing that the server could train and "
+    "send; choose start=none"
+)
+
 
 def check_start(settings: Settings, strategy: FlowerStrategy) -> None:
     """Raise InputError if there is nothing to train on, or nothing that the clients would be sent."""
@@ -26,15 +31,11 @@ def check_start(settings: Settings, strategy: FlowerStrategy) -> None:
             "at least 1 with start=public: so many examples to train on, which no client then holds",
         )  # fmt: skip
     if not movable(settings, strategy):
-        raise InputError(
-            f"start: with {settings.strategy.target}, adapter={settings.adapter.name} and "
-            f"model.head={settings.model.head} there is nothing that the server could train and "
-            "send; choose start=none"
-        )
+        raise InputError(NOTHING)
 
 
 def movable(settings: Settings, strategy: FlowerStrategy) -> tuple[str, ...]:
-    """Return which of "A", "B", "extra" (the head) the server may train before round 1.
+    """Return which of "A", "B", "extra" (a head, an adapter's own tensors) may train before round 1.
 
     Clients must be sent it: a strategy that does not broadcast A has them derive the A that the
     adapter starts from, and what it `keeps` is a client's own.
@@ -43,8 +44,7 @@ def movable(settings: Settings, strategy: FlowerStrategy) -> tuple[str, ...]:
     if isinstance(strategy, Strategy):
         sent, kept = strategy.broadcasts, strategy.keeps  # type: ignore[assignment]
     factors = [f for f in ("A", "B") if settings.adapter.name != "none" and f in sent]
-    heads = ["extra"] if settings.model.head_trains else []
-    return tuple(kind for kind in (*factors, *heads) if kind not in kept)
+    return tuple(kind for kind in (*factors, "extra") if kind not in kept)
 
 
 def start_on_public(
@@ -52,9 +52,13 @@ def start_on_public(
 ) -> AdapterState:
     """Return the state after `start.steps` of Adam on the mean loss of the public texts.
 
-    The rate falls linearly from `start.lr` to 0. `kinds` are those of `movable`.
+    The rate falls linearly from `start.lr` to 0. `kinds` are those of `movable`; of "extra" what
+    clients train moves. Raises InputError if the state has nothing of them that can train.
     """
-    x = {n: t.detach().clone() for n, t in state.select(kinds).items()}
+    trained = view.gradients(state, kinds)[1]
+    x = {n: t.detach().clone() for n, t in state.select(kinds).items() if n in trained}
+    if not x:
+        raise InputError(NOTHING)
     optimizer = torch.optim.Adam(list(x.values()), lr=told.lr)
     fall = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 1 - n / told.steps)
     for _ in range(told.steps):

@@ -80,6 +80,18 @@ def test_a_start_on_public_texts_moves_what_is_sent_and_nothing_else():
     assert not any(p.requires_grad for n, p in one.worker.model.named_parameters() if "lora_A" in n)
 
 
+@pytest.mark.parametrize("adapter", ["lora_xs", "kronecker", "sorsa"])
+def test_a_start_moves_what_trains_of_adapters_without_plain_factors(adapter):
+    chosen = ["data.public=12", "privacy=none", "strategy=fedavg", f"adapter={adapter}"]
+    run = start(*chosen, "start=public", "start.steps=2")
+    moved = [
+        n
+        for n, t in run.worker.initial.tensors().items()
+        if not torch.equal(t, run.state.tensors()[n])
+    ]
+    assert set(moved) == set(run.worker.model.trainable())
+
+
 def test_a_start_that_has_nothing_to_train_is_refused():
     settings = compose_settings(
         *[o for o in TINY if not o.startswith("partition.")], "start=public", "data.public=12",
@@ -90,7 +102,7 @@ def test_a_start_that_has_nothing_to_train_is_refused():
         check_start(settings, build_strategy(settings.strategy))
     with pytest.raises(InputError, match=r"data\.public: 0 is not allowed.*start=public"):
         start("start=public", "data.public=0")
-    with pytest.raises(InputError, match=r"start: with .*FedSa.* choose start=none"):
+    with pytest.raises(InputError, match=r"start: with .* choose start=none"):
         start(
             "start=public", "data.public=12", "strategy=fedsa", "strategy.head=own",
             "adapter=none", "privacy=none",
