@@ -52,11 +52,7 @@ def _partition(given: Any) -> Any:
     target = partition.pop("_target_", None)
     if target is None:
         return partition
-    if not isinstance(target, str) or "." not in target:
-        raise wrong("partition._target_", target, "the import path of a class, as package.Class")
-    common = {f.name for f in dataclasses.fields(PartitionSettings)} - {"target", "options"}
-    options = {k: partition.pop(k) for k in list(partition) if k not in common}
-    return {**partition, "name": "flower", "target": target, "options": options}
+    return {**_of_a_class("partition", partition, target, PartitionSettings), "name": "flower"}
 
 
 def _recorder(given: Any) -> Any:
@@ -70,11 +66,17 @@ def _recorder(given: Any) -> Any:
     target = recorder.pop("_target_", None)
     if target is None:
         return recorder
+    return _of_a_class("recorder", recorder, target, RecorderSettings)
+
+
+def _of_a_class(group: str, given: dict[str, Any], target: Any, settings: type) -> dict[str, Any]:
+    """Return a group with a class, and what `settings` does not know as its options."""
     if not isinstance(target, str) or "." not in target:
-        raise wrong("recorder._target_", target, "the import path of a class, as package.Class")
-    common = {f.name for f in dataclasses.fields(RecorderSettings)} - {"target", "options"}
-    options = {k: recorder.pop(k) for k in list(recorder) if k not in common}
-    return {**recorder, "target": target, "options": options}
+        raise wrong(f"{group}._target_", target, "the import path of a class, as package.Class")
+    common = {f.name for f in dataclasses.fields(settings)} - {"target", "options"}
+    options = {k: v for k, v in given.items() if k not in common}
+    known = {k: v for k, v in given.items() if k in common}
+    return {**known, "target": target, "options": options}
 
 
 def _data(given: Any) -> Any:

@@ -63,9 +63,7 @@ def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = 
     run.strategy_start = dict(vars(strategy))
     if worker.plan.unit == "client":
         run.client_level = make_mechanism(settings, worker.plan.clients[0].noise_multiplier)
-    grid.expect(
-        settings.clients.per_round
-    )  # its processes start while the first model is evaluated
+    grid.expect(settings.clients.per_round)  # its workers start while round 0 is evaluated
     return run
 
 

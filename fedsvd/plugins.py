@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from types import ModuleType
 from typing import Any
 
 from fedsvd.errors import InputError, nearest
@@ -14,11 +15,7 @@ def find_plugin(key: str, target: str, base: type, what: str, advice: str) -> ty
     ("a strategy") and `advice` on how to make it one.
     """
     module_name, _, name = target.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may fail in any way while it is imported
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"{key}: {target!r} cannot be imported ({reason})") from error
+    module = module_of(key, target)
     found = getattr(module, name, None)
     if found is None:
         classes = [n for n, v in vars(module).items() if inspect.isclass(v)]
@@ -31,3 +28,12 @@ def find_plugin(key: str, target: str, base: type, what: str, advice: str) -> ty
     if missing:
         raise InputError(f"{key}: {target!r} lacks the method {', '.join(missing)}")
     return found
+
+
+def module_of(key: str, path: str) -> ModuleType:
+    """Return the module of what an import path names; InputError if it cannot be imported."""
+    try:
+        return importlib.import_module(path.rpartition(".")[0])
+    except Exception as error:  # a user's module may fail in any way while it is imported
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{key}: {path!r} cannot be imported ({reason})") from error

@@ -4,12 +4,12 @@ In a simulation the run's configuration names them (`mods`). On a node only the 
 does: a server that could name one would choose code that runs there.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 
 from flwr.app import Context, Message
 
 from fedsvd.errors import InputError, nearest
+from fedsvd.plugins import module_of
 
 App = Callable[[Message, Context], Message]
 Mod = Callable[[Message, Context, App], Message]
@@ -21,12 +21,7 @@ def find_mod(key: str, path: str) -> Mod:
     Raises InputError that names `key` if it cannot be imported, is not there, or is none: a class,
     such as Flower's LocalDpMod, must be made into an object in a module of one's own.
     """
-    module_name, _, name = path.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may fail in any way while it is imported
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise InputError(f"{key}: {path!r} cannot be imported ({reason})") from error
+    module, name = module_of(key, path), path.rpartition(".")[2]
     found = getattr(module, name, None)
     if not callable(found) or isinstance(found, type):
         near = nearest(name, [n for n, v in vars(module).items() if callable(v)])
