@@ -169,7 +169,16 @@ def _data(settings: Settings) -> float:
 
 
 def _resident() -> int:
-    """Return the most memory that this process has held so far, in bytes."""
+    """Return the most memory that this process has held so far, in bytes.
+
+    The system's ru_maxrss is read last: on Linux it counts what the process held before exec, which
+    is the memory of whoever started it.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        pass
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(most if sys.platform == "darwin" else most * 1024)
 
