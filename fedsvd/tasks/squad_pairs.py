@@ -5,18 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedsvd.tasks.archives import BIGBENCH, get
-from fedsvd.tasks.bigbench import read_json
-from fedsvd.tasks.write import Prepared, Row, deal_domains, order
+from fedsvd.tasks.squad import FACTS, deal, flat
+from fedsvd.tasks.write import Prepared, Row, order
 
-FOLDER = "bigbench/benchmark_tasks/squad_shifts"
-FILES = {
-    "squad": "squaddev_v1.1.json",
-    "new_wiki": "new_wiki_v1.0.json",
-    "nyt": "nyt_v1.0.json",
-    "reddit": "reddit_v1.0.json",
-    "amazon": "amazon_reviews_v1.0.json",
-}
 WANTED = {"test": 600, "validation": 400}  # rows of each domain
 LABELS = ("not_entailment", "entailment")
 END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
@@ -31,33 +22,12 @@ def prepare(archives: Path) -> Prepared:
     accepted answers, the one that shares most words with the question. Questions whose paragraph has
     no such sentence give none. Whole paragraphs go to one part.
     """
-    files = {domain: f"{FOLDER}/{file}" for domain, file in FILES.items()}
-    found = read_json(get(BIGBENCH, archives), files.values())
-    parts = deal_domains((_groups(found[file], domain) for domain, file in files.items()), WANTED)
+    parts = deal(archives, WANTED, _pairs)
     facts = {
         "task": "whether a sentence holds the answer to a question, by QNLI's recipe",
-        "source": "squad_shifts of bigbench 1.0.0 (Miller et al., ICML 2020), with SQuAD 1.1 (dev)",
-        "licence": "bigbench: Apache 2.0; the questions: CC BY 4.0, SQuAD CC BY-SA 4.0",
-        "clients": "the five domains",
+        **FACTS,
     }
     return Prepared(("question", "sentence"), parts, facts)
-
-
-def _groups(data: Any, domain: str) -> dict[str, list[Row]]:
-    """Return the rows of a domain by paragraph."""
-    groups: dict[str, list[Row]] = {}
-    for context, questions in paragraphs(data):
-        rows = list(_pairs(context, questions, domain))
-        if rows:
-            groups.setdefault(context, []).extend(rows)
-    return groups
-
-
-def paragraphs(data: Any) -> Iterator[tuple[str, Sequence[Any]]]:
-    """Yield (context, questions) of every paragraph of a file in SQuAD's form."""
-    for article in data["data"]:
-        for paragraph in article["paragraphs"]:
-            yield paragraph["context"], paragraph["qas"]
 
 
 def sentences(text: str) -> list[tuple[int, str]]:
@@ -73,7 +43,7 @@ def sentences(text: str) -> list[tuple[int, str]]:
 def _pairs(context: str, questions: Sequence[Any], domain: str) -> Iterator[Row]:
     cut = sentences(context)
     for asked in questions:
-        question = " ".join(asked["question"].split())
+        question = flat(asked["question"])
         answers = {answer["text"].casefold() for answer in asked["answers"]}
         if not question or not answers:
             continue

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fedsvd.errors import InputError
-from fedsvd.tasks import archives, multiemo, newsgroups, squad_pairs, vader, vitaminc
+from fedsvd.tasks import archives, multiemo, newsgroups, squad, squad_pairs, vader, vitaminc
 from fedsvd.tasks.archives import Archive, get
 from fedsvd.tasks.bigbench import ROOT
 from fedsvd.tasks.squad_pairs import sentences
@@ -31,7 +31,7 @@ def bigbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def make(**files: Any) -> Path:
         told = {f"{ROOT}/{n}": json.dumps(v).encode() for n, v in files.items()}
         path = packed(tmp_path / "archive.tar.gz", {**told, f"{ROOT}/other": b"x"})
-        for module in (squad_pairs, vitaminc, multiemo):
+        for module in (squad, vitaminc, multiemo):
             monkeypatch.setattr(module, "get", lambda archive, folder: path)
         monkeypatch.setattr(squad_pairs, "WANTED", {"test": 0, "validation": 0})
         monkeypatch.setattr(vitaminc, "WANTED", {"test": 0, "validation": 0})
@@ -60,8 +60,8 @@ def test_squad_pairs_follow_the_recipe(bigbench: Any) -> None:
     lost = {"id": "alone", "question": "Where?", "answers": [{"text": "The", "answer_start": 0}]}
     data = {"data": [{"title": "t", "paragraphs": [{"context": context, "qas": [*asked, lost]}]}]}
     empty: dict[str, Any] = {"data": []}
-    files = {f"{squad_pairs.FOLDER}/{f}": empty for f in squad_pairs.FILES.values()}
-    found = squad_pairs.prepare(bigbench(**{**files, f"{squad_pairs.FOLDER}/nyt_v1.0.json": data}))
+    files = {f"{squad.FOLDER}/{f}": empty for f in squad.FILES.values()}
+    found = squad_pairs.prepare(bigbench(**{**files, f"{squad.FOLDER}/nyt_v1.0.json": data}))
     # The coin of each id says which; the rival shares "the Rhine" and holds no answer.
     expected = {
         ("Boats on the Rhine carry coal.", "entailment")
@@ -77,7 +77,7 @@ def test_squad_pairs_follow_the_recipe(bigbench: Any) -> None:
 def test_a_question_without_a_rival_gives_no_pair(bigbench: Any) -> None:
     question = {"id": "a", "question": "Who?", "answers": [{"text": "Ann", "answer_start": 0}]}
     data = {"data": [{"paragraphs": [{"context": "Ann came. Then Ann left.", "qas": [question]}]}]}
-    files: dict[str, Any] = {f"{squad_pairs.FOLDER}/{f}": data for f in squad_pairs.FILES.values()}
+    files: dict[str, Any] = {f"{squad.FOLDER}/{f}": data for f in squad.FILES.values()}
     assert squad_pairs.prepare(bigbench(**files)).parts["train"] == []
 
 
