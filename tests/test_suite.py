@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from experiments.suite.figures import draw
 from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
 from experiments.suite.plan import settings_of as composed
 from experiments.suite.records import best, edges, neighbours, read, record
-from experiments.suite.tables import searched, table
+from experiments.suite.tables import paired, reported, searched, table
 from fedsvd import run
 from fedsvd.strategies.build import build_strategy
 from fedsvd.strategies.pairs import check_pair
@@ -113,6 +114,29 @@ def test_the_best_of_the_search_is_reported_against_the_baseline(tmp_path: Path)
     # Student's t of 0, 0.1, 0.2: 4.3027 * 0.1 / sqrt 3
     assert row[7] == "+0.1000 ± 0.2484"
     assert row[9:] == ["+0.1000 ± 0.2484", "0.990", "1"]
+
+
+def test_a_figure_has_a_row_for_each_setting_that_was_reported(tmp_path: Path) -> None:
+    file, mine = tmp_path / "r.jsonl", Cell(*CELL.setting, "ffa")
+    drawn = tmp_path / "figures" / "f.svg"
+    made(file, CELL, "search", 2, 0.1, 100, accuracy=0.7, test_accuracy=None)
+    assert draw(SUITE, read(file), [CELL], drawn) == 0  # a search alone is no result
+    assert not drawn.exists()
+    made(file, mine, "search", 2, 0.1, 100, accuracy=0.7, test_accuracy=None)
+    for seed in (0, 1):
+        made(file, CELL, "report", 2, 0.1, seed, accuracy=0.6, test_accuracy=0.5)
+        made(file, mine, "report", 2, 0.1, seed, accuracy=0.6, test_accuracy=0.5 + seed / 10)
+    made(file, mine, "report", 2, 0.1, 2)  # failed
+    runs = read(file)
+    assert paired(reported(runs, mine), reported(runs, CELL)) == pytest.approx([0, 0.1])
+    assert draw(SUITE, runs, list(cells(SUITE)), drawn) == 1
+    text = drawn.read_text()
+    assert "squad_pairs, natural clients, epsilon 1" in text
+    assert text.count(">ffa<") == 2  # in the legend and beside its difference
+    assert text.count(">fedsvd<") == 1
+    before = text
+    draw(SUITE, runs, [CELL, mine], drawn)
+    assert drawn.read_text() == before
 
 
 def test_what_a_shared_rate_would_report(tmp_path: Path) -> None:

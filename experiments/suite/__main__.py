@@ -3,7 +3,7 @@
 Stages: search (every method on the one grid, on seeds that are not reported), refine (each method at
 half and at twice the rate that is best so far, on the same seeds), report (each method at what its
 search chose, on the reported seeds; the test part is read once a run), table (print), rates (print
-what the search found at every rate).
+what the search found at every rate), figure (draw curves and test differences as --out FILE.svg).
 What is recorded in --results is not made again. JOBS at a time (default 2), one thread each.
 --seeds N takes the first N reported seeds. Without a choice of names, all of suite.yaml's are meant.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.each import forked, restarted, warm
+from experiments.suite.figures import draw
 from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
 from experiments.suite.records import best, neighbours, read, record
 from experiments.suite.tables import searched, table
@@ -29,7 +30,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stage", choices=("search", "refine", "report", "table", "rates"))
+    parser.add_argument("stage", choices=("search", "refine", "report", "table", "rates", "figure"))
     for group in GROUPS:
         parser.add_argument(f"--{group}", nargs="+", metavar="NAME")
     parser.add_argument("--seeds", type=int, help="of the reported ones, the first so many")
@@ -46,6 +47,12 @@ def main() -> int:
         chosen = list(cells(suite, **{g: getattr(given, g) for g in GROUPS}))
     except KeyError as error:
         parser.error(str(error.args[0]))
+    if given.stage == "figure":
+        if given.out.suffix != ".svg":
+            parser.error(f"--out: {given.out} is not the name of an .svg file")
+        drawn = draw(suite, read(given.results), chosen, given.out)
+        print(f"{given.out}: {drawn} settings" if drawn else "no reported runs of these names")
+        return 0 if drawn else 1
     if given.stage in ("table", "rates"):
         lines = table if given.stage == "table" else searched
         for line in lines(suite, read(given.results), chosen):

@@ -30,9 +30,14 @@ class Cell:
     method: str
 
     @property
+    def setting(self) -> tuple[str, str, str, str, str]:
+        """Return what the methods of one table share."""
+        return (self.task, self.model, self.clients, self.head, self.budget)
+
+    @property
     def name(self) -> str:
         """Return the cell as the folder of its runs."""
-        return "/".join((self.task, self.model, self.clients, self.head, self.budget, self.method))
+        return "/".join((*self.setting, self.method))
 
 
 @final

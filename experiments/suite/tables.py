@@ -33,7 +33,7 @@ def table(suite: dict[str, Any], runs: Runs, cells: Sequence[Cell]) -> Iterator[
         choice = best(runs, cell)
         if choice is None:
             continue
-        setting = (cell.task, cell.model, cell.clients, cell.head, cell.budget)
+        setting = cell.setting
         if setting != last:
             yield from ("", f"**{', '.join(setting[:4])}, epsilon {cell.budget}**", "")
             yield from (HEADER, "|---" * 12 + "|")
@@ -58,14 +58,19 @@ def _row(
         cells.append(shown(estimate(values)))
     for key in ("accuracy", "test_accuracy"):
         cells.append(shown(estimate([line[key] for line in good.values()])))
-        both = [s for s in sorted(good) if s in base and "failed" not in base[s]]
-        apart = [good[s][key] - base[s][key] for s in both]
-        cells.append(
-            "-" if cell.method == suite["baseline"] else shown(estimate(apart), signed=True)
-        )
+        apart = estimate(paired(found, base, key))
+        cells.append("-" if cell.method == suite["baseline"] else shown(apart, signed=True))
     cells.append(_spent(list(good.values())))
     cells.append(str(len(found) - len(good)))
     return f"| {cell.method} | {' | '.join(cells)} |"
+
+
+def paired(
+    found: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]], key: str = "test_accuracy"
+) -> list[float]:
+    """Return the differences to the baseline's runs of the same seeds, of what did not fail."""
+    both = [s for s in sorted(found) if s in base and not {"failed"} & {*found[s], *base[s]}]
+    return [found[s][key] - base[s][key] for s in both]
 
 
 def _spent(lines: Sequence[dict[str, Any]]) -> str:
@@ -81,7 +86,7 @@ def searched(suite: dict[str, Any], runs: Runs, cells: Sequence[Cell]) -> Iterat
 
     A column is what a study with one rate and clip for all methods would report.
     """
-    for setting, group in groupby(cells, lambda c: (c.task, c.model, c.clients, c.head, c.budget)):
+    for setting, group in groupby(cells, lambda cell: cell.setting):
         tried = [cell for cell in group if searched_at(runs, [cell])]
         if not tried:
             continue
