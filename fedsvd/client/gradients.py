@@ -6,9 +6,11 @@ up, so a model that nobody has tried is treated as one that everybody knows.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,6 +38,16 @@ from fedsvd.terminal import complain
 GROUPS = ((0, 1, 2), (3, 4), (0,))  # micro-batches: of several, of two of unlike lengths, of one
 AGAIN = (1,)  # examples that are asked once more, after all others
 CLEAR = 0.25  # of what is tolerated: what is closer than that is not measured again in a process
+PAUSES = (
+    0.0,
+    0.003,
+    0.011,
+    0.037,
+    0.053,
+    0.071,
+    0.097,
+    0.123,
+)  # seconds before each look, of no common rhythm
 REPEATED = 1e-6  # what they may differ by: some kernels of CUDA add in any order
 
 
@@ -166,19 +178,27 @@ def _alone(worker: Worker) -> dict[str, Tensor]:
     """
     named = worker.model.trainable()
     buffers = {n: b.detach().clone() for n, b in worker.model.named_buffers()}
-    drawn = _outside_torch()
     losses, rows = _losses(worker, True), range(len(worker.tokens.labels))
+    alone = partial(gradients_alone, list(named.values()), losses=losses)
+    taken: dict[int, list[Tensor]] = {}
+
+    def take(row: int) -> None:
+        taken[row] = alone([row])[0]
+
     if worker.hooks is not None:
         worker.hooks.disable_hooks()
     try:
-        found = gradients_alone(list(named.values()), rows, losses)[0]
-        again = gradients_alone(list(named.values()), AGAIN, losses)[0]
+        drawn = any(_draws(partial(take, row), _outside_torch) for row in rows)
+        again = alone(AGAIN)[0]
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]
         raise _unfit(worker, f"it raises {type(error).__name__}: {said}") from error
     finally:
         if worker.hooks is not None:
             worker.hooks.enable_hooks()
+    if drawn:
+        raise _unfit(worker, "it draws from the global generators of Python or NumPy")
+    found = [torch.cat(each) for each in zip(*(taken[row] for row in rows), strict=True)]
     expected = dict(zip(named, found, strict=True))
     for name, value in expected.items():
         if not bool(value.isfinite().all()):
@@ -190,8 +210,6 @@ def _alone(worker: Worker) -> dict[str, Tensor]:
     for name, buffer in worker.model.named_buffers():
         if name not in buffers or not torch.equal(buffer, buffers[name]):
             raise _unfit(worker, f"{name} remembers what the model has seen")
-    if drawn != _outside_torch():
-        raise _unfit(worker, "it draws from the global generators of Python or NumPy")
     return expected
 
 
@@ -226,10 +244,13 @@ def _turns(kinds: tuple[str, ...]) -> list[tuple[tuple[str, ...], Sequence[int]]
 def _compare(worker: Worker, group: Sequence[int], expected: dict[str, Tensor]) -> Difference:
     named, losses = worker.model.trainable(), _losses(worker, False)
     assert isinstance(worker.hooks, Hooks)
-    worker.hooks.renew()
-    state = _generators(worker)
-    losses(group).sum().backward()
-    if not all(torch.equal(a, b) for a, b in zip(state, _generators(worker), strict=True)):
+    hooks = worker.hooks
+
+    def take() -> None:
+        hooks.renew()
+        losses(group).sum().backward()
+
+    if _draws(take, partial(_generators, worker)):
         return Difference("", float("inf"), "the model draws random numbers that are not dropout")
     found = {n: getattr(p, "grad_sample", None) for n, p in named.items()}
     for name, value in found.items():
@@ -239,9 +260,25 @@ def _compare(worker: Worker, group: Sequence[int], expected: dict[str, Tensor]) 
     return farthest(found, rows)  # type: ignore[arg-type]
 
 
-def _generators(worker: Worker) -> list[Tensor]:
+def _draws(work: Callable[[], None], look: Callable[[], object]) -> bool:
+    """Do `work`; return whether it moves what `look` sees, however often it is done.
+
+    Threads of others draw from the same generators, as a framework's that waits for messages does.
+    They do not hit every one of several looks; a model that draws does.
+    """
+    for pause in PAUSES:
+        time.sleep(pause)
+        before = look()
+        work()
+        if before == look():
+            return False
+    return True
+
+
+def _generators(worker: Worker) -> list[bytes]:
     cuda = worker.device.type == "cuda"
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(worker.device)] if cuda else [])]
+    found = [torch.get_rng_state(), *([torch.cuda.get_rng_state(worker.device)] if cuda else [])]
+    return [state.numpy().tobytes() for state in found]
 
 
 def _outside_torch() -> tuple[object, ...]:

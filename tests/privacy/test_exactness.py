@@ -1,8 +1,12 @@
 """One example's gradient is its own on every architecture, or the run is refused."""
 
+import itertools
 import math
+import random
 import re
+import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -169,6 +173,23 @@ def test_what_a_model_does_beside_its_layers_is_noticed(kind, result):
     worker = small_worker(SMALL, *GIVEN, **made)
     assert worker.plan.gradients == result
     assert gap(worker, moved_state(worker), longest(worker)) <= 1 + 1e-4
+
+
+@pytest.mark.parametrize("generator", ["python", "numpy", "torch"])
+def test_what_a_thread_draws_meanwhile_is_not_the_models(generator):
+    """Flower's own threads do: now and then a run in its simulation was refused."""
+    draw = {"python": random.random, "numpy": np.random.rand, "torch": lambda: torch.rand(1)}
+    calls = itertools.count()
+
+    def meanwhile(*_):
+        if next(calls) % 3 < 2:
+            drawing = threading.Thread(target=draw[generator])
+            drawing.start()
+            drawing.join()
+
+    backbone = small_backbone(SMALL)
+    backbone.register_forward_pre_hook(meanwhile)
+    assert small_worker(SMALL, *GIVEN, backbone=backbone).plan.gradients == "hooks"
 
 
 def test_a_layer_that_is_used_twice_with_other_batches_is_noticed(monkeypatch):
