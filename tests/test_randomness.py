@@ -42,20 +42,20 @@ def philox(keys):
     return x[0]
 
 
-def test_no_two_of_a_million_streams_share_a_key_or_a_first_output():
+def test_no_two_of_400_000_streams_share_a_key_or_a_first_output():
     seeds = [*range(6), -1, -5, 2**32, 5 + 2**33, 2**64, 5 + 2**64, -(2**64), 2**200, -(2**200)]
     identities = [
         (seed, purpose, round, client, *attempt_key(attempt))
         for seed, purpose, round, client, attempt in product(
-            seeds, Purpose, [*range(1, 61), 740, 758], [*range(31), 35], range(3)
+            seeds, Purpose, [*range(1, 23), 740, 758], [*range(31), 35], range(3)
         )
     ]
-    assert len(identities) > 1_000_000
+    assert len(identities) > 400_000
     keys = [stream_key(*identity) for identity in identities]
     assert len(set(keys)) == len(keys)
     assert max(keys) > 2**127
     first = philox(keys)
-    assert len(np.unique(first)) == len(keys)  # by chance two are equal with 3e-8
+    assert len(np.unique(first)) == len(keys)  # by chance two are equal with 5e-9
     for i in range(0, len(keys), 9973):  # what the streams give is what was written out
         assert words(1, numpy_stream(*identities[i]))[0] == first[i]
 

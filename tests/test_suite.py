@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from experiments.suite.figures import draw
-from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
+from experiments.suite.plan import FILE, Cell, Trial, cells, grid, load, overrides
 from experiments.suite.plan import settings_of as composed
 from experiments.suite.records import best, edges, neighbours, read, record
 from experiments.suite.tables import paired, reported, searched, table
@@ -28,9 +28,22 @@ def settings_of(trial: Trial) -> Any:
     return settings
 
 
-@pytest.mark.parametrize("method", SUITE["methods"])
-def test_every_method_composes_in_every_setting(method: str) -> None:
-    for cell in cells(SUITE, tasks=["squad_pairs"], models=["bert_tiny"], methods=[method]):
+# Each method in one setting of its own, in turn, and one method in every setting.
+EVERY = list(cells(SUITE, tasks=["squad_pairs"], models=["bert_tiny"]))
+TURN = [
+    [cell for cell in EVERY if cell.method == method][n % 3 :: 7]
+    for n, method in enumerate(SUITE["methods"])
+]
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [*TURN, [cell for cell in EVERY if cell.method == "fedsvd"]],
+    ids=lambda chosen: chosen[0].method,
+)
+def test_every_method_composes_in_its_settings(chosen: list[Cell]) -> None:
+    assert chosen
+    for cell in chosen:
         trial = next(grid(SUITE, cell))
         settings = settings_of(trial)
         assert settings.seed == 100
@@ -42,6 +55,18 @@ def test_every_method_composes_in_every_setting(method: str) -> None:
         assert (settings.privacy.epsilon if private else "none") == (
             {"paper": 1.0}.get(cell.budget) or float(cell.budget) if private else "none"
         )
+
+
+def test_the_published_recipe_composes() -> None:
+    suite = load(FILE.with_name("published.yaml"))
+    for cell in cells(suite, tasks=["squad_pairs"], clients=["published"]):
+        first = next(grid(suite, cell))
+        settings = composed(overrides(suite, first))
+        assert (
+            (first.lr, first.clip) == (settings.training.lr, settings.privacy.clip_norm) == (0.5, 2)
+        )
+        assert settings.privacy.epsilon == 6
+        assert settings.privacy.accounting == cell.budget
 
 
 @pytest.mark.parametrize("task", SUITE["tasks"])
@@ -107,6 +132,10 @@ def test_the_best_of_the_search_is_reported_against_the_baseline(tmp_path: Path)
              epsilon_max=0.99)  # fmt: skip
         made(file, mine, "report", 1, 0.1, seed, accuracy=0.1, test_accuracy=0.1, epsilon_max=0.99)
     made(file, mine, "report", 2, 0.1, 3)
+    assert best(read(file, 1), CELL) == (1, 0.1)  # a study with one rate for all
+    assert best(read(file, 3), CELL) is None
+    one = list(table(SUITE, read(file, 1), [mine]))[-1].split(" | ")
+    assert (one[1], one[8]) == ("1*", "0.1000 ± 0.0000")
     lines = list(table(SUITE, read(file), [CELL, mine]))
     assert lines[1] == "**squad_pairs, bert_tiny, natural, frozen, epsilon 1**"
     row = [cell.strip() for cell in lines[-1].strip("|").split("|")]

@@ -5,6 +5,8 @@ half and at twice the rate that is best so far, on the same seeds), report (each
 search chose, on the reported seeds; the test part is read once a run), table (print), rates (print
 what the search found at every rate), figure (draw curves and test differences as --out FILE.svg).
 What is recorded in --results is not made again. JOBS at a time (default 2), one thread each.
+--lr RATE looks at nothing else than what was run at this rate: with it, report and table are those of
+a study with one rate for all methods.
 --seeds N takes the first N reported seeds. Without a choice of names, all of suite.yaml's are meant.
 """
 
@@ -34,6 +36,7 @@ def main() -> int:
     for group in GROUPS:
         parser.add_argument(f"--{group}", nargs="+", metavar="NAME")
     parser.add_argument("--seeds", type=int, help="of the reported ones, the first so many")
+    parser.add_argument("--lr", type=float, metavar="RATE", help="one for all methods")
     parser.add_argument("--baseline", metavar="METHOD", help="of table's differences")
     parser.add_argument("--suite", type=Path, default=HERE / "suite.yaml", metavar="FILE")
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl", metavar="FILE")
@@ -50,12 +53,12 @@ def main() -> int:
     if given.stage == "figure":
         if given.out.suffix != ".svg":
             parser.error(f"--out: {given.out} is not the name of an .svg file")
-        drawn = draw(suite, read(given.results), chosen, given.out)
+        drawn = draw(suite, read(given.results, given.lr), chosen, given.out)
         print(f"{given.out}: {drawn} settings" if drawn else "no reported runs of these names")
         return 0 if drawn else 1
     if given.stage in ("table", "rates"):
         lines = table if given.stage == "table" else searched
-        for line in lines(suite, read(given.results), chosen):
+        for line in lines(suite, read(given.results, given.lr), chosen):
             print(line)
         return 0
     return make(suite, given, chosen)
@@ -63,7 +66,7 @@ def main() -> int:
 
 def make(suite: dict, given: argparse.Namespace, chosen: list[Cell]) -> int:
     """Make the runs of a stage that are not recorded; return 1 if one fails."""
-    runs = read(given.results)
+    runs = read(given.results, given.lr)
     wanted: list[Trial] = []
     for cell in chosen:
         if given.stage == "search":

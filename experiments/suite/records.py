@@ -42,11 +42,16 @@ def record(file: Path, trial: Trial, run: Path, status: int) -> None:
         out.write(json.dumps(line) + "\n")
 
 
-def read(file: Path) -> Runs:
-    """Return the recorded runs by `Trial.key`; of a run that was made again, the last."""
+def read(file: Path, lr: float | None = None) -> Runs:
+    """Return the recorded runs by `Trial.key`; of a run that was made again, the last.
+
+    With a rate, those at this rate alone: it is then the best of every method.
+    """
     found = {}
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     for line in map(json.loads, lines):
+        if lr is not None and line["lr"] != lr:
+            continue
         cell = Cell(*(line[axis] for axis in AXES))
         trial = Trial(cell, line["stage"], line["lr"], line["clip"], line["seed"])
         found[trial.key] = line

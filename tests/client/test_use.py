@@ -169,7 +169,7 @@ def test_an_asynchronous_exception_at_any_line_mixes_nothing(kind):
     expected = train(worker, rule)
     lines = traced(0, worker, rule)
     g = torch.Generator().manual_seed(0)
-    places = {*torch.randint(1, lines, (40,), generator=g).tolist(), *range(lines - 25, lines + 1)}
+    places = {*torch.randint(1, lines, (24,), generator=g).tolist(), *range(lines - 12, lines + 1)}
     for number in sorted(places):
         traced(number, worker, rule)
         assert train(worker, rule) == expected, number

@@ -29,6 +29,12 @@ def cluster():
         yield nodes
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Gives the overrides of a tiny model and of data of its own."""
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
 @pytest.fixture
 def sweep(cluster, tmp_path, monkeypatch, capfd):
     """Gives the command; returns its status and what it said."""
@@ -120,22 +126,28 @@ def test_a_node_removed_in_the_middle_and_the_command_given_again(sweep, cluster
 
 
 def test_a_process_runs_one_trial_after_another_with_the_bits_of_one_alone(
-    cluster, tmp_path, monkeypatch, capfd
+    cluster, small, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setattr(sys, "argv", ["fedsvd"])
-    inputs = make_inputs(tmp_path)
-    sweep = ["-m", "hydra/launcher=ray", *inputs, "rounds=1", "adapter.rank=2,400,3,4,5"]
-    digests = {}
-    for reuse in ("true", "false"):
+    given = [*small, "rounds=1"]
+    digests, ranks = {}, {0: 2, 2: 3, 3: 4}
+    for reuse, trials in (("true", "2,400,3,4"), ("false", "2,3")):
         folder = tmp_path / reuse
-        given = [f"hydra.launcher.reuse={reuse}", f"hydra.sweep.dir={folder}"]
-        assert main([*sweep, *given]) == 1  # one trial is refused
-        told = [re.search(r"process (\d+)", (folder / str(k) / LOG).read_text()) for k in range(5)]
-        processes = {t[1] for t in told if t}
-        assert len(processes) <= 4 if reuse == "true" else len(processes) == 5
-        digests[reuse] = [summary(folder / str(k))["state_digest"] for k in (0, 2, 3, 4)]
-    assert digests["true"] == digests["false"]
-    assert len(set(digests["true"])) == 4
+        how = [f"hydra.launcher.reuse={reuse}", f"hydra.sweep.dir={folder}"]
+        status = main(["-m", "hydra/launcher=ray", *given, f"adapter.rank={trials}", *how])
+        assert status == (reuse == "true")  # one trial is refused
+        logs = [(folder / str(k) / LOG).read_text() for k in range(len(trials.split(",")))]
+        processes = {t[1] for log in logs if (t := re.search(r"process (\d+)", log))}
+        assert len(processes) <= 3 if reuse == "true" else len(processes) == 2
+        digests[reuse] = {p.parent.name: summary(p.parent) for p in folder.glob("*/summary.json")}
+    assert set(digests["true"]) == {"0", "2", "3"}
+    for k, rank in ranks.items():
+        settings = compose_settings(*given, f"adapter.rank={rank}")
+        run = prepare(settings, build_strategy(settings.strategy))
+        one_round(run, 1)
+        assert digests["true"][str(k)]["state_digest"] == run.state.digest()
+    alone = digests["false"]["1"]
+    assert alone["state_digest"] == digests["true"]["2"]["state_digest"]
 
 
 def test_an_interrupt_ends_the_trials(sweep, tmp_path):
