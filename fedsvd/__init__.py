@@ -24,7 +24,10 @@ __all__ = ["__version__", "load", "results", "run", "sweep"]
 
 
 def load(run: Any, **options: Any) -> Any:
-    """Return the model of a finished run; see `fedsvd.exports.load.load`."""
+    """Return the model of a finished run.
+
+    `run` is its folder. `fedsvd.exports.load.load` has the options and the errors.
+    """
     from fedsvd.exports.load import load as read
 
     return read(run, **options)

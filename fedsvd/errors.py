@@ -8,8 +8,11 @@ class InputError(Exception):
     """A configuration, file, checkpoint or class given by the user cannot be used.
 
     The message is one line that names the key or file, what was found and what is allowed.
-    `python -m fedsvd.run` prints it and exits with status 2. Where the error is about one key,
-    `key` is its name and `allowed` the phrase that says what it takes.
+    `python -m fedsvd.run` prints it and exits with status 2.
+
+    Attributes:
+        key: the name of the key, if the error is about one key.
+        allowed: a phrase on the values that the key takes.
     """
 
     def __init__(self, message: str = "", key: str = "", allowed: str = "") -> None:
@@ -18,7 +21,11 @@ class InputError(Exception):
 
 
 class TrialsFailed(Exception):
-    """Trials of a sweep failed, others may be complete; `status` is the exit status to end with."""
+    """Trials of a sweep failed; others may be complete.
+
+    Attributes:
+        status: the exit status of the command: 1, or 2 if every trial was refused.
+    """
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)

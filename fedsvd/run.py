@@ -7,7 +7,7 @@
     python -m fedsvd.run +experiment=dp_eps1 strategy._target_=my_lab.MyStrategy
     python -m fedsvd.run resume=outputs/2026-01-01/12-00-00
 
-Exit status: 0 done, 2 the input is wrong, 1 a failure of ours, 130 / 143 interrupted.
+Exit status: 0 done, 2 the input is wrong, 1 a failure of this software, 130 / 143 interrupted.
 
 From Python the module is a function: `fedsvd.run("+experiment=dp_eps1", seed=1)`.
 """
@@ -36,20 +36,26 @@ __all__ = ["config_folder", "execute", "explain", "main", "run"]
 def run(
     *overrides: str, folder: str | Path | None = None, show: bool = True, **values: Any
 ) -> Finished:
-    """Run one configuration in this process and return what it left.
+    """Run one configuration in this process and return the finished run.
 
-    The same run as `python -m fedsvd.run` with these overrides, with the same bits:
+    It is the run of `python -m fedsvd.run` with these overrides, with the same bits:
 
         fedsvd.run("+experiment=dp_eps1", "strategy=ffa", seed=1, **{"privacy.epsilon": 3})
 
-    `overrides` are texts as on the command line. `values` are keys with values of Python, nested ones
-    by their dotted name; `experiment="quickstart"` is `+experiment=quickstart`. `folder` is
-    `hydra.run.dir`, by default outputs/DATE/TIME. Without `show` only warnings are printed.
+    Ctrl-C lets the round finish and raises KeyboardInterrupt. Its message names the call that goes
+    on. Afterwards argv, loggers, Hydra's state, the environment, the working directory, PyTorch's
+    threads and all global generators are as they were.
 
-    Raises InputError before any work if something cannot be used, RunError if the run cannot go on,
-    both with the line that the command prints. Ctrl-C lets the round finish and raises
-    KeyboardInterrupt, whose message says how to go on. argv, loggers, Hydra's state, the environment,
-    the working directory, PyTorch's threads and all global generators are as they were afterwards.
+    Args:
+        overrides: texts as on the command line.
+        folder: `hydra.run.dir`, by default outputs/DATE/TIME.
+        show: whether the run prints its lines; without it only warnings are printed.
+        values: keys with values of Python, nested ones by their dotted name;
+            `experiment="quickstart"` is `+experiment=quickstart`.
+
+    Raises:
+        InputError: something cannot be used; no work was done.
+        RunError: the run cannot go on. Both have the line that the command prints.
     """
     arguments = as_overrides(overrides, values)
     if folder is not None:

@@ -2,7 +2,9 @@
 
 Pages link to files of the repository as they would on a code host. README.md becomes the first page,
 the pages in OUTSIDE stand in the site under their own paths, and any other file that a page links to
-is copied to files/. Pages in docs/tutorial/ enter the navigation by themselves.
+is copied to files/. Pages in docs/tutorial/ enter the navigation by themselves. In the finished
+page a word of code is not cut at its hyphens, and cells of little or much text are marked
+(docs/site.css).
 """
 
 import logging
@@ -19,6 +21,10 @@ OUTSIDE = {"README.md": "index.md"} | {
     for name in ("experiments/README.md", "benchmarks/README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 }
 LINK = re.compile(r"(\]\(|src=\"|srcset=\"|href=\")([^)\s\"#:]+)(#[^)\s\"]*)?(?=[)\"])")
+BLOCK = re.compile(r"(<pre\b.*?</pre>)", re.S)
+CODE = re.compile(r"<code>([^<]*)</code>")
+CELL = re.compile(r"<td>(.*?)</td>", re.S)
+SHORT, LONG = 16, 60  # characters of a cell that stays on a line, and of one that has to be wide
 log = logging.getLogger("mkdocs.hooks.site")
 
 
@@ -69,6 +75,25 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
     lines = [line if code else LINK.sub(moved, line) for line, code in _lines(markdown)]
     return "\n".join(_apart(lines))
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Keep the words of code whole, and mark the cells that hold much text."""
+    parts = BLOCK.split(html)  # every other part is a block of code
+    parts[::2] = [CODE.sub(_whole, CELL.sub(_marked, part)) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _whole(match: re.Match[str]) -> str:
+    """Return a piece of code whose words with a hyphen are not cut at it."""
+    words = (f"<span>{w}</span>" if "-" in w else w for w in match[1].split())
+    return f"<code>{' '.join(words)}</code>"
+
+
+def _marked(match: re.Match[str]) -> str:
+    size = len(re.sub(r"<[^>]*>", "", match[1]))
+    kind = "short" if size <= SHORT else "long" if size > LONG else ""
+    return f'<td class="{kind}">{match[1]}</td>' if kind else match[0]
 
 
 def _apart(lines: list[str]) -> list[str]:

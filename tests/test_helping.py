@@ -30,7 +30,7 @@ def test_what_is_chosen_is_explained_by_its_own_file() -> None:
     told = said("strategy=hetlora", "model=bert_tiny", "adapter=effort")
     assert told["strategy.penalty"] == "lambda of the tail's size in the clients' loss"
     assert told["adapter.rank"] == "triplets that train [a whole number of at least 1 or null]"
-    assert told["model.pooling"].startswith("of token features")  # of the default of the group
+    assert told["model.pooling"].startswith("how token features")  # of the default of the group
     assert "strategy.period" not in told
 
 

@@ -78,7 +78,7 @@ def audit_mechanism(
         Verdict("mechanism", "epsilon", certain > spent,
                 f"at least {lower:.3f} at 95 % over {client.steps_bound} steps, from {replays} "
                 "replays",
-                f"the {client.accountant} accountant says {spent:.3f} (the bound is "
+                f"the {client.accountant} accountant gives {spent:.3f} (the bound is "
                 f"{100 * lower / spent:.1f} % of it)"),
     ]  # fmt: skip
 
@@ -114,7 +114,7 @@ def _noise(found: Replays, noise: float) -> Verdict:
     se = 1 / math.sqrt(2 * found.held_out.size)
     return Verdict(
         "mechanism", "noise", beyond(ratio, 1.0, se, ROUNDING),
-        f"{ratio:.4f} (se {se:.4f}) of the planned deviation {noise:.4g} C", "theory says 1",
+        f"{ratio:.4f} (se {se:.4f}) of the planned deviation {noise:.4g} C", "theory: 1",
     )  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def _contribution(found: Replays, noise: float, settings: Settings) -> Verdict:
     return Verdict(
         "mechanism", "clipping", flagged,
         f"{found.mean:.4f} C (se {se:.4f}) added by a canary of norm 100 C",
-        f"theory says {wanted:.4f} C",
+        f"theory: {wanted:.4f} C",
     )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def _rate(found: Replays, rate: float) -> Verdict:
     se = math.sqrt(rate * (1 - rate) / found.offered)
     return Verdict(
         "mechanism", "sampling rate", beyond(found.rate, rate, se),
-        f"{found.rate:.5f} (se {se:.5f}) of canaries drawn", f"the plan says {rate:.5f}",
+        f"{found.rate:.5f} (se {se:.5f}) of canaries drawn", f"the plan: {rate:.5f}",
     )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def check_noise(seen: Observed) -> Verdict:
             f"; {len(odd)} of them off, as {_where(odd[0])}: "
             f"{math.sqrt(odd[0].energy / odd[0].variance / odd[0].entries):.3g}"
         )
-    return _verdict(name, off or bool(odd), told, f"theory says 1, within {low:.4f} to {high:.4f}")
+    return _verdict(name, off or bool(odd), told, f"theory: 1, within {low:.4f} to {high:.4f}")
 
 
 def _is_odd(release: Release, among: int) -> bool:
@@ -92,7 +92,7 @@ def check_shift(seen: Observed) -> Verdict:
     return _verdict(
         name, beyond(value, 1.0, se, 0.02),
         f"{value:.3f} (se {se:.3f}) of the planned contribution of an example of norm 100 C",
-        "theory says 1: clipped to C, each for itself",
+        "theory: 1: clipped to C, each for itself",
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def check_rate(seen: Observed) -> Verdict:
     steps = sum(len(b.drawn) for b in seen.batches)
     return _verdict(
         name, off, f"{drawn / trials:.5f} over {steps} steps",
-        f"the plan says {mean:.5f}, within {low / trials:.5f} to {high / trials:.5f}",
+        f"the plan: {mean:.5f}, within {low / trials:.5f} to {high / trials:.5f}",
     )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def check_draws(seen: Observed) -> Verdict:
     uneven = not low <= spread <= high
     worst, where = _most_alike(usual)
     told = f"sizes with {spread:.2f} of the binomial variance"
-    theory = f"theory says 1 (se {se:.2f})"
+    theory = f"theory: 1 (se {se:.2f})"
     if worst < LEVEL:
         told += f"; two batches of {where} share more than chance allows (p = {worst:.1g})"
     return _verdict(name, uneven or worst < LEVEL, told, f"{theory}, and no two batches alike")
@@ -164,7 +164,7 @@ def check_mu(seen: Observed) -> Verdict:
         name, flagged,
         f"mu = {mu.value:.3f} (se {mu.se:.3f}; {len(seen.inside)} canaries in, "
         f"{len(seen.outside)} out)",
-        f"theory says {seen.theory:.3f}, and no more",
+        f"theory: {seen.theory:.3f}, and no more",
     )  # fmt: skip
 
 

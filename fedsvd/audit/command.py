@@ -145,7 +145,7 @@ def told(found: "Audit", settings: "Settings", options: "Options") -> str:
     flagged = found.flagged
     if flagged:
         names = ", ".join(f"{v.name} ({v.part})" for v in flagged)
-        lines.append(f"FLAGGED: {names}. The code does not do what the plan says.")
+        lines.append(f"FLAGGED: {names}. The code does not do what is planned.")
     else:
         lines.append("Nothing is flagged: what was measured agrees with the plan.")
     return "\n".join(lines)

@@ -21,27 +21,38 @@ PROXIMAL = "proximal-mu"  # Flower's name in the message of FedProx
 class LocalRule:
     """How clients train; the default is plain steps on everything that trains.
 
-    alternates: the odd steps of a round train B, the even ones A (and the head in all).
-    binomial: the gradients of A and B pass the filter [1, 4, 6, 4, 1] / 16 along the model's axis.
-    smoothing: standard deviation, in entries, of a Gaussian filter in its place; 0 filters nothing.
-    projected: they become those of the weight projected on what the other factor spans.
-    rate_A, rate_B: the rates of A and B, as multiples of the run's. penalty and tail: lambda and
-    gamma of lambda sum ||B[:, t:]||_F ||A[t:]||_F over the layers with t = floor(gamma r), added to
-    the loss. proximal_mu: mu of mu / 2 ||w - w_t||^2, added to the loss, over all that trains; w_t is
-    what the client starts the round from (FedProx; Li et al., MLSys 2020, arXiv 1812.06127,
-    equation 2). None looks at data: under privacy all of it acts after the noise.
+    Nothing here uses data. Under privacy all of it acts after the noise, or follows from what the
+    client was sent. `fedsvd.client.components` describes the last three attributes.
 
-    steps: "plain", those of training.optimizer; "tangent", PRISM's (fedsvd.client.tangent), for which
-    each example's gradient is projected before it is clipped; "block_adamw", DP-FedAdamW's
-    (fedsvd.client.block_adamw). beta1, beta2: decay of their moments; floor: of their denominators,
-    in units of the noise; gamma and tau: DP-FedAdamW's pull and its denominator's constant.
-
-    budget and probe: the first `probe` of the steps find the budget * N rank components, of all N
-    layers, that matter most, and only those move in the steps that follow; of a client with a rank of
-    its own, that rank is its budget. 0 selects nothing. See `fedsvd.client.components.Selection`.
-    folds: the key of a stream, above 0, from which the components are drawn that a client with a rank
-    of its own trains; the others are folded into its frozen weights. 0: it takes the first ones, and
-    what the others hold is missing. They act after the noise, or look at no data.
+    Attributes:
+        alternates: the odd steps of a round train B, the even ones A, and all steps the head.
+        binomial: the gradients of A and B pass the filter [1, 4, 6, 4, 1] / 16 along the model's
+            axis.
+        smoothing: the standard deviation, in entries, of a Gaussian filter in place of that filter;
+            0 filters nothing.
+        projected: the gradients become those of the weight, projected on what the other factor spans.
+        rate_A: the rate of A, as a multiple of the run's.
+        rate_B: the rate of B, as a multiple of the run's.
+        penalty: lambda of the penalty lambda sum ||B[:, t:]||_F ||A[t:]||_F over the layers, which is
+            added to the loss; t = floor(tail r).
+        tail: the share of components that the penalty leaves alone.
+        proximal_mu: mu of mu / 2 ||w - w_t||^2, added to the loss, over all that trains. w_t is what
+            the client starts the round from (FedProx; Li et al., MLSys 2020, arXiv 1812.06127,
+            equation 2).
+        steps: "plain", those of `training.optimizer`; "tangent", those of PRISM, for which each
+            example's gradient is projected before it is clipped; "block_adamw", those of DP-FedAdamW.
+        beta1: the decay of the first moments of the last two.
+        beta2: the decay of their second moments.
+        floor: the least value of their denominators, in units of the noise.
+        gamma: DP-FedAdamW's pull.
+        tau: the constant in DP-FedAdamW's denominator.
+        budget: the first steps find the budget * N rank components, of all N layers, that matter
+            most. Only those move in the steps that follow. A client with a rank of its own has that
+            rank as its budget. 0 selects nothing.
+        probe: the share of the steps that look for these components.
+        folds: the key of a stream, above 0. From it a client with a rank of its own draws the
+            components that it trains. It folds the others into its frozen weights. With 0 it takes
+            the first ones, and what the others hold is missing.
     """
 
     alternates: bool = False
@@ -64,11 +75,11 @@ class LocalRule:
     folds: int = 0
 
     def to_config(self) -> dict[str, bool | float | str]:
-        """Return the entries of a round's message that tell the clients."""
+        """Return the entries of a round's message that carry the rule to the clients."""
         return {PREFIX + f.name: getattr(self, f.name) for f in fields(self)}
 
     def kinds(self, step: int, trains: tuple[str, ...]) -> tuple[str, ...]:
-        """Return which of `trains` do so in a step (from 1)."""
+        """Return which of `trains` train in a step (from 1)."""
         if not self.alternates or len(trains) < 2:
             return trains
         return ("B",) if step % 2 else ("A",)

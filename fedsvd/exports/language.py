@@ -26,8 +26,14 @@ from fedsvd.settings import ModelSettings
 class LoadedLanguageModel:
     """Tokeniser and language model with its adapter of a finished run, in float32.
 
-    `messages` says that rows are conversations, `columns` how many texts a row has otherwise: 1 for
-    plain texts, 2 for a prompt and its completion. `chooses`: it was trained to choose among endings.
+    Attributes:
+        tokenizer: the tokeniser.
+        network: the model with its adapter.
+        model: the settings of the model.
+        messages: whether rows are conversations.
+        columns: how many texts a row has otherwise: 1 for plain texts, 2 for a prompt and its
+            completion.
+        chooses: whether it was trained to choose among endings.
     """
 
     tokenizer: Any
@@ -39,12 +45,16 @@ class LoadedLanguageModel:
 
     @torch.inference_mode()
     def score(self, rows: Any) -> Tensor:
-        """Return the loss (n,) of each row, as in training: the mean of -log p of what is to be said.
+        """Return the loss (n,) of each row, as in training: the mean of -log p of tokens that count.
 
-        `rows` is a list of what the run's rows were: texts, pairs of prompt and completion, or lists
-        of messages; of a choice pairs of a context and an ending. Longer rows are cut as in
-        training. Raises InputError that names the number of the first row (from 1) that cannot be
-        used.
+        Args:
+            rows: a list of rows like those of the run: texts, pairs of prompt and completion, or
+                lists of messages; for a choice pairs of a context and an ending. Longer rows are cut
+                as in training.
+
+        Raises:
+            InputError: a row cannot be used. The message has the number (from 1) of the first
+                such row.
         """
         texts: Sequence[tuple[str, ...]] = (
             self._conversations(rows) if self.messages else rows_of(rows, self.columns)
@@ -71,10 +81,12 @@ class LoadedLanguageModel:
         return losses
 
     def choose(self, rows: Sequence[tuple[str, Sequence[str]]]) -> list[int]:
-        """Return which of its endings each row (context, endings) has, from 0 on: the likeliest one.
+        """Return the number (from 0) of the likeliest ending of each row (context, endings).
 
-        It is that of the largest mean of log p over an ending's tokens. Raises InputError for a model
-        that was not trained with task=choice, and as `score` does.
+        It is the ending with the largest mean of log p over its tokens.
+
+        Raises:
+            InputError: the model was not trained with task=choice, or a row cannot be used.
         """
         if not self.chooses:
             raise InputError("choose: this model was not trained with task=choice; use score")
@@ -85,10 +97,13 @@ class LoadedLanguageModel:
 
     @torch.inference_mode()
     def generate(self, prompts: Any, max_new_tokens: int = 64, batch: int = 8) -> list[str]:
-        """Return what the model says after each prompt, the likeliest token each time.
+        """Return the model's continuation of each prompt, with the likeliest token at each step.
 
-        `prompts` is a text or a list of texts; where rows are conversations, a list of messages or a
-        list of such. It ends with the end of a text, or after `max_new_tokens`.
+        Args:
+            prompts: a text or a list of texts; where rows are conversations, a list of messages or a
+                list of such.
+            max_new_tokens: the most tokens of a continuation, if the model does not end it before.
+            batch: how many prompts are continued at once.
         """
         told = self._asked(prompts)
         return [
@@ -100,8 +115,8 @@ class LoadedLanguageModel:
     def save(self, folder: str | Path) -> None:
         """Write the model with its adapter merged into its weights, in float32, and the tokeniser.
 
-        The folder is for `AutoModelForCausalLM`, `pipeline("text-generation")` and whatever serves
-        models in Transformers' form.
+        `AutoModelForCausalLM`, `pipeline("text-generation")` and servers of models in Transformers'
+        form read the folder.
         """
         network: Any = copy.deepcopy(self.network)
         if hasattr(network, "merge_and_unload"):

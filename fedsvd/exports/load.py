@@ -27,23 +27,37 @@ FEATURES = ("pooling", "normalize", "scale")  # keys of `model` that a classifie
 
 @dataclass(frozen=True)
 class LoadedClassifier:
-    """Tokeniser, backbone with its adapter, and head of a finished run, in float32."""
+    """Tokeniser, backbone with its adapter, and head of a finished run, in float32.
+
+    Attributes:
+        tokenizer: the tokeniser.
+        backbone: the pretrained model with its adapter.
+        head: the tensors of the head.
+        model: the settings of the model.
+        labels: the names of the labels, in the order of the logits.
+        columns: 1 for single texts, 2 for pairs, None if the run did not record it.
+    """
 
     tokenizer: Any
     backbone: nn.Module
     head: dict[str, Tensor]
     model: ModelSettings
     labels: tuple[str, ...]
-    columns: int | None = None  # 1 for single texts, 2 for pairs, None if the run did not say
+    columns: int | None = None
 
     @torch.inference_mode()
     def logits(self, texts: Any, tokens: int = 8192) -> Tensor:
-        """Return logits (n, K) of n texts, in micro-batches of `tokens` tokens.
+        """Return the logits (n, K) of n texts, float32.
 
-        `texts` is a string, which is one text, or a list of strings; for a model of pairs a tuple of
-        two strings, or a list of such. No texts give (0, K). Raises InputError that names the number
-        of the first text (from 1) that cannot be used: an empty one, one that gives no tokens or more
-        than the model has places for, a single one where pairs are expected.
+        Args:
+            texts: a string, which is one text, or a list of strings; for a model of pairs a tuple of
+                two strings, or a list of such. No texts give (0, K).
+            tokens: the most tokens of a micro-batch.
+
+        Raises:
+            InputError: a text cannot be used: it is empty, gives no tokens or more than the model has
+                places for, or is single where pairs are expected. The message has the number of the
+                first such text, from 1.
         """
         rows = rows_of(texts, self.columns)
         out = torch.zeros(len(rows), len(self.labels))
@@ -93,11 +107,16 @@ def load(
 ) -> "LoadedClassifier | LoadedLanguageModel":
     """Return the model that a finished run left in its folder: a classifier, or a language model.
 
-    It is put on `device` ("cpu", "cuda", "cuda:1"); what it returns is on the CPU.
-
     The backbone is found as the run found it (package, folder or hub) and gets `adapter/` from
-    PEFT. Raises InputError if the folder holds no finished run, or if the base model or its tokeniser
-    are not those that the run was trained on.
+    PEFT. The model's results are on the CPU.
+
+    Args:
+        run: the folder of the run.
+        device: where the model is put: "cpu", "cuda", "cuda:1".
+
+    Raises:
+        InputError: the folder holds no finished run, the device cannot be used, or the base model or
+            its tokeniser are not those that the run was trained on.
     """
     folder, place = Path(run), _device(device)
     if (folder / FOLDER / FILE).is_file():

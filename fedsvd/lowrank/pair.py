@@ -12,8 +12,12 @@ from torch import Tensor
 class LowRank:
     """The factors of one layer's update B A.
 
-    A: (r, d_in) and B: (d_out, r), of one floating dtype and on one device. The scale s = alpha / r
-    of the adapter is not part of it.
+    A and B have one floating dtype and are on one device. The scale s = alpha / r of the adapter is
+    not part of it. Raises ValueError for other shapes.
+
+    Attributes:
+        A: (r, d_in).
+        B: (d_out, r).
     """
 
     A: Tensor
@@ -38,14 +42,15 @@ class LowRank:
 
 @dataclass(frozen=True)
 class AdapterState:
-    """All that is trained: layer name to factors in a fixed order, plus named tensors beside them.
+    """Everything that is trained. It is what travels, what strategies transform, what is exported.
 
-    `extra` holds what trains beside them (the classification head's "head.weight", "head.bias").
-    `round` counts the aggregations that led to this state; 0 is the initial one.
-    `base` holds, for layers whose frozen weight a method has changed, a dense (d_out, d_in) update
-    W: such a layer computes with W0 + s (W + B A), s = alpha / r.
-    `memory` holds what a server optimiser remembers; it stays at the server.
-    It is what travels, what strategies transform, what is checkpointed and exported.
+    Attributes:
+        factors: the factors of each layer, by its name, in a fixed order.
+        extra: what trains beside them (the classification head's "head.weight", "head.bias").
+        round: the number of aggregations that led to this state; 0 is the initial one.
+        base: a dense update W (d_out, d_in) for each layer whose frozen weight a method has changed.
+            Such a layer computes with W0 + s (W + B A), s = alpha / r.
+        memory: what a server optimiser or a strategy remembers; it stays at the server.
     """
 
     factors: Mapping[str, LowRank]

@@ -17,9 +17,24 @@ from fedsvd.settings import Settings
 class ClientPlan:
     """What one client will do, and the mechanism that protects it.
 
-    Local batches are Poisson at `sample_rate`; their sums are divided by `expected_batch`. The
-    mechanism is at most `steps_bound` Gaussian steps (of DP-SGD with unit "example", of rounds with
-    unit "client"), each with the protected unit included at `accounted_rate`.
+    The mechanism is at most `steps_bound` Gaussian steps: of DP-SGD with unit "example", of rounds
+    with unit "client". The protected unit is included in each at `accounted_rate`.
+
+    Attributes:
+        client: the id of the client.
+        examples: the number of its examples; 0 if it is not known.
+        sample_rate: the rate of its Poisson batches.
+        expected_batch: what their sums are divided by.
+        rounds_bound: the most rounds that it may take part in.
+        accounted_rate: the rate of a step in the accounting.
+        steps_bound: the most steps that it may take.
+        noise_multiplier: sigma; 0 without privacy.
+        epsilon_bound: what `steps_bound` steps cost; None without privacy.
+        accountant: the one that gave `epsilon_bound`, see `fedsvd.privacy.accounting.Cost`.
+        calibrated_rate: the rate that the noise was made for: `accounted_rate`, unless
+            `privacy.accounting` is that of a published recipe.
+        calibrated_steps: the number of steps that the noise was made for: `steps_bound`, with the
+            same exception.
     """
 
     client: int
@@ -29,21 +44,37 @@ class ClientPlan:
     rounds_bound: int
     accounted_rate: float
     steps_bound: int
-    noise_multiplier: float  # 0 without privacy
-    epsilon_bound: float | None  # what steps_bound steps cost; None without privacy
-    accountant: str | None  # that gave epsilon_bound, see accounting.Cost
-    calibrated_rate: (
-        float  # the noise was made for so many steps at this rate: the two above, unless
-    )
-    calibrated_steps: int  # privacy.accounting is a published recipe's, see recipes.py
+    noise_multiplier: float
+    epsilon_bound: float | None
+    accountant: str | None
+    calibrated_rate: float
+    calibrated_steps: int
 
 
 @dataclass(frozen=True)
 class PrivacyPlan:
-    """The plan of all clients; `epsilon` is the target, None if the noise was given instead."""
+    """The plan of all clients.
+
+    Attributes:
+        unit: what is protected: "example", "client" or "none".
+        mechanism: "dp_sgd", "client_gaussian" or "none".
+        epsilon: the target; None if the noise was given instead.
+        delta: the delta of the guarantee.
+        clip_norm: C, the clip.
+        clipping: "flat", "per_layer" or "automatic".
+        accountant: the chosen accountant.
+        threat_model: "server_sees_participants" or "trusted_server".
+        public_counts: whether numbers of examples are public.
+        secure_noise: whether noise and batches come from the operating system.
+        steps_per_round: the local steps of a round.
+        clients: the plan of each client, by id.
+        accounting: "ours", or that of a published recipe, which lets clients exceed the target.
+        gradients: how gradients of examples are taken: "hooks" or "loop"; None until the model is
+            there.
+    """
 
     unit: str
-    mechanism: str  # "dp_sgd", "client_gaussian" or "none"
+    mechanism: str
     epsilon: float | None
     delta: float | None
     clip_norm: float | None
@@ -54,8 +85,8 @@ class PrivacyPlan:
     secure_noise: bool
     steps_per_round: int
     clients: tuple[ClientPlan, ...]
-    accounting: str = "ours"  # or a published recipe's, which lets clients exceed the target
-    gradients: str | None = None  # of examples: "hooks" or "loop"; None until the model is there
+    accounting: str = "ours"
+    gradients: str | None = None
 
     @property
     def private(self) -> bool:
@@ -74,7 +105,7 @@ class PrivacyPlan:
 
     @property
     def hides_clients(self) -> bool:
-        """Whether nobody but the server knows who takes part, which amplifies privacy."""
+        """Whether only the server knows the participants, which amplifies privacy."""
         return self.threat_model == "trusted_server"
 
     @property

@@ -11,11 +11,15 @@ from fedsvd.rounds.record import RoundRecord, Start, Summary
 
 
 class Recorder(ABC):
-    """Takes what happens in a run, as it happens."""
+    """Shows or stores what happens in a run while it goes.
+
+    `recorder._target_=package.Class` adds one. Further keys of `recorder` are arguments of its
+    constructor. An argument called `folder` gets the run folder.
+    """
 
     @abstractmethod
     def start(self, start: Start) -> None:
-        """Take what the run is, before its first round or before it goes on."""
+        """Take the description of the run, before its first round or before it goes on."""
 
     @abstractmethod
     def round(self, record: RoundRecord) -> None:
@@ -26,10 +30,13 @@ class Recorder(ABC):
         """Take the summary after the last round."""
 
     def halt(self, ledger: Mapping[str, Any]) -> None:  # noqa: B027
-        """Take what clients have spent when a run stops early; the default keeps nothing."""
+        """Take what clients have spent if the run stops early; the default does nothing.
+
+        `ledger` is what privacy.json holds.
+        """
 
     def close(self) -> None:  # noqa: B027
-        """Let go of what is open, however the run ended; also after `finish`, and twice."""
+        """Close what is open, however the run ended; it may come after `finish`, and twice."""
 
 
 @final

@@ -16,10 +16,16 @@ __all__ = ["Finished", "read_run", "results"]
 def results(folders: str | Path | Iterable[str | Path], *, keys: Sequence[str] = ()) -> "DataFrame":
     """Return a row for each finished run at any depth below one folder or several.
 
-    Columns: `folder`; each setting whose value is not the same in all runs, and the settings that
-    `keys` names, by dotted key; the figures of `summary.json` that are a number, a text or nothing.
-    `attrs["unfinished"]` lists the folders of unfinished runs. Raises InputError if a folder holds no
-    finished run.
+    The columns are `folder`, each setting whose value is not the same in all runs, by dotted key, and
+    the figures of `summary.json` that are a number, a text or nothing. `attrs["unfinished"]` lists
+    the folders of unfinished runs.
+
+    Args:
+        folders: one folder or several.
+        keys: dotted keys of further settings that get a column.
+
+    Raises:
+        InputError: a folder holds no finished run.
     """
     from fedsvd.results.table import table
 

@@ -25,9 +25,14 @@ SHORT = {"strategy._target_": "strategy", "adapter.name": "adapter", "privacy.un
 @final
 @dataclass(frozen=True, repr=False)
 class Finished:
-    """A finished run: where it is, its settings by dotted key, its summary.
+    """A finished run.
 
-    Tables are read from the run's folder when they are asked for.
+    The tables are read from the run's folder at each access.
+
+    Attributes:
+        folder: where the run is.
+        config: every setting, by dotted key.
+        summary: what `summary.json` holds.
     """
 
     folder: Path
@@ -41,21 +46,21 @@ class Finished:
 
     @property
     def history(self) -> "DataFrame":
-        """A row for each round from 0, with the columns of metrics.jsonl that are of the round."""
+        """A row for each round from 0, with the figures of `metrics.jsonl` that are of the round."""
         from fedsvd.results.frames import history  # pandas is slow to import
 
         return history(self.folder)
 
     @property
     def reports(self) -> "DataFrame":
-        """A row for each client that was asked in a round: what it reported and has spent."""
+        """A row for each client that was asked in a round: its report and what it has spent."""
         from fedsvd.results.frames import reports
 
         return reports(self.folder)
 
     @property
     def clients(self) -> "DataFrame":
-        """A row for each client: its ledger, its size, and what it reported last."""
+        """A row for each client: its ledger, its size, and its last report."""
         from fedsvd.results.frames import clients
 
         return clients(self.folder)

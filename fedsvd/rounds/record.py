@@ -12,11 +12,19 @@ from fedsvd.settings import Settings
 class TaskRecord:
     """The data of a run.
 
-    `source` is a phrase. `train`, `validation` and `test` count examples, `duplicates` those that
-    were dropped. `clients[k][c]` is how many examples of label c client k holds; all are 0 for a
-    client whose data is on its own machine. `evaluated` counts the validation examples of evaluations
-    before the last one, None if that is all of them. `truncated` counts rows that were cut, None
-    where that is not counted. Rows without labels are all of one, "examples".
+    Attributes:
+        name: the name of the task.
+        source: a phrase on where the data is from.
+        labels: the names of the labels. Rows without labels all have the label "examples".
+        train: the number of training examples.
+        validation: the number of validation examples.
+        test: the number of test examples.
+        duplicates: the number of examples that were dropped.
+        clients: `clients[k][c]` is how many examples of label c client k holds; all are 0 for a
+            client whose data is on its own machine.
+        evaluated: the number of validation examples in evaluations before the last one; None if that
+            is all of them.
+        truncated: the number of rows that were cut; None if it was not counted.
     """
 
     name: str
@@ -33,9 +41,15 @@ class TaskRecord:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """The model of a run: where its weights are from, and how much of it trains.
+    """The model of a run.
 
-    `blocks` is a phrase about those below the lowest adapted one, "" if there are none.
+    Attributes:
+        origin: a phrase on where its weights are from.
+        parameters: the number of all parameters.
+        trained: the number of those that train.
+        device: where it is.
+        precision: "fp32" or "bf16".
+        blocks: a phrase on the blocks below the lowest adapted one, "" if there are none.
     """
 
     origin: str
@@ -50,7 +64,13 @@ class ModelRecord:
 class Start:
     """A run before its first round, or before it goes on.
 
-    `rounds` is the round that it ends after. `ledger` is what privacy.json holds.
+    Attributes:
+        settings: the configuration as checked.
+        plan: the privacy plan.
+        rounds: the round that the run ends after.
+        task: the data.
+        model: the model.
+        ledger: what privacy.json holds.
     """
 
     settings: Settings
@@ -65,8 +85,11 @@ class Start:
 class RoundRecord:
     """A round that is done; round 0 is the initial state.
 
-    `rounds` is the round that the run ends after. `metrics` are what metrics.jsonl gets, by the names
-    in docs/configuration.md. `ledger` is what every client has spent so far, as in privacy.json.
+    Attributes:
+        round: the number of the round.
+        rounds: the round that the run ends after.
+        metrics: the line of metrics.jsonl, by the names in docs/configuration.md.
+        ledger: what every client has spent so far, as in privacy.json.
     """
 
     round: int
@@ -94,8 +117,10 @@ class RoundRecord:
 class Summary:
     """A run that is finished.
 
-    `values` are what summary.json gets, `history` the metrics of all rounds from 0, `ledger` what
-    privacy.json holds.
+    Attributes:
+        values: what summary.json holds.
+        history: the metrics of all rounds from 0.
+        ledger: what privacy.json holds.
     """
 
     values: Mapping[str, Any]

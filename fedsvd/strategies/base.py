@@ -35,9 +35,13 @@ from fedsvd.strategies.server import ServerOptimizer
 
 @dataclass(frozen=True)
 class Update:
-    """One client's result: its whole state after local training, and its weight p_k.
+    """One client's result.
 
-    Weights of a round sum to 1. Tensors that the client did not train are those it was sent.
+    Attributes:
+        client: the id of the client.
+        weight: its weight p_k. The weights of a round sum to 1.
+        state: its whole state after local training. Tensors that the client did not train are those
+            it was sent.
     """
 
     client: int
@@ -53,14 +57,14 @@ def weighted_mean(state: AdapterState, updates: Sequence[Update]) -> AdapterStat
 def weighted_extra(state: AdapterState, updates: Sequence[Update]) -> AdapterState:
     """Return `state` with the head's tensors replaced by their weighted means; the factors stay.
 
-    Other than for `weighted_mean`, the clients' factors may have any ranks.
+    The clients' factors may have any ranks. For `weighted_mean` they must have those of `state`.
     """
     heads = [replace(u.state, factors=state.factors) for u in updates]
     return average(heads, [u.weight for u in updates], into=state)
 
 
 class PublicView(ABC):
-    """What a server may look at beside what clients release: public texts and the frozen weights."""
+    """Public texts and frozen weights, which a server may use beside what clients release."""
 
     @abstractmethod
     def gradients(
@@ -68,8 +72,8 @@ class PublicView(ABC):
     ) -> tuple[float, dict[str, torch.Tensor]]:
         """Return the mean loss on the public texts and its gradient in everything that trains.
 
-        With `kinds`, among "A", "B" and "extra" (a head that trains), in these instead, whether
-        clients train them or not.
+        `kinds`, a subset of "A", "B" and "extra" (a head that trains), asks for these instead,
+        whether clients train them or not.
         """
 
     @abstractmethod
@@ -92,12 +96,15 @@ class PublicView(ABC):
 class NoiseView:
     """The noise in what a server is given in a round, as the public configuration implies it.
 
-    `variance`: of every entry of the weighted mean of what clients released, from their plans
-    (noise, clip, expected batch), the learning rate, the local steps and the weights. `total[layer]`:
-    what has come into a layer's product so far, this round's too, as (sum over rounds in which B
-    trained of variance ||A||_F^2 / r, sum over rounds of A of variance ||B||_F^2 / r), A and B as
-    the round began. It is kept for strategies that add up moves (`Strategy.adds_moves`). Clients'
-    data are in none of it.
+    It does not depend on clients' data.
+
+    Attributes:
+        variance: of every entry of the weighted mean of what clients released. It follows from their
+            plans (noise, clip, expected batch), the learning rate, the local steps and the weights.
+        total: by layer, the noise in its product so far, with that of this round. It is a pair: the
+            sum of variance ||A||_F^2 / r over rounds in which B trained, and the sum of
+            variance ||B||_F^2 / r over rounds of A. A and B are those at the start of the round. It
+            is kept for strategies that add up moves (`Strategy.adds_moves`).
     """
 
     variance: float
@@ -107,78 +114,127 @@ class NoiseView:
 class Strategy(TrainsFactors, ABC):
     """A server-side aggregation rule.
 
-    An author writes `aggregate` and, if the defaults do not fit, says which factors the clients
-    train and send (`trains`) and which they must be sent because they cannot derive them
-    (`broadcasts`): subsets of "A", "B" and "W", the update of a layer's frozen weight. A head that
-    trains travels both ways, unless `keeps` has "extra".
+    An author writes `aggregate`. If the defaults do not fit, class attributes declare what clients
+    train and send, what they must be sent, and what the rule claims of itself.
+    `fedsvd.testing.check_strategy` measures the claims. A constructor may set a claim that depends
+    on its options.
 
-    What `aggregate` claims of itself is declared below and measured by
-    `fedsvd.testing.check_strategy`. A constructor may set a claim that depends on its options.
-
-    It is a Flower strategy whose arrays are the whole state, so it works in Flower's own loop too.
-    All nodes of the grid take part; an engine's grid shows those of the round.
+    It is a Flower strategy whose arrays are the whole state. So it works in Flower's own loop too.
+    All nodes of the grid take part. An engine's grid shows those of the round.
     """
 
     trains: ClassVar[tuple[str, ...]] = ("B",)
+    """Which of the factors "A" and "B" clients train and send."""
+
     broadcasts: ClassVar[tuple[str, ...]] = ("A", "B")
-    # Of what trains, what stays at each client: personal. "extra" is the head.
+    """What clients must be sent because they cannot derive it: a subset of "A", "B" and "W".
+
+    "W" is the update of a layer's frozen weight. A head that trains travels both ways, unless `keeps`
+    has "extra".
+    """
+
     keeps: tuple[str, ...] = ()
-    # Whether it uses only what clients released, the state and public data. One that does not is
-    # refused under privacy.
+    """What of the trained tensors stays at each client and is personal; "extra" is the head."""
+
     post_processing: ClassVar[bool] = True
-    # Whether the new factors are means of the clients' in the basis of the old ones, so that a server
-    # optimiser can follow them.
+    """Whether it uses only what clients released, the state and public data.
+
+    A rule that uses more is refused under privacy.
+    """
+
     averages: ClassVar[bool] = False
-    # Whether the new state is a function of the old one, public data and the weighted mean of the
-    # replies: then the others' noise covers a client's part too, see docs/published_model.md.
+    """Whether the new factors are means of the clients' in the basis of the old ones.
+
+    A server optimiser can follow such a rule.
+    """
+
     mean_only: ClassVar[bool] = False
-    # Whether it relies on all clients holding the A that they were sent.
+    """Whether the new state is a function of the old one, public data and the replies' weighted mean.
+
+    The noise of others then covers a client's part too, see docs/published_model.md.
+    """
+
     needs_equal_A: ClassVar[bool] = False
+    """Whether it relies on all clients holding the A that they were sent."""
 
-    # What it works on beyond averaging: tensors that an adapter must have. () goes with any adapter.
     needs: ClassVar[tuple[str, ...]] = ("A", "B")
+    """The tensors of an adapter that it works on beyond averaging; () goes with any adapter."""
 
-    # Whether updates may have other ranks than the state: clients.ranks.
     any_rank: ClassVar[bool] = False
+    """Whether updates may have other ranks than the state (`clients.ranks`)."""
 
-    # Whether clients.ranks say how many components a client may move, of factors that it holds and
-    # sends whole.
     selects: ClassVar[bool] = False
+    """Whether `clients.ranks` is how many components a client may move.
 
-    # Whether it looks at public texts: data.public sets them aside.
+    Such a client holds and sends whole factors.
+    """
+
     needs_public: bool = False
+    """Whether it uses public texts, which `data.public` sets aside."""
 
-    # Whether B A is the sum of what clients released, one factor moving in a round, so that their
-    # noise adds up in it: the run then records how far singular values stand out of it.
     adds_moves: bool = False
+    """Whether B A is the sum of what clients released, with one factor moving in a round.
 
-    # Whether it must know the noise in what clients released; refused where that does not follow from
-    # the plan, and beside a server optimiser.
+    The noise of rounds then adds up in B A, and the run records the singular values over that noise.
+    """
+
     needs_noise: bool = False
+    """Whether it must know the noise in what clients released.
 
-    # Whether it remembers something of each client; refused under privacy.unit=client, where the
-    # server has one noised mean in their place.
+    It is refused where the noise does not follow from the plan, and beside a server optimiser.
+    """
+
     tells_clients_apart: bool = False
+    """Whether it remembers something of each client.
 
-    # Whether it looks at how the clients of a round differ, so that one message is too few: refused
-    # under privacy.unit=client and for rounds of one client.
+    It is refused under `privacy.unit=client`, where the server has one noised mean in their place.
+    """
+
     compares_clients: bool = False
+    """Whether it compares the clients of a round, so that one message is too few.
 
-    exact: bool = False  # the new W + B A is the old W plus the weighted mean of the B_k A_k
-    weighted: bool = True  # a client is worth as much as two alike it of half its weight
-    idempotent: bool = True  # where all clients send the same, the new W + B A is theirs
-    fixed_point: bool = True  # where no client changed anything, W + B A stays
-    # Claims that are measured where they are made. From the round `any_basis` on, and in none before,
-    # clients that train A and B may each send (Q^T A_k, B_k Q), Q orthogonal, with the same W + B A.
+    It is refused under `privacy.unit=client` and for rounds of one client.
+    """
+
+    exact: bool = False
+    """A claim: the new W + B A is the old W plus the weighted mean of the B_k A_k."""
+
+    weighted: bool = True
+    """A claim: a client has the effect of two clients alike it of half its weight."""
+
+    idempotent: bool = True
+    """A claim: where all clients send the same, the new W + B A is theirs."""
+
+    fixed_point: bool = True
+    """A claim: where no client changed anything, W + B A stays."""
+
     any_basis: int | None = None
-    any_scale: bool = False  # the same W + B A for c times every A and 1/c times every B, c > 0
-    weightless: bool = False  # no layer's W + B A depends on the clients' weights p_k
+    """A claim, measured if it is made: from this round on, and in none before, the basis is free.
 
-    device: torch.device | str = "cpu"  # where `aggregate` sees its tensors
-    public: PublicView | None = None  # set before the first round
-    noise: NoiseView | None = None  # set before every `aggregate`; None without privacy, or unknown
-    local: LocalRule = LocalRule()  # of the clients' steps
-    server: ServerOptimizer | None = None  # that follows the means; None takes them as they are
+    Clients that train A and B may each send (Q^T A_k, B_k Q), Q orthogonal, with the same W + B A.
+    """
+
+    any_scale: bool = False
+    """A claim, measured if it is made: c A_k and B_k / c, c > 0, give the same W + B A."""
+
+    weightless: bool = False
+    """A claim, measured if it is made: no layer's W + B A depends on the clients' weights p_k."""
+
+    device: torch.device | str = "cpu"
+    """Where `aggregate` gets its tensors."""
+
+    public: PublicView | None = None
+    """Public texts and frozen weights, with `needs_public`; set before the first round."""
+
+    noise: NoiseView | None = None
+    """The noise in the replies; set before every `aggregate`, None without privacy or if unknown."""
+
+    local: LocalRule = LocalRule()
+    """What it asks of the clients' steps."""
+
+    server: ServerOptimizer | None = None
+    """The optimiser that follows the means; None takes them as they are."""
+
     _state: AdapterState | None = None  # of the round that is under way
 
     def ranks_of(self, state: AdapterState) -> dict[int, int]:
@@ -186,24 +242,24 @@ class Strategy(TrainsFactors, ABC):
         return {}
 
     def trains_in(self, round: int) -> tuple[str, ...]:
-        """Return which of what `trains` do so in a round (from 1); all of them by default."""
+        """Return which of `trains` train in a round (from 1); all of them by default."""
         return self.trains
 
     def tells(self, state: AdapterState) -> dict[str, torch.Tensor]:
-        """Return what of the state's memory clients are sent, by name; nothing by default."""
+        """Return the tensors of the state's memory that clients are sent; none by default."""
         return {}
 
     def asks(self, trained: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return what clients send beside `trained`: tensors of its shapes and dtypes, by name.
 
-        The names are those of memory, and what comes is in an update's `state.memory`.
+        The names are those of memory. The tensors that arrive are in an update's `state.memory`.
         """
         return {}
 
     def begin(self, state: AdapterState) -> AdapterState:
         """Return what the first round starts from; by default the adapter's state as it is.
 
-        It looks at no private data, keeps W + B A, and changes only what is broadcast.
+        It must use no private data, keep W + B A, and change only what is broadcast.
         """
         return state
 
@@ -211,9 +267,9 @@ class Strategy(TrainsFactors, ABC):
     def aggregate(self, state: AdapterState, updates: Sequence[Update]) -> AdapterState:
         """Return the next global state.
 
-        `state` is what the round began with, `state.round` the number of this round (from 1), and
-        `updates`, at least one, are in the order of client ids. Tensors are on the server's device,
-        and not to be changed: they may be the bytes of a message.
+        `state` is the state that the round began with. `state.round` is the number of this round
+        (from 1). `updates` holds at least one update, in the order of client ids. Tensors are on the
+        server's device. They must not be changed, because they may be the bytes of a message.
         """
 
     @final
@@ -243,8 +299,8 @@ class Strategy(TrainsFactors, ABC):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate the replies, in the order of node ids, into the next state.
 
-        Replies that failed or hold a number that is not finite are left out, also where no round loop
-        of ours has looked at them before.
+        Replies that failed or hold a number that is not finite are left out, also in Flower's own
+        loop, which does not check them.
         """
         assert self._state is not None
         state = self._state

@@ -18,13 +18,24 @@ NAMES = ("adam", "mfac", "momentum", "yogi")
 class ServerOptimizer:
     """A step from the old state x along the pseudo-gradient D = mean - x of every averaged tensor.
 
-    momentum (FedAvgM; Hsu, Qi, Brown, 2019, arXiv 1909.06335): m = beta1 m + D, x += lr m.
-    adam, yogi (Reddi et al., ICLR 2021, arXiv 2003.00295, algorithm 2): m = beta1 m + (1 - beta1) D;
-    v = beta2 v + (1 - beta2) D^2, or v - (1 - beta2) D^2 sign(v - D^2); x += lr m / (sqrt v + tau);
-    m starts at 0 and v at tau^2. mfac (see `mfac_step`): x += lr F^-1 D, with the empirical Fisher
-    matrix F of the last `window` rounds' D damped by `damping`, and beta1 as the momentum of the
-    product. Factors move as they are, so B A does not follow its mean. What is remembered (m, v, the
-    window) is in the state's memory: it stays at the server and is checkpointed with it.
+    - momentum (FedAvgM; Hsu, Qi, Brown, 2019, arXiv 1909.06335): m = beta1 m + D, x += lr m.
+    - adam, yogi (Reddi et al., ICLR 2021, arXiv 2003.00295, algorithm 2): m = beta1 m + (1 - beta1)
+      D; v = beta2 v + (1 - beta2) D^2, or v - (1 - beta2) D^2 sign(v - D^2);
+      x += lr m / (sqrt v + tau). m starts at 0 and v at tau^2.
+    - mfac (`fedsvd.strategies.mfac.mfac_step`): x += lr F^-1 D. F is the empirical Fisher matrix of
+      the last rounds' D, damped. beta1 is the momentum of the product.
+
+    Factors move as they are, so B A does not follow its mean. What is remembered (m, v, the window)
+    is in the state's memory. It stays at the server and is checkpointed with the state.
+
+    Attributes:
+        name: "momentum", "adam", "yogi" or "mfac".
+        lr: the server's learning rate, above 0.
+        beta1: the momentum.
+        beta2: the decay of v.
+        tau: the constant beside sqrt v.
+        window: the number of rounds that mfac remembers.
+        damping: lambda of mfac's F.
     """
 
     name: str

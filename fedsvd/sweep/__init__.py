@@ -20,16 +20,23 @@ def sweep(
 ) -> "DataFrame":
     """Run every combination of the grid's values and return `fedsvd.results` of the sweep's folder.
 
-    The same sweep as `python -m fedsvd.run -m`, with its launchers and sweepers:
+    It is the sweep of `python -m fedsvd.run -m`, with its launchers and sweepers:
 
         fedsvd.sweep("+experiment=quickstart", {"seed": range(3), "adapter.rank": [4, 8]})
         fedsvd.sweep("+experiment=dp_eps1", {"privacy.epsilon": [1, 3]}, **{"hydra/launcher": "ray"})
 
-    `grid` holds a list of values for each key, or a text of Hydra's own such as "interval(0.1, 1)".
-    `overrides`, `values` and `show` are as for `fedsvd.run`; `folder` is `hydra.sweep.dir`, by
-    default multirun/DATE/TIME. It is in `attrs["folder"]` of the result, and in a note of
-    TrialsFailed, which is raised after the last trial if one failed. Raises what `fedsvd.run` does
-    otherwise.
+    Args:
+        overrides: a text, or several, as for `fedsvd.run`.
+        grid: a list of values for each key, or a text of Hydra's own such as "interval(0.1, 1)".
+        folder: `hydra.sweep.dir`, by default multirun/DATE/TIME. It is in `attrs["folder"]` of the
+            result.
+        show: as for `fedsvd.run`.
+        values: as for `fedsvd.run`.
+
+    Raises:
+        TrialsFailed: a trial failed. It is raised after the last trial, with the folder in a note.
+        InputError: as for `fedsvd.run`.
+        RunError: as for `fedsvd.run`.
     """
     from fedsvd.sweep.grid import run_grid
 

@@ -29,17 +29,20 @@ EXACT = 1e-9  # relative, on float64 models
 
 
 def check_adapter(cls: type[Adapter], **options: Any) -> None:
-    """Raise AssertionError, with one sentence that says what is wrong, unless `cls` is sound.
+    """Raise AssertionError, with one sentence that names what is wrong, unless `cls` is sound.
 
-    `options` go to its constructor. Checked: what trains is what it declares, of the right shapes;
-    the model's function at the start, and whether factors hold part of the weight, are as declared;
-    a step changes nothing that is frozen; per-example gradients under Opacus's hooks are those of
-    examples that are alone in their batch; a regulariser is a finite scalar that does not change with
-    the data that went through the model, and a `decoupled` one moves the weights by as much whatever
-    the learning rate; the first step is the one that a declared `spectrum` gives; the merged weight,
-    and the factors that are exported, compute the same; the state goes through records and
-    checkpoints into another process's model; the same stream gives the same bits, whichever other
-    layers there are and without touching the global random state.
+    `options` go to its constructor. It checks that
+
+    - what trains is what it declares, of the right shapes;
+    - the model's function at the start, and whether factors hold part of the weight, are as declared;
+    - a step changes nothing that is frozen;
+    - per-example gradients under Opacus's hooks are those of examples that are alone in their batch;
+    - a regulariser is a finite scalar that does not change with the data that went through the model;
+    - a `decoupled` regulariser moves the weights by the same amount for every learning rate;
+    - the first step is the one that a declared `spectrum` gives;
+    - the merged weight, and the factors that are exported, compute the same;
+    - the state goes through records and checkpoints into another process's model;
+    - the same stream gives the same bits, with any other layers, and the global random state stays.
     """
     name = cls.__name__
     checks = (_form, _start, check_first_step, _streams, _frozen, _gradients, _penalty, check_pull,

@@ -40,18 +40,23 @@ from fedsvd.testing.invariance import any_basis, any_scale, weightless
 
 
 def check_strategy(cls: type[Strategy], **options: Any) -> None:
-    """Raise AssertionError, with one sentence that says what is wrong, unless `cls` is sound.
+    """Raise AssertionError, with one sentence that names what is wrong, unless `cls` is sound.
 
-    `options` go to its constructor. Checked: what it begins with has the W + B A that it was given;
-    neither the order of clients nor that of their replies matters; weights, equal clients,
-    unchanged clients, exactness and the mean as all that counts are as declared, in a round in
-    which much is due and in the next one, with noise of a known level; what a server optimiser can
-    follow does not change its basis, in any of a run's first rounds either; what is claimed not to
-    matter does not; a first round, from B = 0, gives finite numbers; the arguments and the global
-    random state are left alone; what clients are not sent does not change; names, shapes, dtypes,
-    ranks and the round hold, also for clients of other ranks where they are declared; a client with
-    NaN is refused; state goes through records and checkpoints, and the next round needs nothing but
-    it.
+    `options` go to its constructor. It checks that
+
+    - what it begins with has the W + B A that it was given;
+    - neither the order of clients nor that of their replies matters;
+    - weights, equal clients, unchanged clients, exactness and `mean_only` are as declared, in a round
+      in which every periodic step is due and in the next one, with noise of a known level;
+    - the basis of a rule that a server optimiser can follow stays, also in a run's first rounds;
+    - the basis, the scale and the weights do not matter where this is claimed;
+    - a first round, from B = 0, gives finite numbers;
+    - the arguments and the global random state stay as they are;
+    - what clients are not sent does not change;
+    - names, shapes, dtypes, ranks and the round are right, also for clients of other ranks where they
+      are declared;
+    - a client with NaN is refused;
+    - the state goes through records and checkpoints, and the next round needs only the state.
     """
     name = cls.__name__
     for check in (
