@@ -44,7 +44,10 @@ def main() -> None:
         for n in strategies.__all__
         if n not in SKIPPED and isinstance(getattr(strategies, n), type)
     ]
-    names = arguments.only or [*DENSE, *rules, *OPTIONS]
+    known = [*DENSE, *rules, *OPTIONS]
+    names = arguments.only or known
+    if unknown := sorted(set(names) - set(known)):
+        parser.error(f"--only: {', '.join(unknown)} is none of {', '.join(known)}")
     print(
         f"{machine()}; {arguments.layers} layers {D} x {D}, rank {RANK}, {arguments.clients} clients"
     )

@@ -60,7 +60,7 @@ def rank_one(
     a, b = weighted_median(X, p), torch.ones_like(X[0])
     if not a.any():
         return a, b
-    # By a power of two, which is exact. Then no square of a number that counts leaves single precision.
+    # By a power of two, which is exact: squares of what counts then stay in single precision.
     scale = 2.0 ** math.frexp(float(a[a != 0].abs().median()))[1]
     a, X = a / scale, X / scale
     if X.dtype == torch.float32:
