@@ -33,7 +33,9 @@ def robust_fit(
     def slope(B: Tensor, A: Tensor) -> Tensor:
         Z, G = B @ A, torch.zeros(shape, dtype=torch.float64, device=X.device)
         signs = torch.empty_like(G[:rows])
-        for z, g, *of in zip(Z.split(rows), G.split(rows), *(x.split(rows) for x in X), strict=True):
+        for z, g, *of in zip(
+            Z.split(rows), G.split(rows), *(x.split(rows) for x in X), strict=True
+        ):
             for share, x in zip(shares, of, strict=True):
                 g.add_(torch.sub(z, x, out=signs[: len(z)]).sign_(), alpha=share)
         return G
