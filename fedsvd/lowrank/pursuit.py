@@ -18,7 +18,7 @@ def robust_pca(M: Tensor, tolerance: float = 1e-5, steps: int = 1000) -> tuple[T
     2011), by the augmented Lagrangian method of Lin, Chen, Ma (arXiv 1009.5055) with over-relaxation
     (Boyd et al., Foundations and Trends in Machine Learning 2011, section 3.4.3), until neither the
     gap of a step nor the change of S exceeds tolerance ||M||; S is then what L leaves of M. The
-    penalty grows by 20 % a step, and the objective ends within 1e-5 of its minimum for updates of
+    penalty grows by 20 % a step, and the objective ends within 2e-5 of its minimum for updates of
     like size: their 50 % without over-relaxation ends far from it for dense ones. `M` is float32 or
     float64, and so is the work, but for Gram matrices that float32 would not hold: it ends within
     the tolerance of what float64 gives.
