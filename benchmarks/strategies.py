@@ -11,7 +11,6 @@ it is not counted. Both baselines are measured on --dense layers and multiplied 
 import argparse
 import json
 import multiprocessing
-import resource
 import time
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 
 from benchmarks.common import machine
 from fedsvd import strategies
+from fedsvd.footprint.plan import _resident
 from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.strategies import PublicView, Strategy, Update
 
@@ -44,7 +44,10 @@ def main() -> None:
         for n in strategies.__all__
         if n not in SKIPPED and isinstance(getattr(strategies, n), type)
     ]
-    names = arguments.only or [*DENSE, *rules, *OPTIONS]
+    known = [*DENSE, *rules, *OPTIONS]
+    names = arguments.only or known
+    if unknown := sorted(set(names) - set(known)):
+        parser.error(f"--only: {', '.join(unknown)} is none of {', '.join(known)}")
     print(
         f"{machine()}; {arguments.layers} layers {D} x {D}, rank {RANK}, {arguments.clients} clients"
     )
@@ -140,7 +143,7 @@ def dense(updates: list[Update], layers: int, decomposed: bool) -> list[torch.Te
 
 
 def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return _resident() / 2**20
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch import Tensor
 from fedsvd.lowrank.grassmann import SUBSPACES, mean_subspaces
 from fedsvd.lowrank.pair import AdapterState
 
-CACHED = 2**16  # numbers that a thread's share of a cache holds
+CACHED = 2**15  # numbers that a thread's share of a cache holds
 
 
 def average(
@@ -53,11 +53,13 @@ def _mean(vectors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
     like, n = vectors[0], len(vectors[0])
     # In pieces that stay in a processor's cache: fresh memory for all costs more than the sums.
     step = CACHED * torch.get_num_threads() if like.device.type == "cpu" else max(n, 1)
-    mean, sums = torch.empty_like(like), like.new_empty(min(n, step), dtype=torch.float64)
+    mean, sums = torch.empty_like(like), like.new_empty(2, min(n, step), dtype=torch.float64)
     for begin in range(0, n, step):
-        piece = sums[: n - begin].zero_()
+        piece, term = sums[:, : n - begin]
+        piece.zero_()
         for vector, share in zip(vectors, shares, strict=True):
-            piece.add_(vector[begin : begin + step], alpha=share)
+            # In float64 here: `add_` would ask the system for new memory to do so in.
+            piece.add_(term.copy_(vector[begin : begin + step]), alpha=share)
         mean[begin : begin + step] = piece
     return mean
 

@@ -1,5 +1,6 @@
 """The two nouns of the algebra: the factors of one layer, and the factors of a model."""
 
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -120,6 +121,7 @@ KINDS = ("A", "B", "extra", "W", "memory")
 SUFFIXES = {".A": "A", ".B": "B", ".W": "W"}
 
 
+@functools.lru_cache(maxsize=2**14)
 def kind_of(name: str) -> str:
     """Return which of `KINDS` a tensor is, by its name."""
     if name.startswith(MEMORY):

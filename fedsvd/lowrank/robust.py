@@ -1,7 +1,11 @@
-"""Robust means of clients: geometric median, density-power SVD. All in float64."""
+"""Robust means of clients: geometric median (in float64), density-power SVD."""
+
+import math
 
 import torch
 from torch import Tensor
+
+FAR = 1e15  # single precision: an entry is at most so many times the median of medians
 
 
 def geometric_median(gram: Tensor, weights: Tensor, tolerance: float, steps: int = 1000) -> Tensor:
@@ -34,11 +38,11 @@ def geometric_median(gram: Tensor, weights: Tensor, tolerance: float, steps: int
 
 def weighted_median(x: Tensor, weights: Tensor) -> Tensor:
     """Return, along the last axis, the smallest entry with half of the weight at or below it."""
-    order = x.argsort(dim=-1)
+    x, order = x.contiguous().sort(dim=-1)  # many short rows take several times as long apart
     # Sums of equal weights differ in their last digits; a tie at one half must stay one.
     below = weights.expand_as(x).gather(-1, order).cumsum(-1)
     first = (below < 0.5 * below[..., -1:] * (1 - 1e-9)).sum(-1, keepdim=True)
-    return x.gather(-1, order).gather(-1, first).squeeze(-1)
+    return x.gather(-1, first).squeeze(-1)
 
 
 def rank_one(
@@ -49,39 +53,63 @@ def rank_one(
     Minimum density power divergence for the model x_ik ~ N(a_i b_k, sigma^2): alternating least
     squares with weights p_k exp(-alpha e_ik^2 / (2 sigma^2)), e = X - a b^T, and sigma^2 from its own
     estimating equation (Roy, Basu, Ghosh, rSVDdpd, arXiv 2109.10680). It starts from the coordinate
-    medians, where the SVD would start from the outliers.
+    medians, where the SVD would start from the outliers. `X` is float32 or float64, and so is the
+    work. It is fastest where the entries of a column lie in a row in memory.
     """
-    p = weights / weights.sum()
-    a = weighted_median(X, p)
-    b = torch.ones_like(p)
+    p = weights.double() / weights.double().sum()
+    a, b = weighted_median(X, p), torch.ones_like(X[0])
     if not a.any():
         return a, b
-    residual = X - a[:, None]
-    every = p.expand_as(X).reshape(-1)
-    sigma2 = (1.4826 * weighted_median(residual.abs().reshape(-1), every)) ** 2
-    floor = 1e-24 * (X.square().sum(0) @ p) / len(a)
-    correction = alpha / (1 + alpha) ** 1.5
+    # By a power of two, which is exact: squares of what counts then stay in single precision.
+    scale = 2.0 ** math.frexp(float(a[a != 0].abs().median()))[1]
+    a, X = a / scale, X / scale
+    if X.dtype == torch.float32:
+        a, X = a.clamp_(-FAR, FAR), X.clamp_(-FAR, FAR)
+    error, w, product = (X - a[:, None]).abs_(), torch.empty_like(X), torch.empty_like(X)
+    sigma2 = (1.4826 * median_of_columns(error, p)) ** 2
+    floor = 1e-24 * (a @ a) / len(a)
+    correction, least, p = alpha / (1 + alpha) ** 1.5, torch.finfo(X.dtype).tiny, p.to(X)
     # p multiplies sums over the clients, not entries, and the three matrices are written over: at
-    # the size of a large model the time goes into new memory otherwise.
-    error, w, product = residual.square_(), torch.empty_like(X), torch.empty_like(X)
+    # the size of a large model the time goes into new memory otherwise. Powers of 2 take less time
+    # than those of e.
+    error.square_()
     for _ in range(steps):
         sigma2 = sigma2.clamp_min(floor)
-        rate = float(-alpha / (2 * sigma2))
-        torch.mul(error, rate, out=w).exp_()
+        rate = float(-alpha / (2 * math.log(2) * sigma2))
+        torch.mul(error, rate, out=w).exp2_()
         torch.mul(w, X, out=product)
         old_a, old_b = a, b
-        a = product @ (p * b) / (w @ (p * b.square())).clamp_min(1e-300)
-        b = product.mT @ a / (w.mT @ a.square()).clamp_min(1e-300)
+        a = product @ (p * b) / (w @ (p * b.square())).clamp_min(least)
+        b = product.mT @ a / (w.mT @ a.square()).clamp_min(least)
         torch.addr(X, a, b, alpha=-1, out=error).square_()
-        torch.mul(error, rate, out=w).exp_()
-        left = w.sum(0) @ p - len(a) * correction
-        weighted = torch.mul(w, error, out=product).sum(0) @ p
+        torch.mul(error, rate, out=w).exp2_()
+        left = (w @ p).sum() - len(a) * correction
+        weighted = (torch.mul(w, error, out=product) @ p).sum()
         sigma2 = weighted / left if left > 0 else sigma2
         # Weighted too, so that a client in two halves ends the iteration at the same step.
         change, size = _moved(a, b, old_a, old_b, p), (old_a @ old_a) * (p @ old_b.square())
         if change <= tolerance**2 * size:
             break
-    return a, b
+    return a * scale, b
+
+
+def median_of_columns(x: Tensor, weights: Tensor) -> Tensor:
+    """Return the smallest entry of x (P, K) with half of the weight at or below it.
+
+    An entry of column k has the weight `weights[k]`; none may be negative. The bits of such numbers
+    are in their order as whole numbers, so halving the range of these finds it: counting a few dozen
+    times takes less than sorting once.
+    """
+    bits = x.view(torch.int32 if x.dtype == torch.float32 else torch.int64)
+    half = 0.5 * len(x) * float(weights.sum()) * (1 - 1e-9)
+    low, high = -1, int(bits.max())
+    while high - low > 1:
+        middle = (low + high) // 2
+        if float((bits <= middle).sum(0).to(weights) @ weights) >= half:
+            high = middle
+        else:
+            low = middle
+    return torch.tensor(high, dtype=bits.dtype, device=x.device).view(x.dtype)
 
 
 def _moved(a: Tensor, b: Tensor, old_a: Tensor, old_b: Tensor, p: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fedsvd.lowrank.average import CACHED
 from fedsvd.lowrank.pair import LowRank
 from fedsvd.lowrank.robust import weighted_median
 
@@ -26,10 +27,17 @@ def robust_fit(
     if size == 0:
         return None
 
+    # In parts that stay in a processor's cache while the signs of all clients are added.
+    rows, shares = max(1, CACHED // shape[1]), p.tolist()
+
     def slope(B: Tensor, A: Tensor) -> Tensor:
         Z, G = B @ A, torch.zeros(shape, dtype=torch.float64, device=X.device)
-        for weight, x in zip(p, X, strict=True):
-            G += weight * (Z - x).sign()
+        signs = torch.empty_like(G[:rows])
+        for z, g, *of in zip(
+            Z.split(rows), G.split(rows), *(x.split(rows) for x in X), strict=True
+        ):
+            for share, x in zip(shares, of, strict=True):
+                g.add_(torch.sub(z, x, out=signs[: len(z)]).sign_(), alpha=share)
         return G
 
     zero = X.new_zeros(1, dtype=torch.float64)

@@ -40,13 +40,15 @@ class RsvdDpd(Strategy):
         sent = [u.state.tensors() for u in updates]
         moved = {}
         for name, old in state.select(("B", "extra")).items():
-            columns = [(t[name].double() - old.double()).reshape(-1) for t in sent]
-            X = torch.stack(columns, dim=1)
-            p = torch.tensor([u.weight for u in updates], dtype=X.dtype, device=X.device)
-            step = torch.zeros_like(X[:, 0])
+            # What is stored in 16 bits is worked on in 32.
+            work = torch.promote_types(old.dtype, torch.float32)
+            columns = [(t[name].double() - old.double()).reshape(-1).to(work) for t in sent]
+            X = torch.stack(columns).mT
+            p = torch.tensor([u.weight for u in updates], dtype=torch.float64, device=X.device)
+            step = torch.zeros_like(X[:, 0], dtype=torch.float64)
             for _ in range(min(self.ranks, len(updates))):
                 a, b = rank_one(X, p, self.alpha, self.tolerance)
-                step = step + a * weighted_median(b, p)
+                step = step + a.double() * weighted_median(b, p)
                 X = X - a[:, None] * b
             moved[name] = (old.double() + step.view(old.shape)).to(old.dtype)
         return state.update(moved)
