@@ -89,6 +89,14 @@ def settings() -> Callable[..., Settings]:
     return compose_settings
 
 
+@pytest.fixture(scope="session")
+def tiny_inputs(tmp_path_factory) -> list[str]:
+    """Gives the overrides of a tiny model and of data of its own."""
+    from tests.tiny import make_inputs
+
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
+
+
 def tiny_classifier(
     trains: str = "B", head_trains: bool = False, seed: int = 0, init: str = "kaiming"
 ) -> Classifier:

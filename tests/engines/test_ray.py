@@ -30,12 +30,6 @@ def cluster():
         yield nodes
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """Gives the overrides of a tiny model and of data of its own."""
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
 def messages(clients):
     content = RecordDict({"arrays": ArrayRecord({"x": Array(np.zeros(3))})})
     return [Message(content, k, "train") for k in clients]
@@ -192,17 +186,17 @@ def test_the_same_bits_from_what_every_worker_keeps(cluster, tmp_path):
     [["strategy=prism"], ["strategy=dp_fedadamw", "training.optimizer=adamw", "training.lr=1e-3"]],
     ids=lambda o: o[0],
 )
-def test_the_same_bits_where_clients_take_steps_of_their_own(cluster, small, overrides):
-    expected = digest(*small, *overrides)
-    assert digest(*small, "engine=ray", "engine.workers=2", *overrides) == expected
+def test_the_same_bits_where_clients_take_steps_of_their_own(cluster, tiny_inputs, overrides):
+    expected = digest(*tiny_inputs, *overrides)
+    assert digest(*tiny_inputs, "engine=ray", "engine.workers=2", *overrides) == expected
 
 
-def test_sides_that_take_turns_are_shrunk_and_averaged_alike(cluster, small):
+def test_sides_that_take_turns_are_shrunk_and_averaged_alike(cluster, tiny_inputs):
     found = []
     for engine in (["engine.threads=1"], ["engine=ray", "engine.workers=2"]):
         settings = compose_settings(
             *TINY,
-            *small,
+            *tiny_inputs,
             *engine,
             "strategy=fedsvd_alternate",
             "strategy.strength=0.7",

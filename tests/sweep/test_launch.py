@@ -18,7 +18,6 @@ from fedsvd.strategies.build import build_strategy
 from fedsvd.sweep.trial import LOG
 from tests.clusters import two_nodes
 from tests.conftest import TINY, compose_settings
-from tests.tiny import make_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
@@ -27,12 +26,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::Depr
 def cluster():
     with two_nodes() as nodes:
         yield nodes
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """Gives the overrides of a tiny model and of data of its own."""
-    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture
@@ -126,10 +119,10 @@ def test_a_node_removed_in_the_middle_and_the_command_given_again(sweep, cluster
 
 
 def test_a_process_runs_one_trial_after_another_with_the_bits_of_one_alone(
-    cluster, small, tmp_path, monkeypatch, capfd
+    cluster, tiny_inputs, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setattr(sys, "argv", ["fedsvd"])
-    given = [*small, "rounds=1"]
+    given = [*tiny_inputs, "rounds=1"]
     digests, ranks = {}, {0: 2, 2: 3, 3: 4}
     for reuse, trials in (("true", "2,400,3,4"), ("false", "2,3")):
         folder = tmp_path / reuse
