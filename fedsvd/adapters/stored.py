@@ -148,14 +148,8 @@ def quantise(model: nn.Module, kind: str, name: str) -> None:
     InputError without bitsandbytes, or for a model whose linear layers are of another class.
     """
     functional: Any = _bitsandbytes(kind).functional
-    layers = [m for m in model.modules() if type(m) is nn.Linear]
-    if not layers or any(isinstance(m, Conv1D) for m in model.modules()):
-        raise InputError(
-            f"model.quantization: {kind!r} is not allowed with {name!r}, whose linear layers are "
-            "not torch.nn.Linear; take model.dtype=bfloat16"
-        )
-    for layer in layers:
-        weight = layer.weight.detach().float()
+    for layer in quantisable(model, kind, name):
+        weight = layer.weight.detach().float()  # type: ignore[operator]
         if kind == "nf4":
             # As rows of one block: on the CPU a block over the ends of rows comes back wrong.
             blocks = F.pad(weight.flatten(), (0, -weight.numel() % BLOCK)).view(-1, BLOCK)
@@ -170,6 +164,23 @@ def quantise(model: nn.Module, kind: str, name: str) -> None:
         layer.weight = nn.Parameter(packed, requires_grad=False)
         layer.quantised = kind  # type: ignore[assignment]
         layer.__class__ = StoredLinear
+
+
+def quantisable(model: nn.Module, kind: str, name: str) -> list[nn.Module]:
+    """Return the layers whose weights `kind` can hold; InputError if they are of another class."""
+    layers = [m for m in model.modules() if type(m) is nn.Linear]
+    if not layers or any(isinstance(m, Conv1D) for m in model.modules()):
+        raise InputError(
+            f"model.quantization: {kind!r} is not allowed with {name!r}, whose linear layers are "
+            "not torch.nn.Linear; take model.dtype=bfloat16"
+        )
+    return list(layers)
+
+
+def check_quantised(kind: str) -> None:
+    """Raise InputError if weights are to be held in `kind` and bitsandbytes is not there."""
+    if kind != "none":
+        _bitsandbytes(kind)
 
 
 def _bitsandbytes(kind: str) -> Any:
