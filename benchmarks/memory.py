@@ -1,9 +1,9 @@
 """python -m benchmarks.memory [NAME ...]: what `--plan` says beside what a run's process takes.
 
-Every case is planned and run in processes of their own. The peak is the system's (VmHWM; where there is
-none ru_maxrss, which also counts what this process holds). The cases of SmolLM2 read whole paragraphs as
-plain texts, so that micro-batches are full and every token counts, as a plan has it; "rows of squad_qa"
-has prompts and completions, which are shorter. They need `python -m fedsvd.tasks squad_qa smollm2`.
+Every case is planned and run in processes of their own. The peak is the system's (VmHWM; where there
+is none ru_maxrss, which also counts what this process holds). The cases of SmolLM2 read whole
+paragraphs as plain texts, so that micro-batches are full and every token counts, as a plan has it;
+"rows of squad_qa" has prompts and completions. They need `python -m fedsvd.tasks squad_qa smollm2`.
 Without names all cases run.
 """
 

@@ -15,8 +15,8 @@ def hold(body: nn.Module, head: nn.Module | None, model: ModelSettings) -> None:
     """Let plain layers be such as hold less, as `fedsvd.adapters.stored.store` does with values.
 
     What is quantised has one byte a weight here, so that what it becomes for a product is a tensor
-    of its own, as it is of packed weights; `bytes_of` counts what the packed ones take. InputError for a model whose
-    weights cannot be quantised.
+    of its own, as it is of packed weights; `bytes_of` counts what the packed ones take.
+    InputError for a model whose weights cannot be quantised.
     """
     kind = model.quantization
     for layer in [] if kind == "none" else quantisable(body, kind, model.name):

@@ -46,9 +46,9 @@ class Plan:
 
     libraries: measured in this process, which has imported what a run does. loading: what stands when
     the weights are read, beside libraries; it ends before a step begins. `moment` is that at which
-    most is needed. left: what others leave in the C library's allocator, which gives it back to no one.
-    kernels: compiled for products of so many shapes as a run has. late: libraries that are imported
-    when the last step is done.
+    most is needed. left: what others leave in the C library's allocator. kernels: compiled for
+    products of so many shapes as a run has. late: libraries that are imported when the last step is
+    done.
     """
 
     device: str
@@ -141,7 +141,7 @@ _measured: list[float] = []
 
 
 def _moments(settings: Settings, device: torch.device, alone: bool) -> list[Moment]:
-    """Return when memory can be largest: in full micro-batches, the check of gradients, evaluation."""
+    """Return when memory can be largest: full micro-batches, the check of gradients, evaluation."""
     longest, budget = settings.model.max_length, settings.training.microbatch_tokens
     precision = precision_of(settings)
     lengths = dict.fromkeys((longest, max(8, longest // SHORT)))
@@ -238,8 +238,9 @@ def _beside(found: Sizes, moment: Moment, settings: Settings) -> float:
 def _kernels(settings: Settings, shapes: int) -> float:
     """Return what oneDNN keeps for products in bfloat16, which it compiles for every shape anew.
 
-    `shapes` are those of the frozen matrices. A number of tokens is one shape more for each on the way
-    forward, and one on the way back; of texts of half of the longest. Products in float32 keep nothing.
+    `shapes` are those of the frozen matrices. A number of tokens is one shape more for each on the
+    way forward, and one on the way back; of texts of half of the longest. Products in float32 keep
+    nothing.
     """
     if precision_of(settings) != "bf16":
         return 0.0
@@ -257,8 +258,8 @@ def _data(settings: Settings, kept: int) -> float:
     """Return about what texts and tokens take, and what is kept of them below the adapted blocks.
 
     All rows are read and tokenised: texts as long as their files, tokens of half of the longest, or
-    of four characters, in 9 bytes each. `kept` numbers of a token are kept of the rows that are used, in
-    the backbone's precision, up to `training.cache`.
+    of four characters, in 9 bytes each. `kept` numbers of a token are kept of the rows that are used,
+    in the backbone's precision, up to `training.cache`.
     """
     data, most = settings.data, settings.training.cache_bytes
     rows, size = data.public_size or 0, _texts(data)

@@ -214,7 +214,7 @@ def ending(told: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def _exported(told: Mapping[str, Any], metric: Metric) -> list[tuple[str, str]]:
-    """Return of which model the figures are and which is exported, where that is not the global one."""
+    """Return which model is evaluated and which exported, where these are not the global one."""
     evaluated, exported = told.get("evaluated"), told.get("exported")
     if evaluated is None or exported is None or evaluated == exported == GLOBAL:
         return []
