@@ -18,7 +18,9 @@ from omegaconf import OmegaConf
 
 from fedsvd.composing import compose
 from fedsvd.config import from_config
-from fedsvd.footprint.plan import make_plan
+from fedsvd.factors import factors_of
+from fedsvd.footprint.outline import sizes
+from fedsvd.footprint.plan import beside, moments_of
 
 SHORT = [
     "rounds=1", "training.local_steps=1", "clients.number=2", "clients.per_round=1",
@@ -80,11 +82,11 @@ def measured(overrides: list[str]) -> float:
 
 
 def shapes() -> None:
-    """Print what Llama's shapes take under `+experiment=llm/instruct`, by the plan alone."""
+    """Print what Llama's shapes take of a card under `+experiment=llm/instruct`, by arithmetic."""
     import torch
     from safetensors.torch import save_file
 
-    print(f"{'shape':10}{'':26}{'weights':>12}{'step beside':>14}{'reading':>12}")
+    print(f"{'shape':10}{'':26}{'weights':>12}{'beside':>12}  at its most in")
     for name, size in SHAPES.items():
         with tempfile.TemporaryDirectory() as folder:
             given = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **size}
@@ -96,9 +98,16 @@ def shapes() -> None:
                     "data.public_size=10000", "model.attention=sdpa", "training.precision=bf16", more,
                 ]  # fmt: skip
                 config = OmegaConf.to_container(compose(overrides), resolve=True)
-                plan = make_plan(from_config(config))  # type: ignore[arg-type]
-                told = (plan.weights, plan.step - plan.weights - plan.data, plan.loading)
-                print(f"{name:10}{more:26}" + "".join(f"{x / 2**20:>8,.0f} MiB" for x in told))
+                settings = from_config(config)  # type: ignore[arg-type]
+                on_card = moments_of(settings, torch.device("cuda"), alone=False)
+                found = {m: sizes(settings, factors_of(settings), m) for m in on_card}
+                most = max(found, key=lambda m: beside(found[m], m, settings))
+                told = (found[most].weights, beside(found[most], most, settings))
+                sized = "".join(f"{x / 2**20:>8,.0f} MiB" for x in told)
+                print(
+                    f"{name:10}{more:26}{sized}  {most.what}, {most.rows} x {most.tokens}",
+                    flush=True,
+                )
 
 
 def main() -> None:

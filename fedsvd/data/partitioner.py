@@ -27,9 +27,9 @@ def by_partitioner(
     `columns` are what it may look at, all of n values; it sees a `datasets.Dataset` of them. It is
     made with `partition`'s options and, where it takes them and they are not among these,
     num_partitions, partition_by (`partition.column` or `label`), alpha, and a seed that follows from
-    the run's. `label` is None where rows have none. Raises InputError if it needs a column and there is
-    none, if the package is missing, the class is no partitioner, refuses its
-    options or the data, deals to another number of clients, gives an example to two clients, or gives
+    the run's. `label` is None where rows have none. Raises InputError if it needs a column and there
+    is none, if the package is missing, the class is no partitioner, refuses its options or the data,
+    deals to another number of clients, gives an example to two clients, or gives
     a client fewer than `partition.min_examples`.
     """
     from datasets import Dataset

@@ -104,12 +104,12 @@ def make_plan(settings: Settings) -> Plan:
     trains = factors_of(settings)
     libraries = float(resident())
     found = {
-        moment: sizes(settings, trains, moment) for moment in _moments(settings, device, alone)
+        moment: sizes(settings, trains, moment) for moment in moments_of(settings, device, alone)
     }
     libraries = max(libraries, float(resident()))
     late = _late()
-    moment = max(found, key=lambda m: _beside(found[m], m, settings))
-    others = [_beside(s, m, settings) for m, s in found.items() if m.what != moment.what]
+    moment = max(found, key=lambda m: beside(found[m], m, settings))
+    others = [beside(s, m, settings) for m, s in found.items() if m.what != moment.what]
     largest = found[moment]
     room = float(machine_room())
     if on_card:
@@ -140,7 +140,7 @@ def _late() -> float:
 _measured: list[float] = []
 
 
-def _moments(settings: Settings, device: torch.device, alone: bool) -> list[Moment]:
+def moments_of(settings: Settings, device: torch.device, alone: bool) -> list[Moment]:
     """Return when memory can be largest: full micro-batches, the check of gradients, evaluation."""
     longest, budget = settings.model.max_length, settings.training.microbatch_tokens
     precision = precision_of(settings)
@@ -230,7 +230,7 @@ def _gradients(found: Sizes, moment: Moment, settings: Settings) -> float:
     return 4.0 * found.trained * (moment.rows if each else 1) if moment.trains else 0.0
 
 
-def _beside(found: Sizes, moment: Moment, settings: Settings) -> float:
+def beside(found: Sizes, moment: Moment, settings: Settings) -> float:
     """Return what a moment takes beside weights."""
     return max(float(found.most), found.activations + _gradients(found, moment, settings))
 
