@@ -108,6 +108,20 @@ def store(model: nn.Module, dtype: str, quantization: str, name: str) -> None:
         quantise(model, quantization, name)
     if dtype == "bfloat16":
         narrow(model)
+    if dtype == "bfloat16" or quantization != "none":
+        release(model)
+
+
+@torch.no_grad()
+def release(model: nn.Module) -> None:
+    """Give what stayed as it was a memory of its own, in place.
+
+    What is read from a file is a piece of the mapped file, all of which stands in memory for as long
+    as one piece does.
+    """
+    for parameter in model.parameters():
+        if parameter.untyped_storage().nbytes() > parameter.nbytes:
+            parameter.data = parameter.data.clone()
 
 
 def shape_of(layer: nn.Module) -> tuple[int, int]:
