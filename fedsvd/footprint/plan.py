@@ -121,10 +121,11 @@ def make_plan(settings: Settings) -> Plan:
     passing = max(largest.most - largest.activations - gradients, 0.0)
     adamw = 2 if training.optimizer == "adamw" else 0
     copies = STATES + settings.clients.per_round + adamw
+    left = min(max(others), LEFT * largest.most)
     loading = largest.loaded + (largest.weights if settings.model.stored else 0)
     return Plan(
         str(device), libraries, largest.weights, float(largest.activations), gradients, passing,
-        0.0 if on_card else min(max(others), LEFT * largest.most), 0.0 if on_card else _kernels(settings, largest.shapes),
+        0.0 if on_card else left, 0.0 if on_card else _kernels(settings, largest.shapes),
         4.0 * largest.adapter * copies, _data(settings, largest.kept), 0.0 if on_card else loading,
         0.0 if on_card else late, moment, "one at a time" if alone else "by hooks", room,
     )  # fmt: skip
