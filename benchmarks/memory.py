@@ -1,12 +1,14 @@
 """python -m benchmarks.memory [NAME ...]: what `--plan` says beside what a run's process takes.
 
-Every case is planned and run in processes of their own; the peak is the system's (ru_maxrss).
-SmolLM2 needs `python -m fedsvd.tasks squad_qa smollm2`. Without names all cases run.
+Every case is planned and run in processes of their own. The peak is the system's (VmHWM; where there
+is none ru_maxrss, which also counts what this process holds). The cases of SmolLM2 read whole
+paragraphs as plain texts, so that micro-batches are full and every token counts, as a plan has it;
+"rows of squad_qa" has prompts and completions. They need `python -m fedsvd.tasks squad_qa smollm2`.
+Without names all cases run.
 """
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,9 @@ from omegaconf import OmegaConf
 
 from fedsvd.composing import compose
 from fedsvd.config import from_config
-from fedsvd.footprint.plan import make_plan
+from fedsvd.factors import factors_of
+from fedsvd.footprint.outline import sizes
+from fedsvd.footprint.plan import beside, moments_of
 
 SHORT = [
     "rounds=1", "training.local_steps=1", "clients.number=2", "clients.per_round=1",
@@ -24,10 +28,11 @@ SHORT = [
     "partition.min_examples=0",
 ]  # fmt: skip
 QA = [
-    "task=causal", "data=squad_qa", "model=smollm2", "data.limit=40", "data.limit_evaluation=2",
-    "partition=iid", "training.microbatch_tokens=768", "training.batch_size=4",
-    "privacy=none", *SHORT,
+    "task=causal", "data=squad_qa", "model=smollm2", "data.limit=40", "data.limit_evaluation=10",
+    "partition=iid", "training.microbatch_tokens=768", "training.batch_size=8", *SHORT,
 ]  # fmt: skip
+# Prompts hold a paragraph of up to 800 characters: nearly all have more than 96 tokens.
+FULL = ["data.text=[prompt]", "model.max_length=96", *QA]
 LLAMA = {"vocab_size": 128256, "hidden_act": "silu", "max_position_embeddings": 8192}
 SHAPES = {
     "1 billion": {
@@ -41,10 +46,21 @@ SHAPES = {
 }  # fmt: skip
 CASES = {
     "default": [*SHORT, "data.limit=600", "recorder.evaluate_examples=100"],
-    "smollm2": QA,
-    "smollm2, again": [*QA, "training.gradient_checkpointing=true"],
-    "smollm2, bf16": [*QA, "training.gradient_checkpointing=true", "model.dtype=bfloat16"],
+    "smollm2": FULL,
+    "smollm2, without privacy": [*FULL, "privacy=none"],
+    "smollm2, again": [*FULL, "training.gradient_checkpointing=true"],
+    "smollm2, bf16": [*FULL, "training.gradient_checkpointing=true", "model.dtype=bfloat16"],
+    "rows of squad_qa": QA,
 }
+RUN = """
+import sys
+from fedsvd.footprint.machine import resident
+from fedsvd.run import main
+
+status = main(sys.argv[1:])
+print("peak", resident())
+sys.exit(status)
+"""
 
 
 def planned(overrides: list[str]) -> float:
@@ -58,21 +74,19 @@ def planned(overrides: list[str]) -> float:
 def measured(overrides: list[str]) -> float:
     """Return the peak of a run's process, in MiB."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "fedsvd.run", *overrides, f"hydra.run.dir={folder}/run"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    return usage.ru_maxrss / 1024
+        command = [sys.executable, "-c", RUN, *overrides, f"hydra.run.dir={folder}/run"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
+    return int(done.stdout.splitlines()[-1].split()[1]) / 2**20
 
 
 def shapes() -> None:
-    """Print what Llama's shapes take under `+experiment=llm/instruct`, by the plan alone."""
+    """Print what Llama's shapes take of a card under `+experiment=llm/instruct`, by arithmetic."""
     import torch
     from safetensors.torch import save_file
 
-    print(f"{'shape':10}{'':26}{'weights':>12}{'step beside':>14}{'reading':>12}")
+    print(f"{'shape':10}{'':26}{'weights':>12}{'beside':>12}  at its most in")
     for name, size in SHAPES.items():
         with tempfile.TemporaryDirectory() as folder:
             given = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **size}
@@ -84,9 +98,16 @@ def shapes() -> None:
                     "data.public_size=10000", "model.attention=sdpa", "training.precision=bf16", more,
                 ]  # fmt: skip
                 config = OmegaConf.to_container(compose(overrides), resolve=True)
-                plan = make_plan(from_config(config))  # type: ignore[arg-type]
-                told = (plan.weights, plan.step - plan.weights - plan.data, plan.loading)
-                print(f"{name:10}{more:26}" + "".join(f"{x / 2**20:>8,.0f} MiB" for x in told))
+                settings = from_config(config)  # type: ignore[arg-type]
+                on_card = moments_of(settings, torch.device("cuda"), alone=False)
+                found = {m: sizes(settings, factors_of(settings), m) for m in on_card}
+                most = max(found, key=lambda m: beside(found[m], m, settings))
+                told = (found[most].weights, beside(found[most], most, settings))
+                sized = "".join(f"{x / 2**20:>8,.0f} MiB" for x in told)
+                print(
+                    f"{name:10}{more:26}{sized}  {most.what}, {most.rows} x {most.tokens}",
+                    flush=True,
+                )
 
 
 def main() -> None:

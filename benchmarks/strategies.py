@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.common import machine
 from fedsvd import strategies
-from fedsvd.footprint.plan import _resident
+from fedsvd.footprint.machine import resident
 from fedsvd.lowrank import AdapterState, LowRank
 from fedsvd.strategies import PublicView, Strategy, Update
 
@@ -143,7 +143,7 @@ def dense(updates: list[Update], layers: int, decomposed: bool) -> list[torch.Te
 
 
 def peak_mib() -> float:
-    return _resident() / 2**20
+    return resident() / 2**20
 
 
 if __name__ == "__main__":

@@ -108,6 +108,20 @@ def store(model: nn.Module, dtype: str, quantization: str, name: str) -> None:
         quantise(model, quantization, name)
     if dtype == "bfloat16":
         narrow(model)
+    if dtype == "bfloat16" or quantization != "none":
+        release(model)
+
+
+@torch.no_grad()
+def release(model: nn.Module) -> None:
+    """Give what stayed as it was a memory of its own, in place.
+
+    What is read from a file is a piece of the mapped file, all of which stands in memory for as long
+    as one piece does.
+    """
+    for parameter in model.parameters():
+        if parameter.dtype == torch.float32:  # others are new
+            parameter.data = parameter.data.clone()
 
 
 def shape_of(layer: nn.Module) -> tuple[int, int]:
@@ -148,14 +162,8 @@ def quantise(model: nn.Module, kind: str, name: str) -> None:
     InputError without bitsandbytes, or for a model whose linear layers are of another class.
     """
     functional: Any = _bitsandbytes(kind).functional
-    layers = [m for m in model.modules() if type(m) is nn.Linear]
-    if not layers or any(isinstance(m, Conv1D) for m in model.modules()):
-        raise InputError(
-            f"model.quantization: {kind!r} is not allowed with {name!r}, whose linear layers are "
-            "not torch.nn.Linear; take model.dtype=bfloat16"
-        )
-    for layer in layers:
-        weight = layer.weight.detach().float()
+    for layer in quantisable(model, kind, name):
+        weight = layer.weight.detach().float()  # type: ignore[operator]
         if kind == "nf4":
             # As rows of one block: on the CPU a block over the ends of rows comes back wrong.
             blocks = F.pad(weight.flatten(), (0, -weight.numel() % BLOCK)).view(-1, BLOCK)
@@ -170,6 +178,23 @@ def quantise(model: nn.Module, kind: str, name: str) -> None:
         layer.weight = nn.Parameter(packed, requires_grad=False)
         layer.quantised = kind  # type: ignore[assignment]
         layer.__class__ = StoredLinear
+
+
+def quantisable(model: nn.Module, kind: str, name: str) -> list[nn.Module]:
+    """Return the layers whose weights `kind` can hold; InputError if they are of another class."""
+    layers = [m for m in model.modules() if type(m) is nn.Linear]
+    if not layers or any(isinstance(m, Conv1D) for m in model.modules()):
+        raise InputError(
+            f"model.quantization: {kind!r} is not allowed with {name!r}, whose linear layers are "
+            "not torch.nn.Linear; take model.dtype=bfloat16"
+        )
+    return list(layers)
+
+
+def check_quantised(kind: str) -> None:
+    """Raise InputError if weights are to be held in `kind` and bitsandbytes is not there."""
+    if kind != "none":
+        _bitsandbytes(kind)
 
 
 def _bitsandbytes(kind: str) -> Any:

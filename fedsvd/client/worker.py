@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -270,13 +270,16 @@ def finish(worker: Worker) -> None:
     """Decide, from what the model does, what is kept of it and how gradients are taken."""
     settings, model = worker.settings, worker.model
     longest = settings.model.max_length
-    asked = some_tokens(
-        settings.model.name, model.backbone, worker.tokens, longest, worker.task.classes,
-        worker.objective,
+    ask = partial(
+        some_tokens, settings.model.name, model.backbone, worker.tokens,
+        classes=worker.task.classes, objective=worker.objective,
     )  # fmt: skip
+    asked = ask(longest=longest)
     shorten(model, asked, worker.device)
     if settings.training.gradient_checkpointing:
-        recompute(model, asked, worker.device, worker.objective, worker.hooks)
+        # The comparison keeps whole blocks, which long texts may find no room for.
+        few = ask(longest=min(SHORT, longest))
+        recompute(model, few, worker.device, worker.objective, worker.hooks)
     # Hidden states of a node's private texts are written nowhere.
     on_disk = settings.partition.name != "own"
     worker.kept, worker.blocks = keep(

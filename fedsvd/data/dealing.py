@@ -47,10 +47,11 @@ def _dealt(
         columns: dict[str, Sequence[object]] = {
             name: [text[k] for text in texts] for k, name in enumerate(data.text)
         }
-        columns[data.label or "label"] = labels.tolist()
+        if data.label is not None:
+            columns[data.label] = labels.tolist()
         if owners is not None and data.client is not None:
             columns[data.client] = owners
-        return by_partitioner(columns, data.label or "label", number, given, settings.seed), ()
+        return by_partitioner(columns, data.label, number, given, settings.seed), ()
     return partition(texts, labels, number, given, settings.seed, task.classes, owners), ()
 
 

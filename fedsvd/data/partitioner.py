@@ -19,16 +19,17 @@ ROW = "fedsvd_row"  # a column with the position of each example, by which parts
 
 
 def by_partitioner(
-    columns: Mapping[str, Sequence[Any]], label: str, clients: int, settings: PartitionSettings,
-    seed: int,
+    columns: Mapping[str, Sequence[Any]], label: str | None, clients: int,
+    settings: PartitionSettings, seed: int,
 ) -> list[np.ndarray]:  # fmt: skip
     """Return one sorted array of positions for each client, as the partitioner deals the examples.
 
     `columns` are what it may look at, all of n values; it sees a `datasets.Dataset` of them. It is
     made with `partition`'s options and, where it takes them and they are not among these,
     num_partitions, partition_by (`partition.column` or `label`), alpha, and a seed that follows from
-    the run's. Raises InputError if the package is missing, the class is no partitioner, refuses its
-    options or the data, deals to another number of clients, gives an example to two clients, or gives
+    the run's. `label` is None where rows have none. Raises InputError if it needs a column and there
+    is none, if the package is missing, the class is no partitioner, refuses its options or the data,
+    deals to another number of clients, gives an example to two clients, or gives
     a client fewer than `partition.min_examples`.
     """
     from datasets import Dataset
@@ -63,7 +64,7 @@ def by_partitioner(
     return parts
 
 
-def _partitioner(label: str, clients: int, settings: PartitionSettings, seed: int) -> Any:
+def _partitioner(label: str | None, clients: int, settings: PartitionSettings, seed: int) -> Any:
     """Return the partitioner with its options."""
     target = settings.target or ""
     if importlib.util.find_spec("flwr_datasets") is None:
@@ -79,9 +80,15 @@ def _partitioner(label: str, clients: int, settings: PartitionSettings, seed: in
     for name in settings.options:
         if name not in takes:
             raise one_of(f"partition.{name}", name, (*takes, *KEYS))
+    column = settings.column or label
+    if column is None and "partition_by" in takes and "partition_by" not in settings.options:
+        raise wrong(
+            "partition.column", None,
+            f"a column of the data that {found.__name__} looks at: rows have no labels",
+        )  # fmt: skip
     stream = numpy_stream(seed, Purpose.PARTITION, "partitioner")
     known = {
-        "num_partitions": clients, "partition_by": settings.column or label,
+        "num_partitions": clients, "partition_by": column,
         "alpha": settings.alpha, "seed": int(stream.integers(2**31)),
     }  # fmt: skip
     options = {k: v for k, v in known.items() if k in takes} | settings.options

@@ -6,6 +6,7 @@ Exit status: 0 done, 2 the input is wrong, 1 a failure.
 """
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from fedsvd.exports.load import LoadedClassifier, load
 from fedsvd.exports.publish import TRANSFORMERS, publish
 from fedsvd.exports.sequence import to_transformers
 from fedsvd.terminal import guarded, say, status_of
+
+SUMMARY = "summary.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,8 +44,22 @@ def _export(run: Path, out: Path | None, repository: str | None, public: bool) -
         if repository is None:
             raise
         say(f"{error}; the adapter is published as it is")
+    for line in which(run):
+        say(line)
     if repository is not None:
         say(f"published: {publish(run, repository, private=not public)}")
+
+
+def which(run: Path) -> list[str]:
+    """Return a line that says which model is exported, where the run's figures are of another one."""
+    try:
+        told = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    evaluated, exported = told.get("evaluated"), told.get("exported")
+    if exported is None or evaluated == exported:
+        return []
+    return [f"which model: {exported}; the run's own figures are of {evaluated}"]
 
 
 def write(run: Path, out: Path) -> Path:

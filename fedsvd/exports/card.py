@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedsvd.rounds.record import SHARED
+
 CARD = "README.md"
 
 
@@ -86,6 +88,8 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
             f"- Not this model: the run evaluated {_line(summary['evaluated'])}, which stay with the "
             "clients; this is the part that they share"
         )
+    elif summary.get("exported") == SHARED:
+        lines.append(f"- What this is: {SHARED}")
     return lines
 
 

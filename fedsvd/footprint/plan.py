@@ -1,24 +1,45 @@
 """`python -m fedsvd.run ... --plan`: the memory that a run will take, before anything is loaded."""
 
-import os
-import resource
-import sys
 from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any, final
 
 import torch
 
+from fedsvd.adapters.build import check_inputs, check_stored
+from fedsvd.adapters.stored import check_quantised
+from fedsvd.client.worker import TOKENS, TOKENS_ELSEWHERE, choose_device
+from fedsvd.composing import config_folder
+from fedsvd.data.sources import package_file
 from fedsvd.errors import InputError
 from fedsvd.factors import factors_of
-from fedsvd.footprint.outline import Sizes, sizes
-from fedsvd.models.language_model import CHUNK_BYTES
-from fedsvd.settings import Settings
+from fedsvd.footprint.machine import resident
+from fedsvd.footprint.machine import room as machine_room
+from fedsvd.footprint.outline import Moment, Sizes, precision_of, sizes
+from fedsvd.objectives.build import objective_of
+from fedsvd.rounds.start import check_start
+from fedsvd.settings import DataSettings, Settings
+from fedsvd.strategies.build import build_strategy
+from fedsvd.strategies.pairs import check_pair
+from fedsvd.strategies.use import check_use
 
 MIB = 2**20
 STATES = 4  # copies of the factors beside the clients': initial, global, averaged, written
-LOGITS = 3.5  # of CHUNK_BYTES: logits, their exponentials, the slope, a copy in low precision
 SHORT = 4  # texts of a quarter of max_length: more rows, of less attention, in a micro-batch
+# What a run imports before its first step, and at its end, so that this process holds it too.
+EARLY = ("fedsvd.execute", "fedsvd.experiment", "fedsvd.recorders.build", "peft")
+LATE = ("matplotlib.figure", "pandas", "sklearn.metrics")
+# What glibc holds beside tensors, as a share of what stands at most: 982 MiB of tensors in a step of
+# SmolLM2 took 1,346 MiB after an evaluation, and 1,176 MiB where it was told to give all back before.
+LEFT = 0.37
+KERNEL = 0.68 * MIB  # of oneDNN for products in bfloat16 of one shape on the CPU; it keeps KERNELS
+KERNELS = 1024
+OBJECTS = 1000  # bytes of what holds a row's texts and tokens in Python
+CHECKED = 2  # of the random texts of the check before round 0 stand in memory with the longest
 CONTEXT = 500 * MIB  # of CUDA's, on a card
+ROW = 400  # bytes of a text, where no file says it
+CHARACTERS = 4  # of a token, about
 
 
 @final
@@ -27,7 +48,10 @@ class Plan:
     """The parts of a run's memory in bytes, in a process that runs clients, and what there is.
 
     libraries: measured in this process, which has imported what a run does. loading: what stands when
-    the weights are read, beside libraries; it ends before a step begins.
+    the weights are read, beside libraries; it ends before a step begins. `moment` is that at which
+    most is needed. left: what others leave in the C library's allocator. kernels: compiled for
+    products of so many shapes as a run has. late: libraries that are imported when the last step is
+    done.
     """
 
     device: str
@@ -36,11 +60,13 @@ class Plan:
     activations: float
     gradients: float
     passing: float
+    left: float
+    kernels: float
     state: float
     data: float
     loading: float
-    rows: int
-    tokens: int
+    late: float
+    moment: Moment
     by: str
     room: float
 
@@ -48,58 +74,110 @@ class Plan:
     def step(self) -> float:
         """What stands in a step, beside libraries."""
         parts = (self.weights, self.activations, self.gradients, self.passing)
-        return sum(parts) + self.state + self.data
+        return sum(parts) + self.left + self.kernels + self.state + self.data
 
     @property
     def most(self) -> float:
         """The peak."""
-        return self.libraries + max(self.step, self.loading)
+        end = self.late + self.weights + self.kernels + self.state + self.data
+        return self.libraries + max(self.step, self.loading, end)
+
+
+def check(settings: Settings) -> None:
+    """Raise InputError for what a run would refuse before it reads data or weights."""
+    objective_of(settings.task).check(settings)
+    strategy = build_strategy(settings.strategy)
+    check_use(settings, strategy)
+    check_pair(settings, strategy, config_folder())
+    check_start(settings, strategy)
+    if settings.partition.name != "own":
+        check_inputs(settings)
+    check_stored(settings)
+    check_quantised(settings.model.quantization)
 
 
 def make_plan(settings: Settings) -> Plan:
     """Return what a run under these settings takes. Reads the model's config.json; InputError."""
-    import fedsvd.experiment  # noqa: F401 -- what a run imports is in this process's memory then
-    from fedsvd.client.worker import choose_device
-
+    for name in EARLY:
+        import_module(name)
+    check(settings)
     device = choose_device(settings.device)
-    training, longest = settings.training, settings.model.max_length
+    on_card, training = device.type == "cuda", settings.training
     alone = settings.privacy.unit == "example" and settings.privacy.gradients == "loop"
     trains = factors_of(settings)
-    found: list[Sizes] = []
-    libraries = float(_resident())
-    for tokens in (longest, max(8, longest // SHORT)):
-        rows = 1 if alone else max(1, training.microbatch_tokens // tokens)
-        found.append(sizes(settings, trains, rows, tokens))
-    libraries = max(libraries, float(_resident()))
-    largest = max(found, key=lambda s: _most(s, settings))
-    room = float(_room())
-    if device.type == "cuda":
+    libraries = float(resident())
+    found = {
+        moment: sizes(settings, trains, moment) for moment in moments_of(settings, device, alone)
+    }
+    libraries = max(libraries, float(resident()))
+    late = _late()
+    moment = max(found, key=lambda m: beside(found[m], m, settings))
+    others = [beside(s, m, settings) for m, s in found.items() if m.what != moment.what]
+    largest = found[moment]
+    room = float(machine_room())
+    if on_card:
         libraries, room = CONTEXT, float(torch.cuda.get_device_properties(device).total_memory)
-    gradients = _gradients(largest, settings)
-    logits = LOGITS * CHUNK_BYTES if largest.vocabulary else 0.0
-    passing = max(largest.most - largest.activations - gradients, logits, 0.0)
+    gradients = _gradients(largest, moment, settings)
+    passing = max(largest.most - largest.activations - gradients, 0.0)
     adamw = 2 if training.optimizer == "adamw" else 0
     copies = STATES + settings.clients.per_round + adamw
+    left = min(max(others), LEFT * largest.most)
     loading = largest.loaded + (largest.weights if settings.model.stored else 0)
     return Plan(
         str(device), libraries, largest.weights, float(largest.activations), gradients, passing,
-        4.0 * largest.adapter * copies, _data(settings), 0.0 if device.type == "cuda" else loading,
-        largest.rows, largest.tokens, "one at a time" if alone else "by hooks", room,
+        0.0 if on_card else left, 0.0 if on_card else _kernels(settings, largest.shapes),
+        4.0 * largest.adapter * copies, _data(settings, largest.kept), 0.0 if on_card else loading,
+        0.0 if on_card else late, moment, "one at a time" if alone else "by hooks", room,
     )  # fmt: skip
+
+
+def _late() -> float:
+    """Return what is imported at a run's end, in bytes: found once in a process."""
+    if not _measured:
+        before = resident()
+        for name in LATE:
+            import_module(name)
+        _measured.append(float(resident() - before))
+    return _measured[0]
+
+
+_measured: list[float] = []
+
+
+def moments_of(settings: Settings, device: torch.device, alone: bool) -> list[Moment]:
+    """Return when memory can be largest: full micro-batches, the check of gradients, evaluation."""
+    longest, budget = settings.model.max_length, settings.training.microbatch_tokens
+    precision = precision_of(settings)
+    lengths = dict.fromkeys((longest, max(8, longest // SHORT)))
+    found = [
+        Moment("a micro-batch", 1 if alone else max(1, budget // tokens), tokens, precision)
+        for tokens in lengths
+    ]
+    if settings.privacy.unit == "example":
+        rows = 1 if alone else CHECKED
+        found.append(Moment("the check of gradients", rows, longest, "fp32"))
+    budget = TOKENS.get(device.type, TOKENS_ELSEWHERE)
+    rows = max(1, budget // longest)
+    return [*found, Moment("an evaluation", rows, longest, precision, trains=False)]
 
 
 def told(plan: Plan, settings: Settings) -> list[str]:
     """Return the plan as lines, with what to change if it does not fit."""
+    at = plan.moment
+    gradients = f", gradients {plan.by}" if at.trains else ""
     facts = [
         ("libraries", plan.libraries, "Python, PyTorch and what a run imports"),
         ("weights", plan.weights, settings.model.stored or "float32"),
         ("activations", plan.activations,
-         f"a micro-batch of {plan.rows} x {plan.tokens} tokens, gradients {plan.by}"),
+         f"{at.what} of {at.rows} x {at.tokens} tokens{gradients}"),
         ("gradients", plan.gradients, "of each of its examples, float32"),
         ("passing", plan.passing, "within a block, and of the logits' chunk"),
+        ("left", plan.left, "in the allocator by other moments of a run"),
+        ("kernels", plan.kernels, "compiled for products in bfloat16, a shape each"),
         ("state", plan.state, "factors, of the server and of a round's clients"),
         ("data", plan.data, "texts and tokens"),
     ]  # fmt: skip
+    facts = [fact for fact in facts if fact[0] not in ("left", "kernels") or fact[1]]
     where = "memory" if plan.device == "cpu" else plan.device
     lines = [f"{name:12}{size / MIB:>10,.0f} MiB  {what}" for name, size, what in facts]
     if plan.loading > plan.step:
@@ -151,43 +229,58 @@ def advice(plan: Plan, settings: Settings) -> list[str]:
     return lines
 
 
-def _gradients(found: Sizes, settings: Settings) -> float:
+def _gradients(found: Sizes, moment: Moment, settings: Settings) -> float:
     each = settings.privacy.unit == "example"
-    return 4.0 * found.trained * (found.rows if each else 1)
+    return 4.0 * found.trained * (moment.rows if each else 1) if moment.trains else 0.0
 
 
-def _most(found: Sizes, settings: Settings) -> float:
-    return max(float(found.most), found.activations + _gradients(found, settings))
+def beside(found: Sizes, moment: Moment, settings: Settings) -> float:
+    """Return what a moment takes beside weights."""
+    return max(float(found.most), found.activations + _gradients(found, moment, settings))
 
 
-def _data(settings: Settings) -> float:
-    """Return about what texts and tokens take: every row read, at half of its longest."""
-    data = settings.data
-    rows = data.public_size or 0
-    kept = rows if data.limit is None else min(rows, data.limit)
-    return rows * 400.0 + kept * settings.model.max_length / 2 * 8
+def _kernels(settings: Settings, shapes: int) -> float:
+    """Return what oneDNN keeps for products in bfloat16, which it compiles for every shape anew.
 
-
-def _resident() -> int:
-    """Return the most memory that this process has held so far, in bytes.
-
-    The system's ru_maxrss is read last: on Linux it counts what the process held before exec, which
-    is the memory of whoever started it.
+    `shapes` are those of the frozen matrices. A number of tokens is one shape more for each on the
+    way forward, and one on the way back; of texts of half of the longest. Products in float32 keep
+    nothing.
     """
-    try:
-        with open("/proc/self/status", encoding="ascii") as file:
-            return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        pass
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(most if sys.platform == "darwin" else most * 1024)
+    if precision_of(settings) != "bf16":
+        return 0.0
+    training, data, clients = settings.training, settings.data, settings.clients
+    length, least = settings.model.max_length / 2, training.microbatch_tokens
+    rows = (data.public_size or 0) / 10
+    looked = min(rows, data.held_out or rows) * length / TOKENS["cpu"]
+    in_step = max(1.0, training.batch_size * length / least)
+    steps = settings.rounds * clients.per_round * training.local_steps
+    trained = min(steps * in_step, float(least))
+    return KERNEL * min(KERNELS, shapes * (2 * trained + 2 * looked))
 
 
-def _room() -> int:
-    """Return the memory of this machine, or of the group that this process belongs to."""
-    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
-            return min(whole, int(file.read()))
-    except (OSError, ValueError):
-        return whole
+def _data(settings: Settings, kept: int) -> float:
+    """Return about what texts and tokens take, and what is kept of them below the adapted blocks.
+
+    All rows are read and tokenised: texts as long as their files, tokens of half of the longest, or
+    of four characters, in 9 bytes each. `kept` numbers of a token are kept of the rows that are used,
+    in the backbone's precision, up to `training.cache`.
+    """
+    data, most = settings.data, settings.training.cache_bytes
+    rows, size = data.public_size or 0, _texts(data)
+    length = settings.model.max_length / 2
+    tokens = min(rows * length, size / CHARACTERS) if size else rows * length
+    held = min(rows, data.limit or rows) + 2 * (data.held_out or 0)
+    each = 2 if precision_of(settings) == "bf16" else 4
+    states = 0.0 if most is None else min(float(most), held * length * kept * each)
+    return max(float(size), float(rows * ROW)) + OBJECTS * rows + 9 * tokens + states
+
+
+def _texts(data: DataSettings) -> int:
+    """Return the bytes of the local files that a task is read from, 0 if there are none."""
+    place = None if data.path is None else Path(data.path).expanduser()
+    if place is None and data.package is not None and data.file is not None:
+        place = package_file(data.package, data.file)
+    if place is None or not place.exists():
+        return 0
+    files = [place] if place.is_file() else [p for p in place.rglob("*") if p.is_file()]
+    return sum(p.stat().st_size for p in files)

@@ -109,7 +109,9 @@ def outlined(settings: ModelSettings, kind: Any = None) -> nn.Module:
     config = _config(settings)
     config.use_cache = False
     kind = kind or (AutoModelForTextEncoding if _encoder(config) else AutoModel)
-    found: nn.Module = kind.from_config(config, attn_implementation=attention_of(settings))
+    found: nn.Module = kind.from_config(
+        config, attn_implementation=attention_of(settings), **_without_pooler(config, kind)
+    )
     return found.eval().requires_grad_(False)
 
 
@@ -125,9 +127,6 @@ def load_pretrained(settings: ModelSettings, kind: Any) -> nn.Module:
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what it reports is looked at below
     config = _config(settings)
-    extra: dict[str, Any] = {}
-    if config.model_type in ("bert", "roberta") and kind(config).__name__ == "AutoModel":
-        extra["add_pooling_layer"] = False
     model, report = _load(
         settings,
         kind(config).from_pretrained,
@@ -137,7 +136,7 @@ def load_pretrained(settings: ModelSettings, kind: Any) -> nn.Module:
         use_safetensors=True,  # other weights are pickles
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are refused, by name
-        **extra,
+        **_without_pooler(config, kind(config)),
     )
     refuse_reported(settings.name, model, report)
     _check_finite(model, settings.name)
@@ -148,6 +147,13 @@ def load_pretrained(settings: ModelSettings, kind: Any) -> nn.Module:
                 value.zero_()  # an unused pooler, which Transformers draws anew in every process
     found: nn.Module = model.eval().requires_grad_(False)
     return found
+
+
+def _without_pooler(config: Any, kind: Any) -> dict[str, Any]:
+    """Return what a loader of a backbone is told so that it makes no pooler, which nothing reads."""
+    if config.model_type in ("bert", "roberta") and kind.__name__ == "AutoModel":
+        return {"add_pooling_layer": False}
+    return {}
 
 
 def attention_of(settings: ModelSettings) -> str:

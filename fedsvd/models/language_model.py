@@ -78,11 +78,7 @@ class LanguageModel(Model):
         where = counted[:, 1:]
         chosen = hidden[where].to(_working(known.weight))
         targets = inputs["input_ids"][:, 1:][where]
-        bf16 = self.precision == "bf16"
-        with torch.autocast(chosen.device.type, enabled=False):
-            losses, right = _Chunked.apply(
-                chosen, known.weight, known.bias, targets, self.scale, self.cap, bf16
-            )
+        losses, right = losses_of(chosen, self.head, targets, self.scale, self.cap, self.precision)
         return Said(losses, right, where)
 
     def subspaces(self) -> list[nn.Parameter]:
@@ -91,6 +87,27 @@ class LanguageModel(Model):
 
     def settle(self) -> None:
         """Nothing follows from a frozen head."""
+
+
+def losses_of(
+    hidden: Tensor, head: nn.Module, targets: Tensor, scale: float, cap: float | None,
+    precision: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return -log p (m,) of target tokens from hidden states (m, d), and which were the likeliest.
+
+    `head` is a frozen linear layer (V, d). At most CHUNK_BYTES of logits stand in memory at once.
+    """
+    known: Any = head
+    bf16 = precision == "bf16"
+    with torch.autocast(hidden.device.type, enabled=False):
+        losses, right = _Chunked.apply(hidden, known.weight, known.bias, targets, scale, cap, bf16)
+    return losses, right
+
+
+def chunk_of(head: nn.Module) -> int:
+    """Return of how many tokens the logits stand in memory at once, for an output layer (V, d)."""
+    known: Any = head
+    return max(1, CHUNK_BYTES // (4 * len(known.weight)))
 
 
 def capped(logits: Tensor, cap: float | None) -> Tensor:

@@ -25,6 +25,12 @@ class Causal(LanguageObjective):
     def check(self, settings: Settings) -> None:
         """Refuse what needs labels, a head that trains, or clients that this version cannot serve."""
         check_frozen_output(settings, "rows have no labels")
+        if settings.partition.name in ("published", "shards"):
+            raise wrong(
+                "partition", settings.partition.name,
+                "iid, quantity, dirichlet, natural, files or flower with task=causal: rows have no "
+                "labels to deal them by",
+            )  # fmt: skip
         if settings.data.endings is not None:
             raise wrong("data.endings", settings.data.endings, "used with task=choice")
         if settings.data.messages is None and not settings.data.text:

@@ -8,9 +8,9 @@ from rich.cells import cell_len
 
 from fedsvd.adapters.build import stand_in
 from fedsvd.objectives.build import objective_of
-from fedsvd.objectives.metric import metric_of
+from fedsvd.objectives.metric import Metric, metric_of
 from fedsvd.privacy.plan import PrivacyPlan, noise_source, warnings_of
-from fedsvd.rounds.record import Start
+from fedsvd.rounds.record import GLOBAL, Start
 from fedsvd.settings import Settings
 from fedsvd.settings.model import UPPER_THIRD
 from fedsvd.terminal import Output, columns, plain
@@ -201,6 +201,7 @@ def ending(told: Mapping[str, Any], folder: Path) -> list[str]:
         (f"validation {metric.title}", f"{told[name]:.4f}{_on(told)}  ({_best(told, name)})"),
         *([("  of the last model", f"{raw:.4f}")] if raw is not None else []),
         (f"test {metric.title}", _number(told[f"test_{name}"], ".4f") + _on(told, "test_")),
+        *_exported(told, metric),
         ("epsilon spent", _spent(told)),
         *_above(told),
         *_published(told),
@@ -210,6 +211,21 @@ def ending(told: Mapping[str, Any], folder: Path) -> list[str]:
         ("run folder", plain(str(folder))),
     ]
     return columns(rows, left=(0, 1))
+
+
+def _exported(told: Mapping[str, Any], metric: Metric) -> list[tuple[str, str]]:
+    """Return which model is evaluated and which exported, where these are not the global one."""
+    evaluated, exported = told.get("evaluated"), told.get("exported")
+    if evaluated is None or exported is None or evaluated == exported == GLOBAL:
+        return []
+    if evaluated == exported:
+        return [("evaluated, exported", evaluated)]
+    figures = [
+        f"{part} {metric.title} {told[key]:.4f}"
+        for part in ("validation", "test")
+        if (key := f"exported_{'test_' if part == 'test' else ''}{metric.name}") in told
+    ]
+    return [("evaluated", evaluated), ("exported", "; ".join([exported, *figures]))]
 
 
 def _on(told: Mapping[str, Any], part: str = "") -> str:

@@ -65,8 +65,15 @@ def _made(start: Start, values: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("partition", start.settings.partition.name),
         ("protected", unit if plan.private else "nothing"),
         ("evaluated", str(values.get("evaluated") or "")),
+        ("exported", _exported(values)),
     ]  # fmt: skip
     return [(name, fact) for name, fact in found if fact]
+
+
+def _exported(values: Mapping[str, Any]) -> str:
+    """Return which model is exported, "" where it is the one that is evaluated."""
+    told = str(values.get("exported") or "")
+    return "" if told == values.get("evaluated") else told
 
 
 def _sizes(task: TaskRecord) -> str:

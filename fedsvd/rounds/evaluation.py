@@ -16,14 +16,13 @@ from fedsvd.objectives.metric import Metric
 from fedsvd.privacy.plan import noise_source
 from fedsvd.rounds.averaging import describe, model_state
 from fedsvd.rounds.published import published_figure
+from fedsvd.rounds.record import AVERAGE, GLOBAL, PERSONAL, SHARED
 from fedsvd.rounds.run import Run
 from fedsvd.strategies.base import Strategy
 from fedsvd.version import versions
 
 CONFUSION = "confusion"
 DETAILS = ("macro_f1", "mcc", CONFUSION)  # see Classification.details
-GLOBAL, AVERAGE = "the global model", "the average of global models"
-PERSONAL = "clients' own models, mean over clients"
 
 
 def evaluated(run: Run, last: bool) -> dict[str, Any]:
@@ -44,12 +43,21 @@ def evaluated(run: Run, last: bool) -> dict[str, Any]:
     return {**found, **(more or {}), "evaluate_seconds": time.perf_counter() - began}
 
 
-def personal(run: Run) -> bool:
-    """Return whether clients' own models are evaluated: they keep factors, and are let say so."""
-    strategy, worker = run.strategy, run.worker
+def kept(run: Run) -> bool:
+    """Return whether clients keep a part of what they train, so that each has a model of its own."""
     kinds = {*factors_of(run.settings), "extra"}
-    keeps = isinstance(strategy, Strategy) and set(strategy.keeps) & kinds
-    return bool(keeps) and not (worker.plan.private and not run.settings.privacy.diagnostics)
+    return isinstance(run.strategy, Strategy) and bool(set(run.strategy.keeps) & kinds)
+
+
+def personal(run: Run) -> bool:
+    """Return whether clients' own models are evaluated: they have some, and are let say so."""
+    return kept(run) and not (run.worker.plan.private and not run.settings.privacy.diagnostics)
+
+
+def which(run: Run) -> tuple[str, str]:
+    """Return which model the figures of a summary are of, and which one is exported."""
+    held = SHARED if kept(run) else AVERAGE if run.average else GLOBAL
+    return PERSONAL if personal(run) else held, held
 
 
 def evaluate(
@@ -189,7 +197,8 @@ def summarise(run: Run) -> dict[str, Any]:
         **{k: v for k, v in detailed.items() if k != CONFUSION},
         **{f"test_{k}": v for k, v in seen.items() if k != CONFUSION},
         **_confusion(run, seen, detailed),
-        "evaluated": PERSONAL if personal(run) else AVERAGE if run.average else GLOBAL,
+        "evaluated": which(run)[0],
+        "exported": which(run)[1],
         **exported,
         "unit": run.ledger.plan.unit,
         "epsilon_target": run.ledger.plan.epsilon,

@@ -7,6 +7,11 @@ from typing import Any
 from fedsvd.privacy.plan import PrivacyPlan
 from fedsvd.settings import Settings
 
+# Which model figures are of, and which one is exported.
+GLOBAL, AVERAGE = "the global model", "the average of global models"
+PERSONAL = "clients' own models, mean over clients"
+SHARED = "the part that clients share, without what each keeps"
+
 
 @dataclass(frozen=True)
 class TaskRecord:

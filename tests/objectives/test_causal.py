@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import fedsvd
 from fedsvd.client.dropout import keys_of_step, own_losses
 from fedsvd.client.worker import build_worker
 from fedsvd.errors import InputError
+from fedsvd.interrupt import Interrupted
 from fedsvd.models import language_model
 from fedsvd.models.language_model import _Chunked, capped
 from tests.conftest import compose_settings
@@ -173,21 +175,30 @@ def test_embeddings_and_output_layer_are_frozen_also_where_they_are_one(tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")  # Ray's
-def test_straight_resumed_and_ray_end_in_the_same_bits(tmp_path):
-    given = [*overrides(tmp_path), "rounds=4", "training.schedule=constant"]
+def test_straight_resumed_and_ray_end_in_the_same_bits(tmp_path, monkeypatch):
+    """Under privacy and without; also from Python's function with the Ray engine."""
+    given = [*overrides(tmp_path), "rounds=3"]
     run(tmp_path / "straight", given)
-    run(tmp_path / "ray", given, "engine=ray", "engine.workers=1")
-    run(tmp_path / "resumed", given, "rounds=2", "privacy=none")
-    run(tmp_path / "whole", given, "privacy=none")
-    run(tmp_path / "resumed", given, "privacy=none", "resume=auto")
-    straight, ray = outcome(tmp_path / "straight"), outcome(tmp_path / "ray")
-    assert straight[0] == ray[0]
-    assert straight[1] == ray[1]
-    whole, resumed = outcome(tmp_path / "whole"), outcome(tmp_path / "resumed")
-    assert whole[0] == resumed[0] != straight[0]
+    ray = fedsvd.run(*given, "engine=ray", "engine.workers=1", folder=tmp_path / "ray", show=False)
+    asked = iter([None, None])  # before rounds 1 and 2; Ctrl-C comes in the second
+    with monkeypatch.context() as patch:
+        patch.setattr("fedsvd.interrupt.requested", lambda: next(asked, signal.SIGINT))
+        with pytest.raises(Interrupted, match="after round 2"):
+            run(tmp_path / "resumed", given)
+    run(tmp_path / "resumed", given, "resume=auto")
+    straight = outcome(tmp_path / "straight")
+    assert ray.summary["state_digest"] == straight[0]
     keys = ("perplexity", "loss", "token_accuracy", "best_perplexity", "test_perplexity")
-    assert [whole[3][k] for k in keys] == [resumed[3][k] for k in keys]
-    assert [straight[3][k] for k in keys] == [ray[3][k] for k in keys]
+    for name in ("ray", "resumed"):
+        found = outcome(tmp_path / name)
+        assert found[:2] == straight[:2]
+        assert [found[3][k] for k in keys] == [straight[3][k] for k in keys]
+    run(tmp_path / "whole", given, "privacy=none", "training.schedule=constant")
+    run(tmp_path / "longer", given, "privacy=none", "training.schedule=constant", "rounds=1")
+    run(tmp_path / "longer", given, "privacy=none", "training.schedule=constant", "resume=auto")
+    whole, longer = outcome(tmp_path / "whole"), outcome(tmp_path / "longer")
+    assert whole[0] == longer[0] != straight[0]
+    assert [whole[3][k] for k in keys] == [longer[3][k] for k in keys]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # PEFT's

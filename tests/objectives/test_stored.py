@@ -7,6 +7,7 @@ from fedsvd.adapters.stored import StoredLinear, expanded, shape_of
 from fedsvd.client.dropout import keys_of_step, own_losses
 from fedsvd.client.worker import build_worker
 from fedsvd.errors import InputError
+from fedsvd.models import language_model
 from fedsvd.privacy.exactness import farthest
 from tests.conftest import compose_settings
 from tests.objectives.small import make_model, overrides
@@ -47,9 +48,12 @@ def by_loop(worker, losses):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
 def test_gradients_of_examples_are_those_of_a_loop_without_blocks_that_run_twice(
-    tmp_path, kind, side
+    tmp_path, kind, side, monkeypatch
 ):
-    """With bfloat16 weights, checkpointing and dropout, against a loop that recomputes nothing."""
+    """With bfloat16 weights, checkpointing, dropout and chunks of two tokens of logits.
+
+    Against a loop that recomputes nothing and has all logits of an example at once.
+    """
     more = ("training.factors=AB", "adapter.dropout=0.25", "privacy.gradients=hooks", BF16)
     given = overrides(tmp_path, kind, *more)
     make_model(tmp_path / kind, kind, side=side)
@@ -65,9 +69,12 @@ def test_gradients_of_examples_are_those_of_a_loop_without_blocks_that_run_twice
         worker.model.set_dropout(True)
         key = keys_of_step(worker.tokens, 0, "x")
         losses = own_losses(worker.losses, key, worker.device, True, False)
-        take = by_hooks if name == "again" else by_loop
-        found[name] = take(worker, losses)
-        found[f"{name} hooks"] = by_hooks(worker, losses)
+        if name == "plain":
+            found[name] = by_loop(worker, losses)
+        with monkeypatch.context() as patch:
+            patch.setattr(language_model, "CHUNK_BYTES", 4 * 320 * 2)
+            found[f"{name} hooks"] = by_hooks(worker, losses)
+    found["again"] = found["again hooks"]
     assert farthest(found["again"], found["plain"]).size < 2e-5
     for n, expected in found["plain"].items():
         assert bool(expected.any())

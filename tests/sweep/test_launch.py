@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+import fedsvd
 from fedsvd.experiment import prepare
 from fedsvd.rounds.attempt import one_round
 from fedsvd.run import main
@@ -89,6 +90,19 @@ def test_four_trials_with_a_failing_pair_and_a_killed_process(sweep, tmp_path):
     for number in (1, 2):
         one_round(run, number)
     assert done[0]["state_digest"] == run.state.digest()
+
+
+def test_from_python_it_is_a_table_and_the_cluster_stays(cluster, tmp_path):
+    given = [*make_inputs(tmp_path), "rounds=1", "engine.threads=1"]
+    alone = fedsvd.run(*given, "adapter.rank=1", folder=tmp_path / "alone", show=False)
+    table = fedsvd.sweep(
+        given, {"adapter.rank": [1]}, folder=tmp_path / "sweep", show=False,
+        **{"hydra/launcher": "ray", "hydra.launcher.concurrent": 1},
+    )  # fmt: skip
+    assert list(table["adapter.rank"]) == [1]
+    assert list(table["state_digest"]) == [alone.summary["state_digest"]]
+    assert (tmp_path / "sweep" / "0" / LOG).is_file()  # in a process of its own
+    assert len(cluster.list_all_nodes()) > 0
 
 
 def test_a_node_removed_in_the_middle_and_the_command_given_again(sweep, cluster, tmp_path):
