@@ -382,7 +382,7 @@ def test_the_readme_the_page_and_the_list_say_what_the_table_says():
     fixed = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", page, re.MULTILINE))
     assert fixed == {n: "null" if v is None else str(v) for n, (v, _) in FIXED.items()}
     readme = " ".join((root / "README.md").read_text().split())
-    (named,) = re.findall(r"Flower's (`[^.]*`) by `strategy\._target_`", readme)
+    (named,) = re.findall(r"`strategy\._target_` takes Flower's (`[^.]*`)\.", readme)
     assert re.findall(r"`(\w+)`", named) == usable()
     lines = listing(config_folder()).splitlines()
     for name, one in STOCK.items():

@@ -92,8 +92,8 @@ def test_four_trials_with_a_failing_pair_and_a_killed_process(sweep, tmp_path):
     assert done[0]["state_digest"] == run.state.digest()
 
 
-def test_from_python_it_is_a_table_and_the_cluster_stays(cluster, tmp_path):
-    given = [*make_inputs(tmp_path), "rounds=1", "engine.threads=1"]
+def test_from_python_it_is_a_table_and_the_cluster_stays(cluster, tiny_inputs, tmp_path):
+    given = [*tiny_inputs, "rounds=1"]
     alone = fedsvd.run(*given, "adapter.rank=1", folder=tmp_path / "alone", show=False)
     table = fedsvd.sweep(
         given, {"adapter.rank": [1]}, folder=tmp_path / "sweep", show=False,
