@@ -5,8 +5,8 @@ half and at twice the rate that is best so far, on the same seeds), report (each
 search chose, on the reported seeds; the test part is read once a run), table (print), rates (print
 what the search found at every rate), figure (draw curves and test differences as --out FILE.svg).
 What is recorded in --results is not made again. JOBS at a time (default 2), one thread each.
---lr RATE looks at nothing else than what was run at this rate: with it, report and table are those of
-a study with one rate for all methods.
+--lr RATE makes no other runs than those at this rate, and looks at no others: with it, report and
+table are those of a study with one rate for all methods.
 --seeds N takes the first N reported seeds. Without a choice of names, all of suite.yaml's are meant.
 """
 
@@ -78,7 +78,7 @@ def make(suite: dict, given: argparse.Namespace, chosen: list[Cell]) -> int:
         else:
             seeds = suite["models"][cell.model]["seeds"][: given.seeds]
             wanted += [Trial(cell, "report", *choice, seed) for seed in seeds]
-    wanted = [trial for trial in wanted if trial.key not in runs]
+    wanted = [t for t in wanted if t.key not in runs and given.lr in (None, t.lr)]
     print(f"{len(wanted)} runs", flush=True)
     import peft  # noqa: F401 -- for the runs
     import transformers  # noqa: F401

@@ -18,7 +18,6 @@ from fedsvd.strategies.build import build_strategy
 from tests.clusters import two_nodes
 from tests.conftest import TINY, compose_settings
 from tests.engines.apps import adding_app
-from tests.tiny import make_inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 
@@ -28,6 +27,11 @@ def cluster():
     """Two nodes of one CPU each, that the engine joins and must leave running."""
     with two_nodes() as nodes:
         yield nodes
+
+
+@pytest.fixture
+def small(tiny_inputs):
+    return [given for given in tiny_inputs if given != "partition=iid"]  # TINY deals otherwise
 
 
 def messages(clients):
@@ -173,8 +177,8 @@ def test_the_same_bits_as_inline_also_after_a_worker_was_killed(cluster, monkeyp
     assert digest("engine=ray", "engine.workers=1") == expected
 
 
-def test_the_same_bits_from_what_every_worker_keeps(cluster, tmp_path):
-    given = [o for o in make_inputs(tmp_path) if o != "partition=iid"] + ["adapter.layers=1"]
+def test_the_same_bits_from_what_every_worker_keeps(cluster, small):
+    given = [*small, "adapter.layers=1"]
     expected = digest(*given, "engine.threads=1")
     assert digest(*given, "engine=ray", "engine.workers=2", "engine.threads=1") == expected
     settings = compose_settings(*TINY, *given, "engine.threads=1")
@@ -186,17 +190,17 @@ def test_the_same_bits_from_what_every_worker_keeps(cluster, tmp_path):
     [["strategy=prism"], ["strategy=dp_fedadamw", "training.optimizer=adamw", "training.lr=1e-3"]],
     ids=lambda o: o[0],
 )
-def test_the_same_bits_where_clients_take_steps_of_their_own(cluster, tiny_inputs, overrides):
-    expected = digest(*tiny_inputs, *overrides)
-    assert digest(*tiny_inputs, "engine=ray", "engine.workers=2", *overrides) == expected
+def test_the_same_bits_where_clients_take_steps_of_their_own(cluster, small, overrides):
+    expected = digest(*small, *overrides)
+    assert digest(*small, "engine=ray", "engine.workers=2", *overrides) == expected
 
 
-def test_sides_that_take_turns_are_shrunk_and_averaged_alike(cluster, tiny_inputs):
+def test_sides_that_take_turns_are_shrunk_and_averaged_alike(cluster, small):
     found = []
     for engine in (["engine.threads=1"], ["engine=ray", "engine.workers=2"]):
         settings = compose_settings(
             *TINY,
-            *tiny_inputs,
+            *small,
             *engine,
             "strategy=fedsvd_alternate",
             "strategy.strength=0.7",

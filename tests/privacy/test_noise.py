@@ -182,7 +182,8 @@ def test_the_lattice_of_radii_does_not_tell_whether_a_canary_was_in(secret):
     assert seen_before == 20
     right = sum(r for r, _ in seen)
     assert binom.cdf(min(right, 20 - right), 20, 0.5) > 1e-4
-    assert min(apart for _, apart in seen) > 0.22
+    # 256 pairs a mean: 0.25 with a deviation of 0.009; on a lattice near 0.
+    assert min(apart for _, apart in seen) > 0.19
 
 
 @pytest.mark.parametrize("secret", SOURCES)

@@ -96,11 +96,11 @@ def test_from_python_it_is_a_table_and_the_cluster_stays(cluster, tiny_inputs, t
     given = [*tiny_inputs, "rounds=1"]
     alone = fedsvd.run(*given, "adapter.rank=1", folder=tmp_path / "alone", show=False)
     table = fedsvd.sweep(
-        given, {"adapter.rank": [1]}, folder=tmp_path / "sweep", show=False,
+        given, {"adapter.rank": [1, 2]}, folder=tmp_path / "sweep", show=False,
         **{"hydra/launcher": "ray", "hydra.launcher.concurrent": 1},
     )  # fmt: skip
-    assert list(table["adapter.rank"]) == [1]
-    assert list(table["state_digest"]) == [alone.summary["state_digest"]]
+    assert list(table["adapter.rank"]) == [1, 2]
+    assert table["state_digest"][0] == alone.summary["state_digest"] != table["state_digest"][1]
     assert (tmp_path / "sweep" / "0" / LOG).is_file()  # in a process of its own
     assert len(cluster.list_all_nodes()) > 0
 
