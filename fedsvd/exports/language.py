@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedsvd.data.conversation import conversation
 from fedsvd.data.endings import joined
 from fedsvd.errors import InputError
+from fedsvd.exports.answers import Answers, judged
 from fedsvd.exports.parts import description, put_together, with_adapter
 from fedsvd.exports.texts import rows_of
 from fedsvd.models.decoder import body_of, load_language_model
@@ -111,6 +112,25 @@ class LoadedLanguageModel:
             for start in range(0, len(told), batch)
             for said in self._continued(told[start : start + batch], max_new_tokens)
         ]
+
+    def answer(
+        self,
+        rows: Sequence[tuple[Any, str | Sequence[str]]],
+        max_new_tokens: int = 32,
+        batch: int = 8,
+    ) -> Answers:
+        """Generate an answer to each row's prompt; return the answers, their exact match and F1.
+
+        Args:
+            rows: prompts as for `generate`, each with the accepted answer, or with several.
+            max_new_tokens: the most tokens of an answer.
+            batch: how many prompts are continued at once.
+
+        Raises:
+            InputError: there is no row, or one has no accepted answer.
+        """
+        said = self.generate([prompt for prompt, _ in rows], max_new_tokens, batch)
+        return judged(said, [accepted for _, accepted in rows])
 
     def save(self, folder: str | Path) -> None:
         """Write the model with its adapter merged into its weights, in float32, and the tokeniser.

@@ -230,6 +230,8 @@ def test_what_a_run_leaves_is_the_model_that_was_trained(tmp_path):
     assert len({len(p.split()) for p in prompts}) > 1
     said = loaded.generate(prompts, max_new_tokens=6)
     assert said == [loaded.generate(p, max_new_tokens=6)[0] for p in prompts]
+    answered = loaded.answer(list(zip(prompts, said, strict=True)), max_new_tokens=6)
+    assert (answered.exact_match, answered.f1, list(answered.said)) == (1, 1, said)
     loaded.save(tmp_path / "whole")
     speaks = pipeline("text-generation", model=str(tmp_path / "whole"), device="cpu")
     how = {"max_new_tokens": 6, "do_sample": False, "return_full_text": False}
