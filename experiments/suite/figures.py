@@ -34,7 +34,8 @@ def draw(suite: dict[str, Any], runs: Runs, cells: Sequence[Cell], path: Path) -
         axes = figure.subplots(len(found), 2, squeeze=False)
         for (curve, apart), (where, group) in zip(axes, found.items(), strict=True):
             base = reported(runs, Cell(*where, suite["baseline"]))
-            curve.set_title(f"{where[0]}, {where[2]} clients, epsilon {where[4]}", fontsize=10)
+            budget = "no privacy" if where[4] == "none" else f"epsilon {where[4]}"
+            curve.set_title(f"{where[0]}, {where[2]} clients, {budget}", fontsize=10)
             for cell in group:
                 _curve(curve, list(reported(runs, cell).values()), colours[cell.method])
             others = [cell for cell in group if cell.method != suite["baseline"]]
