@@ -6,6 +6,7 @@ up, so a model that nobody has tried is treated as one that everybody knows.
 """
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,16 +39,7 @@ from fedsvd.terminal import complain
 GROUPS = ((0, 1, 2), (3, 4), (0,))  # micro-batches: of several, of two of unlike lengths, of one
 AGAIN = (1,)  # examples that are asked once more, after all others
 CLEAR = 0.25  # of what is tolerated: what is closer than that is not measured again in a process
-PAUSES = (
-    0.0,
-    0.003,
-    0.011,
-    0.037,
-    0.053,
-    0.071,
-    0.097,
-    0.123,
-)  # seconds before each look, of no common rhythm
+PAUSES = (0.0, 0.003, 0.011, 0.037, 0.053, 0.071, 0.097, 0.123)  # seconds before each look
 REPEATED = 1e-6  # what they may differ by: some kernels of CUDA add in any order
 
 
@@ -180,15 +172,15 @@ def _alone(worker: Worker) -> dict[str, Tensor]:
     buffers = {n: b.detach().clone() for n, b in worker.model.named_buffers()}
     losses, rows = _losses(worker, True), range(len(worker.tokens.labels))
     alone = partial(gradients_alone, list(named.values()), losses=losses)
-    taken: dict[int, list[Tensor]] = {}
+    found: list[Tensor] = []
 
-    def take(row: int) -> None:
-        taken[row] = alone([row])[0]
+    def take() -> None:
+        found[:] = alone(rows)[0]
 
     if worker.hooks is not None:
         worker.hooks.disable_hooks()
     try:
-        drawn = any(_draws(partial(take, row), _outside_torch) for row in rows)
+        drawn = _draws(take)
         again = alone(AGAIN)[0]
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]
@@ -198,7 +190,6 @@ def _alone(worker: Worker) -> dict[str, Tensor]:
             worker.hooks.enable_hooks()
     if drawn:
         raise _unfit(worker, "it draws from the global generators of Python or NumPy")
-    found = [torch.cat(each) for each in zip(*(taken[row] for row in rows), strict=True)]
     expected = dict(zip(named, found, strict=True))
     for name, value in expected.items():
         if not bool(value.isfinite().all()):
@@ -244,13 +235,10 @@ def _turns(kinds: tuple[str, ...]) -> list[tuple[tuple[str, ...], Sequence[int]]
 def _compare(worker: Worker, group: Sequence[int], expected: dict[str, Tensor]) -> Difference:
     named, losses = worker.model.trainable(), _losses(worker, False)
     assert isinstance(worker.hooks, Hooks)
-    hooks = worker.hooks
-
-    def take() -> None:
-        hooks.renew()
-        losses(group).sum().backward()
-
-    if _draws(take, partial(_generators, worker)):
+    worker.hooks.renew()
+    state = _generators(worker)
+    losses(group).sum().backward()
+    if state != _generators(worker):
         return Difference("", float("inf"), "the model draws random numbers that are not dropout")
     found = {n: getattr(p, "grad_sample", None) for n, p in named.items()}
     for name, value in found.items():
@@ -260,18 +248,21 @@ def _compare(worker: Worker, group: Sequence[int], expected: dict[str, Tensor]) 
     return farthest(found, rows)  # type: ignore[arg-type]
 
 
-def _draws(work: Callable[[], None], look: Callable[[], object]) -> bool:
-    """Do `work`; return whether it moves what `look` sees, however often it is done.
+def _draws(work: Callable[[], None]) -> bool:
+    """Do `work`; return whether it moves the global generators of Python or NumPy.
 
-    Threads of others draw from the same generators, as a framework's that waits for messages does.
-    They do not hit every one of several looks; a model that draws does.
+    Threads of others may draw from them meanwhile, as Flower's does while it waits for messages. So
+    where there are other threads it is done again, until all of it moves nothing. A model that draws
+    in any of its examples moves them each time.
     """
     for pause in PAUSES:
         time.sleep(pause)
-        before = look()
+        before = _outside_torch()
         work()
-        if before == look():
+        if before == _outside_torch():
             return False
+        if threading.active_count() == 1:
+            break
     return True
 
 

@@ -175,21 +175,45 @@ def test_what_a_model_does_beside_its_layers_is_noticed(kind, result):
     assert gap(worker, moved_state(worker), longest(worker)) <= 1 + 1e-4
 
 
-@pytest.mark.parametrize("generator", ["python", "numpy", "torch"])
-def test_what_a_thread_draws_meanwhile_is_not_the_models(generator):
+@pytest.fixture
+def another_thread():
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    yield
+    done.set()
+    thread.join()
+
+
+def drawing(when, generator=random.random):
+    """A model beside which a number is drawn before the calls (from 0) that `when` names."""
+    calls, backbone = itertools.count(), small_backbone(SMALL)
+
+    def before(*_):
+        if when(next(calls)):
+            generator()
+
+    backbone.register_forward_pre_hook(before)
+    return backbone
+
+
+@pytest.mark.parametrize("generator", [random.random, np.random.rand], ids=["python", "numpy"])
+def test_what_a_thread_draws_meanwhile_is_not_the_models(another_thread, generator):
     """Flower's own threads do: now and then a run in its simulation was refused."""
-    draw = {"python": random.random, "numpy": np.random.rand, "torch": lambda: torch.rand(1)}
-    calls = itertools.count()
-
-    def meanwhile(*_):
-        if next(calls) % 3 < 2:
-            drawing = threading.Thread(target=draw[generator])
-            drawing.start()
-            drawing.join()
-
-    backbone = small_backbone(SMALL)
-    backbone.register_forward_pre_hook(meanwhile)
+    backbone = drawing(lambda call: call < 14, generator)
     assert small_worker(SMALL, *GIVEN, backbone=backbone).plan.gradients == "hooks"
+
+
+@pytest.mark.parametrize("when", [lambda n: True, lambda n: n % 2, lambda n: n % 5 == 0])
+def test_a_model_that_draws_is_refused_also_where_threads_are(another_thread, when):
+    with pytest.raises(InputError, match="global generators"):
+        small_worker(SMALL, *GIVEN, backbone=drawing(when))
+
+
+def test_where_no_thread_is_every_draw_is_the_models(monkeypatch):
+    monkeypatch.setattr(threading, "active_count", lambda: 1)  # libraries leave threads in a test
+    with pytest.raises(InputError, match="global generators"):
+        small_worker(SMALL, *GIVEN, backbone=drawing(lambda call: call < 14))
 
 
 def test_a_layer_that_is_used_twice_with_other_batches_is_noticed(monkeypatch):
