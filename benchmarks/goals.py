@@ -1,11 +1,12 @@
 """python -m benchmarks.goals [round] [ray] [registered] [start]: four figures of the engines.
 
 round: a no-op round of 3 of 6 clients, 1.64 MB each way, inline, over the bare client calls.
-ray: the same round with two Ray workers, over inline. registered: a whole round of ten of 10,000
-clients over ten of ten, without training. start: from `import ray` to the first reply, in a process
-of its own, over that process's imports. Repetitions alternate. What stays in one process is compared
-by its processor time on one thread, first deciles; Ray by the clock, the least of all, since other
-work on a machine only ever adds to a time.
+ray: the same round with two Ray workers, over inline; and over what Ray alone takes for its bytes:
+an array put once, one and two copies of it back from two actors. registered: a whole round of ten
+of 10,000 clients over ten of ten, without training. start: from `import ray` to the first reply, in
+a process of its own, over that process's imports. Repetitions alternate. What stays in one process
+is compared by its processor time on one thread, first deciles; Ray by the clock, the least of all,
+since other work on a machine only ever adds to a time.
 """
 
 import statistics
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks.common import machine
@@ -91,9 +93,36 @@ def rounds(with_ray: bool, repeats: int = 201) -> None:
     while len(grid._idle) < 2:  # until both workers are up
         over_ray([0, 2, 4])
     variants["ray"] = lambda: over_ray([0, 2, 4])
+    variants["Ray alone"] = ray_alone()
     found = alternating(variants, repeats, clock=True)
     told("ray", found, "ray", "inline", 2.0)
+    for name in ("ray", "Ray alone"):
+        print(
+            f"ray: {name} {1e3 * found[name]:.2f} ms, {found[name] / found['inline']:.2f} of inline"
+        )
     grid.close()
+
+
+def ray_alone() -> Callable[[], object]:
+    """Return a round of the same bytes in two actors, with nothing of ours in it."""
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Echo:
+        def copies(self, array: np.ndarray, number: int) -> list[np.ndarray]:
+            return [array.copy() for _ in range(number)]
+
+    actors, array = [Echo.remote() for _ in range(2)], np.zeros(1638400 // 4, np.float32)
+
+    def one() -> None:
+        given = ray.put(array)
+        waiting = [actor.copies.remote(given, n) for actor, n in zip(actors, (2, 1), strict=True)]
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            ray.get(done[0])
+
+    one()
+    return one
 
 
 def start() -> None:

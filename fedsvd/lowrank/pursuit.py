@@ -46,7 +46,7 @@ def robust_pca(M: Tensor, tolerance: float = 1e-5, steps: int = 1000) -> tuple[T
         S, old = old, S
         torch.add(old, M, alpha=(RELAX - 1) / (2 - RELAX), out=R)
         R.addmm_((whole - RELAX * W).to(M), X, beta=2 - RELAX)
-        torch.sub(R, torch.clamp(R, -weight * by, weight * by, out=S), out=S)
+        torch.ops.aten.softshrink.out(R, weight * by, out=S)
         if left == 1 or _ended(M, X, R, S, old, limit):
             break
         torch.add(M, R, alpha=1 / GROWTH, out=X)

@@ -46,9 +46,10 @@ class FedRpca(Strategy):
                 continue
             # What is stored in 16 bits is worked on in 32.
             work = torch.promote_types(old.dtype, torch.float32)
-            deltas = [(t[name].double() - old.double()).reshape(-1).to(work) for t in sent]
+            M = torch.stack([t[name].reshape(-1) for t in sent]).to(work)
+            M.sub_(old.reshape(-1).to(work))
             p = torch.tensor([u.weight for u in updates], dtype=work, device=old.device)
-            L, S = robust_pca(torch.stack(deltas))
+            L, S = robust_pca(M)
             new = old.double() + (p @ L + self.scale * (p @ S)).view(old.shape)
             moved[name] = new.to(old.dtype)
         return mean.update(moved)

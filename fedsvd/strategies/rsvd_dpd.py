@@ -42,8 +42,8 @@ class RsvdDpd(Strategy):
         for name, old in state.select(("B", "extra")).items():
             # What is stored in 16 bits is worked on in 32.
             work = torch.promote_types(old.dtype, torch.float32)
-            columns = [(t[name].double() - old.double()).reshape(-1).to(work) for t in sent]
-            X = torch.stack(columns).mT
+            rows = torch.stack([t[name].reshape(-1) for t in sent]).to(work)
+            X = rows.sub_(old.reshape(-1).to(work)).mT
             p = torch.tensor([u.weight for u in updates], dtype=torch.float64, device=X.device)
             step = torch.zeros_like(X[:, 0], dtype=torch.float64)
             for _ in range(min(self.ranks, len(updates))):
