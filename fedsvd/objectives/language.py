@@ -151,7 +151,8 @@ def check_frozen_output(settings: Settings, why: str) -> None:
     if settings.partition.name == "own":
         raise wrong(
             "partition", "own",
-            f"another one with {task}: a node's policy knows rows with labels of classes alone",
+            f"another one with {task}: a node's policy knows rows with labels of classes alone. In a "
+            "simulation partition=natural takes the clients that a column names",
         )  # fmt: skip
     looks = build_adapter(settings.adapter).needs_gradients and not settings.data.public
     if looks and settings.data.label_texts is not None:
