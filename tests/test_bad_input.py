@@ -119,6 +119,12 @@ SETTINGS = [
     ({"recorder.name": "tensorbord"}, "(did you mean 'tensorboard'?)"),
     ({"recorder.evaluate_every": 0}, "recorder.evaluate_every: 0"),
     ({"recorder.evaluate_examples": 0}, "recorder.evaluate_examples: 0"),
+    (
+        {"recorder.answers": -1},
+        "recorder.answers: -1 is not allowed; it must be a whole number of at least 0, or null",
+    ),
+    ({"recorder.answers": 0.5}, "recorder.answers: 0.5 is not allowed; it must be a whole number"),
+    ({"recorder.answer_tokens": 0}, "recorder.answer_tokens: 0"),
     ({"data.limit_evaluation": 0}, "data.limit_evaluation: 0"),
     ({"recorder.checkpoint_every": 0}, "recorder.checkpoint_every: 0"),
     (

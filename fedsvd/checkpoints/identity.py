@@ -20,7 +20,8 @@ from fedsvd.version import __version__
 # never changes a result. `rounds` has rules of its own (`fedsvd.checkpoints.resume`).
 FREE = (
     "rounds", "device", "engine.name", "engine.workers", "engine.num_cpus", "engine.num_gpus",
-    "engine.address", "engine.threads", "recorder.name", "recorder.checkpoint_every",
+    "engine.address", "engine.threads", "recorder.name", "recorder.answers",
+    "recorder.answer_tokens", "recorder.checkpoint_every",
     "recorder.keep", "recorder.project", "recorder.group", "recorder.run_name", "recorder.mode",
     "recorder.store", "recorder.target", "faults.deadline", "data.name", "data.path",
     "data.package", "data.file",

@@ -15,6 +15,7 @@ from fedsvd.client.components import fold
 from fedsvd.client.evaluation import evaluate_part
 from fedsvd.client.failure import failure
 from fedsvd.client.faults import injected
+from fedsvd.client.questions import PARTS
 from fedsvd.client.rule import rule_in
 from fedsvd.client.training import LocalResult, train_locally
 from fedsvd.client.worker import Worker, get_worker
@@ -124,7 +125,8 @@ def make_client_app(settings: Settings) -> ClientApp:
         received = from_record(arrays_of(message), worker.device)
         received.update(personal(context, worker.device))
         part = str(message.content.config_records[CONFIG][PART])
-        found = evaluate_part(worker, worker.initial.update(received), part)
+        state = worker.initial.update(received)
+        found = evaluate_part(worker, state, part, answers=part in PARTS)
         metrics = MetricRecord({**found, WEIGHT: float(found["examples"])})
         return Message(RecordDict({METRICS: metrics}), reply_to=message)
 

@@ -17,6 +17,7 @@ from fedsvd.client.gradients import settle
 from fedsvd.client.kept import Kept, keep
 from fedsvd.client.probe import SHORT, some_tokens, unreached
 from fedsvd.client.public import PublicTexts
+from fedsvd.client.questions import check_room
 from fedsvd.client.recompute import recompute
 from fedsvd.client.shorten import shorten
 from fedsvd.client.texts import only_usable
@@ -242,6 +243,8 @@ def build_worker(settings: Settings) -> Worker:
     fit_tokenizer(settings.model.name, backbone, tokenizer)
     tokens = objective.tokens(settings, task, tokenizer)
     parts = only_usable(settings, task, tokens, backbone, parts)
+    if objective.generated:
+        check_room(settings, task, tokenizer, backbone)
     backbone = backbone.to(device)
     head = objective.head(settings, backbone, tokenizer, task, device, precision)
 

@@ -56,11 +56,22 @@ def subset(
     rows where none was drawn.
     """
     values = coins([texts[i] for i in rows], seed, Purpose.EVALUATION)
-    size = _public_size("validation", given, settings)
-    if size is not None and settings.held_out is not None:
-        size = min(size, settings.held_out)
-    kept = taken(values, number, size)
+    kept = taken(values, number, _held_size("validation", given, settings))
     return rows[kept] if kept.any() else rows
+
+
+def questions(
+    rows: np.ndarray, texts: Sequence[tuple[str, ...]], given: Collection[str],
+    settings: DataSettings, number: int | None, seed: int, part: str,
+) -> np.ndarray:  # fmt: skip
+    """Return about `number` of the `rows` of validation or test (`part`), as `subset` takes them.
+
+    Their coins are others than those of `subset`. Where none was drawn it is the row of the smallest
+    coin: an answer costs too much for all of them.
+    """
+    values = coins([texts[i] for i in rows], seed, Purpose.EVALUATION, "answers")
+    kept = taken(values, number, _held_size(part, given, settings))
+    return rows[kept] if kept.any() else rows[np.argsort(values, kind="stable")[:1]]
 
 
 def _shares(given: Collection[str], settings: DataSettings) -> dict[str, float]:
@@ -79,6 +90,14 @@ def _public_size(part: str, given: Collection[str], settings: DataSettings) -> f
     if settings.public_size is None or part not in shares:
         return None
     return settings.public_size * shares[part] / (1 - sum(shares.values()))
+
+
+def _held_size(part: str, given: Collection[str], settings: DataSettings) -> float | None:
+    """Return about how many rows a drawn part publicly has after `data.limit`, None if unknown."""
+    size = _public_size(part, given, settings)
+    if size is None or settings.held_out is None:
+        return size
+    return min(size, settings.held_out)
 
 
 def _limited(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedsvd.objectives.metric import GENERATED
 from fedsvd.rounds.record import SHARED
 
 CARD = "README.md"
@@ -79,10 +80,14 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
             if summary.get(own + name) is not None
         ]
         number = summary.get(f"{prefix}examples")
+        said = [m for m in GENERATED if not apart and summary.get(prefix + m.name) is not None]
         if told:
             lines.append(
                 f"- On {f'{number:,} ' if number else ''}{part} examples: {', '.join(told)}"
             )
+        if said:
+            figures = ", ".join(f"{m.title} {summary[prefix + m.name]:.4f}" for m in said)
+            lines.append(f"- On {summary[f'{prefix}answered']:,} {part} answers: {figures}")
     if apart:
         lines.append(
             f"- Not this model: the run evaluated {_line(summary['evaluated'])}, which stay with the "

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from fedsvd.data.conversation import conversation
 from fedsvd.data.endings import joined
 from fedsvd.errors import InputError
-from fedsvd.exports.answers import Answers, judged
 from fedsvd.exports.parts import description, put_together, with_adapter
 from fedsvd.exports.texts import rows_of
 from fedsvd.models.decoder import body_of, load_language_model
 from fedsvd.models.usable import fit_tokenizer
+from fedsvd.objectives.answers import Answers, judged
+from fedsvd.objectives.generation import BATCH, MOST, Prompt, continued, prompt_tokens
 from fedsvd.objectives.language import FILE, FOLDER
 from fedsvd.objectives.said import encoded
 from fedsvd.settings import ModelSettings
@@ -96,8 +97,7 @@ class LoadedLanguageModel:
             for context, endings in rows
         ]
 
-    @torch.inference_mode()
-    def generate(self, prompts: Any, max_new_tokens: int = 64, batch: int = 8) -> list[str]:
+    def generate(self, prompts: Any, max_new_tokens: int = 64, batch: int = BATCH) -> list[str]:
         """Return the model's continuation of each prompt, with the likeliest token at each step.
 
         Args:
@@ -106,18 +106,14 @@ class LoadedLanguageModel:
             max_new_tokens: the most tokens of a continuation, if the model does not end it before.
             batch: how many prompts are continued at once.
         """
-        told = self._asked(prompts)
-        return [
-            said
-            for start in range(0, len(told), batch)
-            for said in self._continued(told[start : start + batch], max_new_tokens)
-        ]
+        asked = self._asked(prompts)
+        return continued(self.network, self.tokenizer, asked, max_new_tokens, batch)
 
     def answer(
         self,
         rows: Sequence[tuple[Any, str | Sequence[str]]],
-        max_new_tokens: int = 32,
-        batch: int = 8,
+        max_new_tokens: int = MOST,
+        batch: int = BATCH,
     ) -> Answers:
         """Generate an answer to each row's prompt; return the answers, their exact match and F1.
 
@@ -150,42 +146,13 @@ class LoadedLanguageModel:
         return next(self.network.parameters()).device
 
     def _asked(self, prompts: Any) -> list[list[int]]:
-        """Return the tokens of each prompt, as a row of training has them before what is said."""
+        """Return the tokens of each prompt."""
+        given: list[Prompt] = []
         if self.messages:
             given = [prompts] if _is_conversation(prompts) else list(prompts)
-            texts = [
-                self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
-                )
-                for messages in given
-            ]
         else:
-            texts = [row[0] for row in rows_of(prompts, 1)]
-        if not texts:
-            return []
-        found = self.tokenizer(texts, add_special_tokens=not self.messages)["input_ids"]
-        end = self.tokenizer.eos_token_id
-        if not self.messages:  # a tokeniser may end every text by itself
-            found = [ids[:-1] if len(ids) > 1 and ids[-1] == end else ids for ids in found]
-        for number, ids in enumerate(found, 1):
-            if not ids:
-                raise InputError(f"texts: number {number} gives no tokens")
-        return [list(ids) for ids in found]
-
-    def _continued(self, prompts: Sequence[list[int]], most: int) -> list[str]:
-        """Return what is said after prompts that are padded on the left to one length."""
-        longest = max(map(len, prompts))
-        end = self.tokenizer.eos_token_id
-        pad = end if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (longest - len(p)) + p for p in prompts])
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-        known: Any = self.network
-        said = known.generate(
-            input_ids=ids.to(self._device), attention_mask=mask.to(self._device),
-            max_new_tokens=most, do_sample=False, use_cache=True, pad_token_id=pad,
-            eos_token_id=end,
-        )  # fmt: skip
-        return [str(self.tokenizer.decode(row[longest:], skip_special_tokens=True)) for row in said]
+            given = [row[0] for row in rows_of(prompts, 1)]
+        return prompt_tokens(self.tokenizer, given, self.messages)
 
     def _conversations(self, rows: Any) -> list[tuple[str]]:
         given = [rows] if _is_conversation(rows) else list(rows)

@@ -44,15 +44,17 @@ class LanguageModel(Model):
     """logits = cap(scale * head(backbone(tokens))), where cap(z) = c tanh(z / c), or nothing.
 
     The head is the pretrained model's own, frozen, also where it is the table of embeddings. Its
-    product runs in the model's precision, losses are float32 (or the parameters' dtype).
+    product runs in the model's precision, losses are float32 (or the parameters' dtype). `whole` is
+    the pretrained model of which backbone and head are parts, with all that they have become.
     """
 
     def __init__(
         self, attached: lora.Attached, head: nn.Module, *, precision: str, scale: float = 1.0,
-        cap: float | None = None,
+        cap: float | None = None, whole: nn.Module | None = None,
     ) -> None:  # fmt: skip
         super().__init__(attached, head, precision=precision, head_trains=False)
         self.scale, self.cap = scale, cap
+        object.__setattr__(self, "_whole", whole)  # not a part: the backbone is a part of it
 
     def forward(self, inputs: Mapping[str, Tensor], entering: Tensor | None = None) -> Tensor:
         """Return all logits (n, t, V); training and evaluation never ask for them at once."""
@@ -80,6 +82,13 @@ class LanguageModel(Model):
         targets = inputs["input_ids"][:, 1:][where]
         losses, right = losses_of(chosen, self.head, targets, self.scale, self.cap, self.precision)
         return Said(losses, right, where)
+
+    @property
+    def whole(self) -> nn.Module:
+        """The model as Transformers has it, with the factors in it, for generation."""
+        known: Any = self._whole
+        assert isinstance(known, nn.Module)
+        return known
 
     def subspaces(self) -> list[nn.Parameter]:
         """Return none: nothing trains on a manifold."""

@@ -48,10 +48,15 @@ class Exported:
 
 
 class Objective(ABC):
-    """One kind of task. `metrics` are its figures beside `loss`; runs are compared by the first."""
+    """One kind of task. `metrics` are its figures beside `loss`; runs are compared by the first.
+
+    `generated` are the figures of answers that are generated if `recorder.answers` asks for it; see
+    `fedsvd.client.evaluation`.
+    """
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
+    generated: ClassVar[tuple[Metric, ...]] = ()
     unusable: ClassVar[str]  # what is wrong with a row of which nothing can be learnt
     peft_task: ClassVar[str | None] = None  # PEFT's name for it, in an exported adapter
 

@@ -9,7 +9,7 @@ from fedsvd.data.task import Task
 from fedsvd.data.tokens import Tokens, kept_tokens
 from fedsvd.errors import InputError, wrong
 from fedsvd.objectives.language import LanguageObjective, check_frozen_output
-from fedsvd.objectives.metric import PERPLEXITY, TOKEN_ACCURACY, Metric
+from fedsvd.objectives.metric import GENERATED, PERPLEXITY, TOKEN_ACCURACY, Metric
 from fedsvd.objectives.said import encode
 from fedsvd.settings import DataSettings, Settings
 
@@ -20,6 +20,7 @@ class Causal(LanguageObjective):
 
     name: ClassVar[str] = "causal"
     metrics: ClassVar[tuple[Metric, ...]] = (PERPLEXITY, TOKEN_ACCURACY)
+    generated: ClassVar[tuple[Metric, ...]] = GENERATED
     unusable: ClassVar[str] = "nothing that is to be said gives a token"
 
     def check(self, settings: Settings) -> None:
@@ -35,6 +36,12 @@ class Causal(LanguageObjective):
             raise wrong("data.endings", settings.data.endings, "used with task=choice")
         if settings.data.messages is None and not settings.data.text:
             raise wrong("data.text", [], "a column of texts, or prompt and completion")
+        asks = settings.data.messages is not None or len(settings.data.text) == 2
+        if settings.recorder.answers != 0 and not asks:
+            raise wrong(
+                "recorder.answers", settings.recorder.answers,
+                "0 with data.text of one column: a plain text asks nothing",
+            )  # fmt: skip
 
     def columns(self, data: DataSettings) -> DataSettings:
         """Return the settings without a label, and with the conversations as the texts."""

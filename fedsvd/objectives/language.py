@@ -4,7 +4,7 @@ import json
 from abc import ABC
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -69,6 +69,7 @@ class LanguageObjective(Objective, ABC):
         store(body, "float32", model.quantization, model.name)
         store(whole, model.dtype, "none", model.name)  # the output layer too
         object.__setattr__(body, "_output", output_of(whole))  # not a part: tied to the embeddings
+        object.__setattr__(body, "_language_model", whole)  # of which it is a part; it generates
         return body, digest
 
     def head(
@@ -82,8 +83,11 @@ class LanguageObjective(Objective, ABC):
         self, settings: Settings, attached: lora.Attached, head: nn.Module, precision: str
     ) -> LanguageModel:
         """Return the language model."""
-        own = _output(attached.model)
-        return LanguageModel(attached, head, precision=precision, scale=own.scale, cap=own.cap)
+        own, body = _output(attached.model), cast(Any, attached.model)
+        return LanguageModel(
+            attached, head, precision=precision, scale=own.scale, cap=own.cap,
+            whole=body._language_model,
+        )  # fmt: skip
 
     def losses(self, model: Model, batch: Batch, entering: Tensor | None = None) -> Tensor:
         """Return the mean (n,) of -log p over each example's counted tokens."""
@@ -147,7 +151,8 @@ def check_frozen_output(settings: Settings, why: str) -> None:
     if settings.partition.name == "own":
         raise wrong(
             "partition", "own",
-            f"another one with {task}: a node's policy knows rows with labels of classes alone",
+            f"another one with {task}: a node's policy knows rows with labels of classes alone. In a "
+            "simulation partition=natural takes the clients that a column names",
         )  # fmt: skip
     looks = build_adapter(settings.adapter).needs_gradients and not settings.data.public
     if looks and settings.data.label_texts is not None:

@@ -31,12 +31,17 @@ ACCURACY = Metric("accuracy", "accuracy", higher=True, share=True)
 PERPLEXITY = Metric("perplexity", "perplexity", higher=False)
 TOKEN_ACCURACY = Metric("token_accuracy", "token accuracy", higher=True, share=True)
 
+EXACT_MATCH = Metric("exact_match", "exact match", higher=True, share=True)
+F1 = Metric("f1", "F1", higher=True, share=True)
+
 MACRO_F1 = Metric("macro_f1", "macro-F1", higher=True)
 MCC = Metric("mcc", "MCC", higher=True)
 LOSS = Metric("loss", "loss", higher=False)
 
 # Whatever a summary may hold of a part.
-FIGURES = (ACCURACY, PERPLEXITY, TOKEN_ACCURACY, MACRO_F1, MCC, LOSS)
+FIGURES = (ACCURACY, PERPLEXITY, TOKEN_ACCURACY, EXACT_MATCH, F1, MACRO_F1, MCC, LOSS)
+# Of answers that are generated, on `answered` rows.
+GENERATED = (EXACT_MATCH, F1)
 # By which runs are compared, one for every objective.
 MAIN = (ACCURACY, PERPLEXITY)
 

@@ -8,7 +8,7 @@ from rich.cells import cell_len
 
 from fedsvd.adapters.build import stand_in
 from fedsvd.objectives.build import objective_of
-from fedsvd.objectives.metric import Metric, metric_of
+from fedsvd.objectives.metric import GENERATED, Metric, metric_of
 from fedsvd.privacy.plan import PrivacyPlan, noise_source, warnings_of
 from fedsvd.rounds.record import GLOBAL, Start
 from fedsvd.settings import Settings
@@ -201,6 +201,7 @@ def ending(told: Mapping[str, Any], folder: Path) -> list[str]:
         (f"validation {metric.title}", f"{told[name]:.4f}{_on(told)}  ({_best(told, name)})"),
         *([("  of the last model", f"{raw:.4f}")] if raw is not None else []),
         (f"test {metric.title}", _number(told[f"test_{name}"], ".4f") + _on(told, "test_")),
+        *_answers(told),
         *_exported(told, metric),
         ("epsilon spent", _spent(told)),
         *_above(told),
@@ -211,6 +212,18 @@ def ending(told: Mapping[str, Any], folder: Path) -> list[str]:
         ("run folder", plain(str(folder))),
     ]
     return columns(rows, left=(0, 1))
+
+
+def _answers(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the figures of answers of each part, a line a part; none where none were generated."""
+    lines = []
+    for part, prefix in (("validation", ""), ("test", "test_")):
+        held = [m for m in GENERATED if told.get(f"{prefix}{m.name}") is not None]
+        if held:
+            figures = ", ".join(f"{told[prefix + m.name]:.4f}" for m in held)
+            name = f"{part} {', '.join(m.title for m in held)}"
+            lines.append((name, f"{figures} on {told[f'{prefix}answered']:,} answers"))
+    return lines
 
 
 def _exported(told: Mapping[str, Any], metric: Metric) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsvd.files import write_text
-from fedsvd.objectives.metric import metric_of
+from fedsvd.objectives.metric import GENERATED, metric_of
 from fedsvd.pages import page
 from fedsvd.privacy.plan import noise_source, warnings_of
 from fedsvd.recorders import curves, subspace, tables
@@ -37,6 +37,7 @@ def write_report(path: Path, start: Start, summary: Summary, config: str = "") -
         "report.html",
         summary={k: v for k, v in values.items() if k not in APART},
         metric=metric,
+        generated=GENERATED,
         plan=plan,
         noise=noise_source(plan),
         warnings=warnings_of(plan),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from fedsvd.objectives.metric import Metric
+from fedsvd.objectives.metric import FIGURES, LOSS, Metric
 from fedsvd.privacy.plan import PrivacyPlan
 
 MATRIX = 12  # labels up to which the whole matrix of confusion is shown
@@ -68,19 +68,28 @@ def baseline(history: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def by_client(summary: Mapping[str, Any], metric: Metric) -> dict[str, Any] | None:
-    """Return each client's figure on its rows of the test part; None where rows have no owners."""
+    """Return each client's figures on its rows of the test part; None where rows have no owners.
+
+    `more` of a row, under `heads`, are the objective's further figures, "-" where there is none.
+    """
     held = summary.get("test_by_client")
     if not held:
         return None
     order = sorted(held, key=lambda k: metric.score(held[k][metric.name]))
+    more = [
+        m for m in FIGURES
+        if m.name not in (metric.name, LOSS.name) and any(m.name in one for one in held.values())
+    ]  # fmt: skip
     rows = [
         {"client": k, "figure": held[k][metric.name], "loss": held[k]["loss"],
-         "examples": held[k]["examples"]}
+         "examples": held[k]["examples"],
+         "more": [f"{held[k][m.name]:.4f}" if m.name in held[k] else "-" for m in more]}
         for k in order
     ]  # fmt: skip
     figures = [row["figure"] for row in rows]
     return {
         "rows": rows,
+        "heads": [m.title for m in more],
         "said": f"worst {figures[0]:.4f}, median {median(figures):.4f}, best {figures[-1]:.4f}",
         "folded": len(rows) > FEW,
     }

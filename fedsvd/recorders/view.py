@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedsvd.objectives.build import OBJECTIVES
+from fedsvd.objectives.metric import GENERATED
 from fedsvd.privacy.plan import ClientPlan, PrivacyPlan
 from fedsvd.rounds.record import RoundRecord, Start, Summary, TaskRecord
 from fedsvd.settings import Settings
@@ -19,7 +20,8 @@ FIGURES = ("loss", *dict.fromkeys(m.name for o in OBJECTIVES.values() for m in o
 # Of the global model on the server's parts, of released states, of the plan and the ledger.
 PUBLIC = frozenset({
     "round", *FIGURES, *(f"{kind}_{name}" for kind in ("subset", "raw") for name in FIGURES),
-    "examples", "subset_examples", "macro_f1", "mcc", "confusion", "epsilon_max", "epsilon",
+    *(m.name for m in GENERATED), "answered", "examples", "subset_examples", "macro_f1", "mcc",
+    "confusion", "epsilon_max", "epsilon",
     "bytes_up", "bytes_down", "seconds", "train_seconds", "evaluate_seconds", "clip_norm",
     "A_space", "A_space_start", "A_rows", "noise_share", "noise_ratios", "noise_floor",
     "not_aggregated", "ended",

@@ -9,7 +9,8 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from fedsvd import records
 from fedsvd.client.app import PART
-from fedsvd.client.evaluation import evaluate_part
+from fedsvd.client.evaluation import ANSWERED, evaluate_part
+from fedsvd.client.questions import PARTS
 from fedsvd.factors import factors_of
 from fedsvd.lowrank import spectra
 from fedsvd.objectives.metric import Metric
@@ -73,7 +74,8 @@ def evaluate(
     """
     worker = run.worker
     if not personal(run):
-        return evaluate_part(worker, model_state(run), part, owners, details)
+        state = model_state(run)
+        return evaluate_part(worker, state, part, owners, details, answers=part in PARTS)
     run.grid.invite(range(run.settings.clients.number))
     content = RecordDict(
         {
@@ -88,12 +90,14 @@ def evaluate(
     first, *more = worker.objective.metrics
     figures = [first.name, "loss", *(metric.name for metric in more)]
     told = [*figures, "examples", *(f"subset_{key}" for key in (*figures, "examples"))]
+    told += [ANSWERED, *(metric.name for metric in worker.objective.generated)]
     means = {  # nothing else is taken of a client's reply
         key: fmean(float(m[key]) for m in found) if found else float("nan")  # type: ignore[arg-type]
         for key in told
         if key in figures or (found and all(key in m for m in found))
     }
-    return {key: int(x) if key.endswith("examples") else x for key, x in means.items()}
+    whole = ("examples", ANSWERED)
+    return {key: int(x) if key.endswith(whole) else x for key, x in means.items()}
 
 
 def _exported(run: Run, test: bool) -> dict[str, float]:
@@ -163,6 +167,7 @@ def summarise(run: Run) -> dict[str, Any]:
     evaluating = time.perf_counter() - began
     output = run.worker.objective.output(settings)
     metric, more = run.worker.objective.metric, run.worker.objective.metrics[1:]
+    generated = (*(m.name for m in run.worker.objective.generated), ANSWERED)
     scored = [m for m in run.history if metric.name in m]
     detailed = {k: v for k, v in scored[-1].items() if k in DETAILS}
     last, best = scored[-1], max(scored, key=lambda m: score(metric, m) or 0.0)
@@ -193,6 +198,8 @@ def summarise(run: Run) -> dict[str, Any]:
         "test_loss": test.get("loss"),
         **{f"test_{m.name}": test.get(m.name) for m in more},
         "test_examples": test.get("examples"),
+        **{k: last[k] for k in generated if k in last},
+        **{f"test_{k}": test[k] for k in generated if k in test},
         **({"test_by_client": owners} if owners else {}),
         **{k: v for k, v in detailed.items() if k != CONFUSION},
         **{f"test_{k}": v for k, v in seen.items() if k != CONFUSION},

@@ -44,6 +44,8 @@ class RecorderSettings:
     evaluate_examples: int | None = None  # of validation, while a run goes; None: all of it
     checkpoint_every: int = 1  # rounds; the last one is kept in any case
     keep: int = 2  # checkpoints that stay, beside the best
+    answers: int | None = 0  # questions of validation and test that are answered; None: all
+    answer_tokens: int = 32  # the most of an answer
     test: bool = True  # whether the test part is looked at, once, at the end
     project: str = "fedsvd"  # of W&B; the experiment of MLflow
     group: str | None = None  # of the runs of a sweep; None: the sweep's folder
@@ -62,5 +64,10 @@ class RecorderSettings:
         at_least("recorder.evaluate_every", self.evaluate_every, 1)
         if self.evaluate_examples is not None:
             at_least("recorder.evaluate_examples", self.evaluate_examples, 1)
+        if self.answers is not None and self.answers < 0:
+            raise wrong(
+                "recorder.answers", self.answers, "a whole number of at least 0, or null for all"
+            )
+        at_least("recorder.answer_tokens", self.answer_tokens, 1)
         at_least("recorder.checkpoint_every", self.checkpoint_every, 1)
         at_least("recorder.keep", self.keep, 1)

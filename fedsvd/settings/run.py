@@ -76,6 +76,11 @@ class Settings:
                 "clients.number", self.clients.number,
                 f"{PUBLISHED_CLIENTS} with partition=published, whose clients these are",
             )  # fmt: skip
+        if self.recorder.answers != 0 and self.task != "causal":
+            raise wrong(
+                "recorder.answers", self.recorder.answers,
+                f"0 with task={self.task}: answers are generated with task=causal alone",
+            )  # fmt: skip
         averaging = self.averaging
         if averaging.active and not averaging.held(self.rounds):
             raise wrong(

@@ -177,7 +177,7 @@ def test_embeddings_and_output_layer_are_frozen_also_where_they_are_one(tmp_path
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")  # Ray's
 def test_straight_resumed_and_ray_end_in_the_same_bits(tmp_path, monkeypatch):
     """Under privacy and without; also from Python's function with the Ray engine."""
-    given = [*overrides(tmp_path), "rounds=3"]
+    given = [*overrides(tmp_path), "rounds=3", "recorder.answers=4", "recorder.answer_tokens=4"]
     run(tmp_path / "straight", given)
     ray = fedsvd.run(*given, "engine=ray", "engine.workers=1", folder=tmp_path / "ray", show=False)
     asked = iter([None, None])  # before rounds 1 and 2; Ctrl-C comes in the second
@@ -188,13 +188,15 @@ def test_straight_resumed_and_ray_end_in_the_same_bits(tmp_path, monkeypatch):
     run(tmp_path / "resumed", given, "resume=auto")
     straight = outcome(tmp_path / "straight")
     assert ray.summary["state_digest"] == straight[0]
-    keys = ("perplexity", "loss", "token_accuracy", "best_perplexity", "test_perplexity")
+    keys = ("perplexity", "loss", "token_accuracy", "best_perplexity", "test_perplexity", "f1",
+            "test_f1", "test_answered")  # fmt: skip
     for name in ("ray", "resumed"):
         found = outcome(tmp_path / name)
         assert found[:2] == straight[:2]
         assert [found[3][k] for k in keys] == [straight[3][k] for k in keys]
     run(tmp_path / "whole", given, "privacy=none", "training.schedule=constant")
-    run(tmp_path / "longer", given, "privacy=none", "training.schedule=constant", "rounds=1")
+    first = ("rounds=1", "recorder.answers=0")
+    run(tmp_path / "longer", given, "privacy=none", "training.schedule=constant", *first)
     run(tmp_path / "longer", given, "privacy=none", "training.schedule=constant", "resume=auto")
     whole, longer = outcome(tmp_path / "whole"), outcome(tmp_path / "longer")
     assert whole[0] == longer[0] != straight[0]

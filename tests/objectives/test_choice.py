@@ -4,11 +4,13 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 import fedsvd
+from fedsvd.client.evaluation import evaluate_part
 from fedsvd.client.worker import build_worker
 from fedsvd.errors import InputError
 from tests.conftest import compose_settings
@@ -88,6 +90,21 @@ def test_straight_and_resumed_end_in_the_same_bits(tmp_path):  # and Ray's: see 
     labels = worker.task.labels[worker.task.test].tolist()
     right = sum(a == b for a, b in zip(chosen, labels, strict=True))
     assert right / len(labels) == pytest.approx(summary["test_accuracy"])
+
+
+def test_clients_have_figures_of_their_own_rows(tmp_path):
+    told = given(tmp_path, "data.client=who", "partition=natural", "privacy=none", "data.test=0.3")
+    write(
+        tmp_path / "rows.jsonl", [{**q, "who": f"k{i % 7 % 3}"} for i, q in enumerate(questions())]
+    )
+    worker, owners = build_worker(compose_settings(*told)), {}
+    whole = evaluate_part(worker, worker.initial, "test", owners)
+    assert set(owners) == {"k0", "k1", "k2"}
+    assert len({one["accuracy"] for one in owners.values()}) > 1
+    for owner, own in owners.items():
+        rows = [row for row in worker.task.test if worker.task.owners[row] == owner]
+        assert own == {**worker.evaluate(worker.initial, np.array(rows)), "examples": len(rows)}
+    assert sum(own["examples"] for own in owners.values()) == whole["examples"]
 
 
 GOOD = questions(1)[0]

@@ -3,7 +3,7 @@
 import pytest
 
 from fedsvd.errors import InputError
-from fedsvd.exports.answers import judged, overlap, plain
+from fedsvd.objectives.answers import judged, overlap, plain
 
 
 @pytest.mark.parametrize(

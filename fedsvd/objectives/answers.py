@@ -43,14 +43,22 @@ def judged(said: Sequence[str], accepted: Sequence[str | Sequence[str]]) -> Answ
     """
     if not said:
         raise InputError("answers: there is no row")
-    exact, shared = [], []
+    exact, shared = zip(*marks(said, accepted), strict=True)
+    return Answers(fmean(exact), fmean(shared), tuple(said))
+
+
+def marks(
+    said: Sequence[str], accepted: Sequence[str | Sequence[str]]
+) -> list[tuple[float, float]]:
+    """Return exact match and F1 of each answer, see `judged`."""
+    found = []
     for number, (text, right) in enumerate(zip(said, accepted, strict=True), 1):
         known = [right] if isinstance(right, str) else list(right)
         if not known:
             raise InputError(f"answers: number {number} has no accepted answer")
-        exact.append(max(float(plain(text) == plain(one)) for one in known))
-        shared.append(max(overlap(text, one) for one in known))
-    return Answers(fmean(exact), fmean(shared), tuple(said))
+        exact = max(float(plain(text) == plain(one)) for one in known)
+        found.append((exact, max(overlap(text, one) for one in known)))
+    return found
 
 
 def plain(text: str) -> str:
