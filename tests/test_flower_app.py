@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from flwr.app import Context, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedsvd.client.worker import build_worker, deal
 from fedsvd.engines.flower import simulated_nodes
@@ -21,6 +21,7 @@ from fedsvd.flower_app import _simulate, check_server_only, client_app, compose,
 from fedsvd.node.app import SIMULATION, simulates
 from fedsvd.node.mods import find_mod, with_mods
 from fedsvd.node.proposal import GROUPS, NUMBERS, overrides_in
+from fedsvd.records import BUDGET, CONFIG
 from fedsvd.rounds.attempt import one_round
 from fedsvd.run import config_folder
 from fedsvd.strategies.build import build_strategy
@@ -206,6 +207,20 @@ def test_a_simulated_client_answers_through_the_runs_mods(monkeypatch):
     assert _simulate("it", Context(1, 0, node, RecordDict(), told)) == ["it", "renamed"]
     with pytest.raises(InputError, match=r"mods: 'nowhere\.mod' cannot be imported"):
         _simulate("it", Context(1, 0, node, RecordDict(), told | {"mods": "nowhere.mod"}))
+
+
+def test_a_simulated_client_takes_the_token_budget_from_the_message(monkeypatch):
+    monkeypatch.setattr(
+        "fedsvd.flower_app.make_client_app", lambda settings: lambda *_: settings.training.budget
+    )
+    auto = f"{' '.join(TINY)} training.microbatch_tokens=auto"
+    context = Context(
+        1, 0, {"partition-id": 0, "num-partitions": 6}, RecordDict(), {"overrides": auto}
+    )
+    content = RecordDict({CONFIG: ConfigRecord({BUDGET: 2048})})
+    assert _simulate(Message(content, 1, "train"), context) == 2048
+    with pytest.raises(KeyError, match=BUDGET):
+        _simulate(Message(RecordDict({CONFIG: ConfigRecord({})}), 1, "train"), context)
 
 
 def test_only_the_caller_makes_a_simulation(monkeypatch):

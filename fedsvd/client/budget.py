@@ -30,7 +30,7 @@ PASSES = 3  # at least, over all candidates: one to warm up, two that count
 SECONDS = 3.0  # that measuring may take, but
 SHARE = 0.02  # of the time of all local steps at most,
 LONG = 0.005  # and this share of it in long runs of large models
-MARGIN = 0.03  # of the time with the default, by which another must be faster: noise moves no bits
+MARGIN = 0.05  # of the best time, within which noise must not move the bits of a run
 ROOM = 0.5  # of the memory that is free, which a micro-batch may take
 
 
@@ -84,6 +84,11 @@ def steps_of(worker: Worker) -> int:
     return settings.rounds * settings.clients.per_round * settings.training.local_steps
 
 
+def allowed(steps: float) -> float:
+    """Return the seconds that measuring may take, before a run whose local steps take `steps`."""
+    return max(min(SECONDS, SHARE * steps), LONG * steps)
+
+
 def measure(worker: Worker, at_once: int = 1) -> Measured:
     """Return what a typical batch takes at each candidate; the worker is left as it was.
 
@@ -91,8 +96,7 @@ def measure(worker: Worker, at_once: int = 1) -> Measured:
     local step, with clipping, without noise or a step. Its seconds for a token, times the padded
     tokens of a batch that is cut so, are compared: the least of several interleaved passes. The
     largest candidates are left out where they find no room, or where `PASSES` over all would take
-    more than `SHARE` of the run's local steps; of these, `at_once` clients train at a time. Draws
-    from no generator of the run.
+    longer than `allowed`. `at_once` clients train at a time. Draws from no generator of the run.
     """
     lengths = batch_of(worker)
     typical, budgets = int(lengths.median()), candidates(lengths)
@@ -104,23 +108,26 @@ def measure(worker: Worker, at_once: int = 1) -> Measured:
         work(first)
         each = timed(worker, partial(work, first)) / (first * typical)
         steps = each * padded(lengths, DEFAULT_BUDGET) * steps_of(worker) / at_once
-        allowed = SHARE * steps
+        limit = allowed(steps)
         budgets = [c for c in budgets if rows[c] <= most]
-        while PASSES * each * typical * sum(rows[c] for c in budgets) > allowed:
+        while PASSES * each * typical * sum(rows[c] for c in budgets) > limit:
             budgets.pop()
         if len(budgets) < 2 or worker.plan.gradients == "loop":  # one example at a time
             return Measured({}, steps)
         works = {c: partial(work, rows[c]) for c in budgets}
-        found = least(works, partial(timed, worker), min(SECONDS, allowed))
+        found = least(works, partial(timed, worker), min(SECONDS, limit))
     cost = {c: s / (rows[c] * typical) * padded(lengths, c) for c, s in found.items()}
     return Measured(cost, steps)
 
 
 def choose(seconds: Mapping[int, float]) -> int:
-    """Return the budget of the least seconds, the default if that is less than `MARGIN` faster."""
-    best = min(seconds, key=lambda c: seconds[c], default=DEFAULT_BUDGET)
-    gains = best != DEFAULT_BUDGET and seconds[best] < (1 - MARGIN) * seconds[DEFAULT_BUDGET]
-    return best if gains else DEFAULT_BUDGET
+    """Return the default if none is faster by more than `MARGIN`, otherwise the best.
+
+    Of those that are about as fast as the best it is the smallest, which takes the least memory.
+    """
+    limit = (1 + MARGIN) * min(seconds.values(), default=0.0)
+    near = [c for c, taken in seconds.items() if taken <= limit]
+    return DEFAULT_BUDGET if DEFAULT_BUDGET in near or not near else min(near)
 
 
 def work_of(worker: Worker, length: int, most: int) -> Callable[[int], None]:

@@ -1,12 +1,12 @@
-"""`training.microbatch_tokens=auto`: what is chosen moves nothing else, is kept, and never asked twice."""
+"""`training.microbatch_tokens=auto`: what is chosen moves nothing else, and is kept."""
 
-import json
 import random
 
 import numpy as np
 import pytest
 import torch
 
+from fedsvd.checkpoints.resume import find
 from fedsvd.client import budget as measuring
 from fedsvd.client.worker import forget, get_worker
 from fedsvd.errors import InputError
@@ -26,8 +26,7 @@ def eager(monkeypatch):
     """Measure however short a run is, for a moment, and take CHOSEN whatever it takes."""
     monkeypatch.setattr(measuring, "POWERS", (CHOSEN,))
     monkeypatch.setattr(measuring, "SECONDS", 0.05)
-    monkeypatch.setattr(measuring, "SHARE", 1e9)
-    monkeypatch.setattr(measuring, "MARGIN", -1e9)
+    monkeypatch.setattr(measuring, "allowed", lambda steps: 1e9)
     monkeypatch.setattr(budget, "choose", lambda seconds: min(seconds))
     budget.forget()
     forget()
@@ -44,6 +43,10 @@ def generators():
     )
 
 
+def modes(worker):
+    return [(name, module.training) for name, module in worker.model.named_modules()]
+
+
 @pytest.mark.parametrize("more", [[], ["privacy=none", "adapter=eva", "data.public=12"]])
 def test_a_run_has_the_bits_of_one_with_the_number_written_down(
     tmp_path, tiny_inputs, eager, capsys, more
@@ -52,7 +55,9 @@ def test_a_run_has_the_bits_of_one_with_the_number_written_down(
     before = generators()
     found = run(tmp_path / "auto", given, AUTO)
     assert generators() == before
-    assert f"\n{AUTO}: {CHOSEN}, by a batch's time over that with 768 (16: " in capsys.readouterr().out
+    assert (
+        f"\n{AUTO}: {CHOSEN}, by a batch's time over that with 768 (16: " in capsys.readouterr().out
+    )
     assert found["microbatch_tokens"] == CHOSEN
     assert f"microbatch_tokens: {CHOSEN}\n" in (tmp_path / "auto" / "config.yaml").read_text()
     number = f"training.microbatch_tokens={CHOSEN}"
@@ -62,47 +67,35 @@ def test_a_run_has_the_bits_of_one_with_the_number_written_down(
         assert texts[0] == texts[1]
     auto, told = (outcome(tmp_path / k) for k in ("auto", "number"))
     assert auto == told
-    assert run(tmp_path / "other", given)["state_digest"] != told[0]  # the number moves bits
+    if more:  # noise of a private step is on a grid, in which rounding is lost
+        assert run(tmp_path / "other", given)["state_digest"] != told[0]
 
 
 def test_a_run_that_goes_on_keeps_its_number_and_measures_nothing(
     tmp_path, tiny_inputs, eager, monkeypatch
 ):
-    given = [*tiny_inputs, "privacy=none"]
-    run(tmp_path / "whole", given, AUTO)
-    run(tmp_path / "halves", given, AUTO, "rounds=2")
+    given = [*tiny_inputs, "privacy=none", "training.schedule=constant"]
+    run(tmp_path, given, AUTO, "rounds=1")
+    assert find(tmp_path).facts["config"]["training.microbatch_tokens"] == CHOSEN
     budget.forget()
     monkeypatch.setattr(budget, "measure", lambda *_: pytest.fail("measured anew"))
-    run(tmp_path / "halves", given, AUTO, "rounds=4", "resume=auto")
-    assert "training.microbatch_tokens" in _checkpoint(tmp_path / "halves")
-    config = (tmp_path / "halves" / "config.yaml").read_text()
-    assert f"microbatch_tokens: {CHOSEN}\n" in config
-    whole, halves = (
-        json.loads((tmp_path / k / "summary.json").read_text())["microbatch_tokens"]
-        for k in ("whole", "halves")
-    )
-    assert whole == halves == CHOSEN
+    found = run(tmp_path, given, AUTO, "rounds=2", "resume=auto")
+    assert (found["microbatch_tokens"], found["rounds_completed"]) == (CHOSEN, 2)
+    assert f"microbatch_tokens: {CHOSEN}\n" in (tmp_path / "config.yaml").read_text()
     with pytest.raises(InputError, match=r"training\.microbatch_tokens was 16, now 768"):
-        run(tmp_path / "halves", given, "rounds=6", "resume=auto")
-
-
-def _checkpoint(folder):
-    from fedsvd.checkpoints.resume import find
-
-    return find(folder).facts["config"]
+        run(tmp_path, given, "rounds=3", "resume=auto")
 
 
 def test_measuring_leaves_the_worker_and_the_ledger_as_they_were(tiny_inputs, eager):
     settings = compose_settings(*tiny_inputs)
     worker = get_worker(settings)
-    before = worker.initial.digest(), generators(), worker.trains
+    before = worker.initial.digest(), generators(), worker.trains, modes(worker)
     found = measuring.measure(worker)
     assert sorted(found.seconds) == [CHOSEN, DEFAULT_BUDGET]
     assert min(found.seconds.values()) > 0
     state = worker.model.read(worker.initial)
-    assert (state.digest(), generators(), worker.trains) == before
+    assert (state.digest(), generators(), worker.trains, modes(worker)) == before
     assert all(p.grad is None for p in worker.model.parameters())
-    assert not worker.model.training
 
 
 def test_a_process_remembers_its_choice_for_the_same_model_alone(tiny_inputs, eager, monkeypatch):
@@ -142,8 +135,9 @@ def test_candidates_lie_between_the_longest_text_and_the_batch():
 
 
 def test_another_must_be_clearly_faster():
-    assert measuring.choose({512: 1.0, 768: 1.02}) == 768
-    assert measuring.choose({512: 1.0, 768: 1.04, 1024: 0.99}) == 1024
+    assert measuring.choose({512: 1.0, 768: 1.04}) == 768
+    assert measuring.choose({512: 1.2, 768: 1.0, 1024: 0.94}) == 1024
+    assert measuring.choose({768: 1.0, 1024: 0.9, 2048: 0.8, 4096: 0.78}) == 2048
     assert measuring.choose({}) == 768
     assert measuring.allowed(1.0) == pytest.approx(0.02)
     assert measuring.allowed(400.0) == 3.0
@@ -154,7 +148,7 @@ def test_clients_in_other_processes_never_choose(tiny_inputs):
     settings = compose_settings(*tiny_inputs, AUTO)
     with pytest.raises(RuntimeError, match="auto, and no number was chosen"):
         _ = settings.training.budget
-    with pytest.raises(InputError, match=r"microbatch_tokens: 'auto' is not allowed; .* own"):
+    with pytest.raises(InputError, match=r"microbatch_tokens: 'auto' is not allowed; .*=own"):
         compose_settings("partition=own", "data.labels=[a,b]", "data.public_size=9", AUTO)
 
 
