@@ -54,7 +54,7 @@ CASES = {
 }
 RUN = """
 import sys
-from fedsvd.footprint.machine import resident
+from fedsvd.machine import resident
 from fedsvd.run import main
 
 status = main(sys.argv[1:])

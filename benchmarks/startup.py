@@ -42,7 +42,7 @@ def main() -> None:
     train_locally(worker, worker.initial, 1, 1)
     rows = [int(r) for r in worker.parts[1]][:128]
     real = padded = 0
-    for group in worker.tokens.microbatches(rows, settings.training.microbatch_tokens):
+    for group in worker.tokens.microbatches(rows, settings.training.budget):
         lengths = worker.tokens.lengths[group]
         real, padded = real + int(lengths.sum()), padded + int(lengths.max()) * len(group)
     print(f"computed over real tokens, a batch of 128: {padded / real:.3f}")

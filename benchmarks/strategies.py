@@ -18,8 +18,8 @@ import torch
 
 from benchmarks.common import machine
 from fedsvd import strategies
-from fedsvd.footprint.machine import resident
 from fedsvd.lowrank import AdapterState, LowRank
+from fedsvd.machine import resident
 from fedsvd.strategies import PublicView, Strategy, Update
 
 D, RANK = 1024, 8

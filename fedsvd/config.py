@@ -3,7 +3,7 @@
 import dataclasses
 import types
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.settings import AdapterSettings, PartitionSettings, Settings
@@ -111,10 +111,13 @@ def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
 
 def _convert(key: str, value: Any, kind: Any) -> Any:
     """Return `value` as `kind`, or raise InputError; only lossless conversions are made."""
-    if get_origin(kind) is types.UnionType:
-        if value is None:
-            return None
-        (kind,) = [k for k in get_args(kind) if k is not type(None)]
+    words: tuple[str, ...] = ()
+    if get_origin(kind) in (types.UnionType, Union):
+        kinds = get_args(kind)
+        words = tuple(w for k in kinds if get_origin(k) is Literal for w in get_args(k))
+        if (value is None and type(None) in kinds) or value in words:
+            return value
+        (kind,) = [k for k in kinds if k is not type(None) and get_origin(k) is not Literal]
     origin = get_origin(kind) or kind
     if origin is tuple:
         if isinstance(value, str):
@@ -136,4 +139,4 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
     elif origin is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return str(value)
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    raise wrong(key, value, names[origin])
+    raise wrong(key, value, ", or ".join([*words, names[origin]]))

@@ -71,6 +71,7 @@ def execute(
         forget()  # an earlier run's model may have been left in any state
         run = prepare(settings, _strategy(settings, overrides), grid)
         run.rounds, run.asked = until, asked
+        composed["training"]["microbatch_tokens"] = run.settings.training.microbatch_tokens
         run.command = shlex.join(["python", "-m", "fedsvd.run", *overrides])
         if settings.privacy.unit != "none":
             _close(folder)

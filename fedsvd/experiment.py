@@ -20,9 +20,11 @@ from fedsvd.factors import factors_of
 from fedsvd.privacy.client_level import make_mechanism
 from fedsvd.privacy.ledger import Ledger
 from fedsvd.recorders.recorder import Recorder
+from fedsvd.records import BUDGET
 from fedsvd.rounds.again import charge
 from fedsvd.rounds.attempt import one_round
 from fedsvd.rounds.averaging import include, model_state
+from fedsvd.rounds.budget import settled
 from fedsvd.rounds.describe import describe_end, describe_round, describe_start
 from fedsvd.rounds.evaluation import evaluated, is_due, is_last, summarise
 from fedsvd.rounds.participation import all_spent
@@ -42,6 +44,7 @@ def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = 
 
         check_engine(settings.engine)
     check_start(settings, strategy)
+    settings = settled(settings)
     worker = get_worker(settings, anew=True)
     if worker.left_out:
         complain(
@@ -59,6 +62,8 @@ def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = 
     if isinstance(strategy, Strategy):
         start = strategy.begin(start)
     run = Run(settings, worker, strategy, grid, Ledger(worker.plan), start)
+    if grid.composes:
+        run.orders = {BUDGET: settings.training.budget}
     run.rounds_taken, run.rounds = [0] * settings.clients.number, settings.rounds
     run.strategy_start = dict(vars(strategy))
     if worker.plan.unit == "client":

@@ -28,8 +28,9 @@ from fedsvd.node import app as node
 from fedsvd.node.mods import find_mod, with_mods
 from fedsvd.node.proposal import OPEN, changed, for_nodes, overrides_in, plain, setting
 from fedsvd.node.serve import pinned_clientapp
-from fedsvd.records import CONFIG
+from fedsvd.records import BUDGET, CONFIG
 from fedsvd.settings import Settings
+from fedsvd.settings.clients import AUTO
 from fedsvd.terminal import complain, one_line
 
 server_app = ServerApp()
@@ -50,7 +51,8 @@ def main(grid: Grid, context: Context) -> None:
     given += more
     settings = from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     timeout = float(context.run_config.get("timeout", 0.0)) or None
-    engine = FlowerGrid(grid, settings.clients.number, patience, timeout)
+    auto = settings.training.microbatch_tokens == AUTO
+    engine = FlowerGrid(grid, settings.clients.number, patience, timeout, composes=auto)
     try:
         execute(config, Path(folder).expanduser(), given, engine)
     except InputError as error:
@@ -78,7 +80,11 @@ def _simulate(message: Message, context: Context) -> Message:
     """Return a simulated client's answer, through the run's mods."""
     paths = str(context.run_config.get("mods", "")).split()
     mods = [find_mod("mods", path) for path in paths]
-    return with_mods(make_client_app(simulated(context)), mods)(message, context)
+    settings = simulated(context)
+    if settings.training.microbatch_tokens == AUTO:  # the server has measured
+        tokens = int(message.content.config_records[CONFIG][BUDGET])  # type: ignore[arg-type]
+        settings = settings.with_budget(tokens)
+    return with_mods(make_client_app(settings), mods)(message, context)
 
 
 @client_app.query()

@@ -16,6 +16,7 @@ WEIGHT = "num-examples"  # Flower's name for a reply's weight; see clients.weigh
 LOSS = "train_loss"  # Flower's name for a client's mean loss at the state it was sent
 SENDS_LOSS = "sends-loss"  # in a message: clients send it
 ATTEMPT = "attempt"  # of a round that is repeated
+BUDGET = "microbatch-tokens"  # in a message: what the server has chosen for `auto`
 FAILED = "failed"  # why a client could not finish
 CAUSE = "cause"  # of a failure of software: the exception's type and, with diagnostics, its place
 TRAINS, KEEPS = "trains", "keeps"  # kinds that train in a round, and those that stay at clients

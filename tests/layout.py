@@ -17,6 +17,7 @@ ORDER = (
     "fedsvd.engines", "fedsvd.data", "fedsvd.factors", "fedsvd.composing", "fedsvd.complaints",
     "fedsvd.config", "fedsvd.settings", "fedsvd.lowrank",
     "fedsvd.records", "fedsvd.randomness", "fedsvd.pages", "fedsvd.threads", "fedsvd.surroundings",
+    "fedsvd.live", "fedsvd.machine",
     "fedsvd.files", "fedsvd.callables", "fedsvd.overrides",
     "fedsvd.plugins", "fedsvd.interrupt", "fedsvd.waiting", "fedsvd.logs", "fedsvd.terminal",
     "fedsvd.errors", "fedsvd.version",

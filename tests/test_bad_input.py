@@ -77,7 +77,14 @@ SETTINGS = [
     ({"training.clip_norm": 0}, "training.clip_norm: 0.0"),
     ({"training.precision": "fp16"}, "training.precision: 'fp16' is not allowed"),
     ({"training.factors": "BA"}, "training.factors: 'BA' is not allowed"),
-    ({"training.microbatch_tokens": 0}, "training.microbatch_tokens: 0"),
+    *(
+        (
+            {"training.microbatch_tokens": value},
+            f"training.microbatch_tokens: {value!r} is not "
+            "allowed; it must be auto, or a whole number",
+        )
+        for value in (0, -1, 1.5, "automatic")
+    ),
     ({"training.cache": "on"}, "training.cache: 'on' is not allowed; it must be auto, off, or"),
     ({"training.cache": -1}, "training.cache: '-1'"),
     ({"model.pooling": "men"}, "(did you mean 'mean'?)"),

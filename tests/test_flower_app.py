@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -10,9 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from flwr.app import Context, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from fedsvd.client.worker import build_worker, deal
+from fedsvd.engines.base import claim_identity
 from fedsvd.engines.flower import simulated_nodes
 from fedsvd.engines.inline import InlineGrid
 from fedsvd.errors import InputError
@@ -21,6 +23,7 @@ from fedsvd.flower_app import _simulate, check_server_only, client_app, compose,
 from fedsvd.node.app import SIMULATION, simulates
 from fedsvd.node.mods import find_mod, with_mods
 from fedsvd.node.proposal import GROUPS, NUMBERS, overrides_in
+from fedsvd.records import BUDGET, CONFIG
 from fedsvd.rounds.attempt import one_round
 from fedsvd.run import config_folder
 from fedsvd.strategies.build import build_strategy
@@ -206,6 +209,38 @@ def test_a_simulated_client_answers_through_the_runs_mods(monkeypatch):
     assert _simulate("it", Context(1, 0, node, RecordDict(), told)) == ["it", "renamed"]
     with pytest.raises(InputError, match=r"mods: 'nowhere\.mod' cannot be imported"):
         _simulate("it", Context(1, 0, node, RecordDict(), told | {"mods": "nowhere.mod"}))
+
+
+def test_a_simulated_client_takes_the_token_budget_from_the_message(monkeypatch):
+    monkeypatch.setattr(
+        "fedsvd.flower_app.make_client_app", lambda settings: lambda *_: settings.training.budget
+    )
+    auto = f"{' '.join(TINY)} training.microbatch_tokens=auto"
+    context = Context(
+        1, 0, {"partition-id": 0, "num-partitions": 6}, RecordDict(), {"overrides": auto}
+    )
+    claim_identity()
+    content = RecordDict({CONFIG: ConfigRecord({BUDGET: 2048})})
+    assert _simulate(Message(content, 1, "train"), context) == 2048
+    with pytest.raises(KeyError, match=BUDGET):
+        _simulate(Message(RecordDict({CONFIG: ConfigRecord({})}), 1, "train"), context)
+
+
+@pytest.mark.parametrize("target", ["fedsvd.strategies.FedSVD", "flwr.serverapp.strategy.FedAvg"])
+def test_every_message_of_a_run_has_the_token_budget(tiny_inputs, target):
+    given = [*tiny_inputs, f"strategy._target_={target}"]
+    told = {"overrides": shlex.join([*given, "training.microbatch_tokens=auto"])}
+
+    def app(message, context):
+        own = Context(1, context.node_id, context.node_config, context.state, told)
+        return _simulate(message, own)
+
+    grid = InlineGrid(app, 6)
+    grid.composes = True
+    settings = compose_settings(*given, "training.microbatch_tokens=auto")
+    run = prepare(settings, build_strategy(settings.strategy), grid)
+    assert run.orders == {BUDGET: 768}
+    assert one_round(run, 1)["failed"] == {}
 
 
 def test_only_the_caller_makes_a_simulation(monkeypatch):

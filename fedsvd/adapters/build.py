@@ -48,9 +48,10 @@ def check_inputs(settings: Settings) -> None:
     """
     if settings.adapter.name == "none":
         return
-    adapter, label = build_adapter(settings.adapter), settings.adapter.label
+    label = settings.adapter.label
     own, private = settings.partition.name == "own", settings.privacy.unit != "none"
-    if own and (adapter.needs_inputs or adapter.needs_gradients):
+    looks = looks_at_texts(settings)  # refuses an adapter that cannot be built
+    if own and looks:
         raise InputError(
             f"adapter: {label} starts from public texts, and with partition=own no client has the "
             "server's; adapters that look at none can be used"
@@ -84,6 +85,14 @@ def check_stored(settings: Settings) -> None:
         "adapter", settings.adapter.label,
         f"one that leaves frozen weights as they are, as lora, with {settings.model.stored}",
     )  # fmt: skip
+
+
+def looks_at_texts(settings: Settings) -> bool:
+    """Return whether the adapter's start follows from texts."""
+    if settings.adapter.name == "none":
+        return False
+    adapter = build_adapter(settings.adapter)
+    return adapter.needs_inputs or adapter.needs_gradients
 
 
 def stand_in(settings: Settings) -> str | None:

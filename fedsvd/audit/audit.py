@@ -17,6 +17,7 @@ from fedsvd.audit.verdicts import Verdict
 from fedsvd.client.worker import get_worker
 from fedsvd.composing import config_folder
 from fedsvd.errors import wrong
+from fedsvd.rounds.budget import settled
 from fedsvd.settings import Settings
 from fedsvd.strategies.base import Strategy
 from fedsvd.strategies.build import build_strategy
@@ -95,7 +96,7 @@ def check_audited(settings: Settings, options: Options) -> None:
 
 def audit(given: Settings, options: Options, tell: Callable[[str], None] = lambda _: None) -> Audit:
     """Audit a configuration; `tell` receives lines of progress. Raises InputError, RunError."""
-    settings = audited(given)
+    settings = settled(audited(given))
     plan = get_worker(settings).plan
     verdicts: list[Verdict] = []
     figures: dict[str, Any] = {"plan": _planned(plan)}

@@ -19,6 +19,7 @@ from fedsvd.rounds.journal import NAME, Journal
 from fedsvd.rounds.participation import all_spent
 from fedsvd.rounds.run import Run
 from fedsvd.settings import Settings
+from fedsvd.settings.clients import AUTO
 from fedsvd.strategies.base import Strategy
 from fedsvd.terminal import complain
 
@@ -106,7 +107,10 @@ def plan_rounds(settings: Settings, saved: Saved) -> tuple[Settings, int]:
     try:
         facts = saved.facts
         planned, until, done = (int(facts[k]) for k in ("planned_rounds", "rounds", "round"))
-        refuse_changes(str(saved.path), dict(facts["config"]), flat(settings))
+        then = dict(facts["config"])
+        if settings.training.microbatch_tokens == AUTO:  # the run's own choice goes on
+            settings = settings.with_budget(int(then["training.microbatch_tokens"]))
+        refuse_changes(str(saved.path), then, flat(settings))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{saved.path}: is damaged: lacks {error}") from error
     asked = settings.rounds

@@ -89,10 +89,10 @@ def settle(worker: Worker) -> None:
     wanted = worker.settings.privacy.gradients
     key = remembered.checked(worker, worker.trains, worker.task.classes)
     if wanted != "loop" and worker.weights and remembered.passed(key):
-        with _kept(worker):
+        with undisturbed(worker):
             worker.plan = replace(worker.plan, gradients="hooks")
         return
-    with _kept(worker), _asked(worker) as asked:
+    with undisturbed(worker), _asked(worker) as asked:
         expected = _alone(asked)
         worst = Difference("", 0.0) if wanted == "loop" else _by_hooks(asked, expected)
     wrongly = worst if worst.size > TOLERANCE else None
@@ -140,7 +140,7 @@ def _asked(worker: Worker) -> Iterator[Worker]:
 
 
 @contextmanager
-def _kept(worker: Worker) -> Iterator[None]:
+def undisturbed(worker: Worker) -> Iterator[None]:
     """Leave values, modes, hooks and random generators as they are."""
     values = {n: p.detach().clone() for n, p in worker.model.trainable().items()}
     worker.use.kinds = worker.trains

@@ -1,6 +1,6 @@
 """What a model does with random tokens, asked before anything is attached to it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,16 @@ def some_tokens(
     if isinstance(places, int) and places > 0:
         longest = min(longest, max(4, places - pad - 1))  # RoBERTa counts from the padding's id
     lengths = [min(t, longest) for t in (*LENGTHS, longest)]
+    return random_tokens(name, backbone, tokens, lengths, classes, objective)
+
+
+def random_tokens(
+    name: str, backbone: nn.Module, tokens: Tokens, lengths: Sequence[int], classes: int,
+    objective: Objective,
+) -> Tokens:  # fmt: skip
+    """Return random texts of these lengths, as `some_tokens` does."""
+    model: Any = backbone
+    pad = tokens.pad_id
     generator = torch_stream(SEED, Purpose.CHECK, "tokens")
     size = vocabulary(name, model)
     drawn = [torch.randint(size - 1, (t,), generator=generator) for t in lengths]

@@ -67,7 +67,7 @@ class PublicTexts:
             yield objective_of(self.settings.task).losses(self.model, batch)
 
     def _groups(self, tokens: Tokens, rows: Sequence[int]) -> Iterator[list[int]]:
-        return tokens.microbatches(rows, self.settings.training.microbatch_tokens)
+        return tokens.microbatches(rows, self.settings.training.budget)
 
 
 def spread(rows: Sequence[int], most: int) -> list[int]:

@@ -146,7 +146,7 @@ def _train(
                 limits.hold(named)
             worker.narrow(rule.kinds(step, trains))
             drawn = [int(rows[i]) for i in poisson_sample(len(rows), plan.sample_rate, sampler)]
-            groups = list(worker.tokens.microbatches(drawn, training.microbatch_tokens))
+            groups = list(worker.tokens.microbatches(drawn, training.budget))
             if private is not None:
                 seed = None if worker.plan.secure_noise else settings.seed
                 key = keys_of_step(worker.tokens, seed, *keys, step)

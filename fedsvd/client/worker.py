@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsvd.adapters import lora
-from fedsvd.adapters.build import check_inputs, check_stored
+from fedsvd.adapters.build import check_inputs, check_stored, looks_at_texts
 from fedsvd.adapters.targets import find_layers
 from fedsvd.client import dropout, remembered
 from fedsvd.client.gradients import settle
@@ -39,6 +39,7 @@ from fedsvd.objectives.build import objective_of
 from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import PrivacyPlan, make_plan
 from fedsvd.settings import DataSettings, Settings
+from fedsvd.settings.clients import AUTO, DEFAULT_BUDGET
 from fedsvd.terminal import complain
 
 # Padded tokens of a batch that is evaluated: few fit a processor's caches, many fill a card.
@@ -192,6 +193,23 @@ def get_worker(settings: Settings, anew: bool = False) -> Worker:
     return _built[key]
 
 
+def with_budget(worker: Worker, tokens: int) -> Worker:
+    """Return the process's worker for a worker's settings with another token budget.
+
+    It is the same one, but where its start follows from the budget: that of an adapter which looks at
+    texts. There it is built anew, as in every other process.
+    """
+    settings = worker.settings.with_budget(tokens)
+    if settings == worker.settings:
+        return worker
+    _built.clear()
+    if looks_at_texts(settings):
+        return get_worker(settings)
+    worker.settings = settings
+    _built[settings.key()] = worker
+    return worker
+
+
 def forget() -> None:
     """Give up the process's worker: the next one is built anew, whatever has become of this one.
 
@@ -206,6 +224,8 @@ def read_ahead(settings: Settings) -> None:
     Texts, tokens and pretrained weights; where all is on the CPU also what is remembered of the model
     at its start. Raises InputError.
     """
+    if settings.training.microbatch_tokens == AUTO:
+        settings = settings.with_budget(DEFAULT_BUDGET)
     task, _ = deal(settings)
     objective = objective_of(settings.task)
     objective.tokens(settings, task, load_tokenizer(settings.model))

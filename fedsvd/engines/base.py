@@ -22,6 +22,9 @@ class Engine(Grid, ABC):
     a message with an error, as Flower does. An engine never changes a result.
     """
 
+    # Whether clients compose their settings themselves, and must be told what was chosen for `auto`.
+    composes: bool = False
+
     def __init__(self, clients: int) -> None:
         claim_identity()
         self._clients = clients

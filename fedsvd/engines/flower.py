@@ -28,10 +28,11 @@ class FlowerGrid(Engine):
     """
 
     def __init__(
-        self, grid: Grid, clients: int, patience: float = 300.0, timeout: float | None = None
-    ) -> None:
+        self, grid: Grid, clients: int, patience: float = 300.0, timeout: float | None = None,
+        composes: bool = False,
+    ) -> None:  # fmt: skip
         # Neither contexts nor an identity of the process: the runtime has its own.
-        self._grid, self._timeout = grid, timeout
+        self._grid, self._timeout, self.composes = grid, timeout, composes
         self._contexts = None
         self._invited: Sequence[int] = range(clients)
         self._replies: dict[str, Message] = {}

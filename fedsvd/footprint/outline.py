@@ -21,7 +21,7 @@ from fedsvd.client.recompute import Recomputed
 from fedsvd.client.shorten import tails
 from fedsvd.client.worker import choose_device, choose_precision
 from fedsvd.footprint.held import bytes_of, hold
-from fedsvd.footprint.live import Live
+from fedsvd.live import Live
 from fedsvd.lowrank import AdapterState
 from fedsvd.models.base import Model
 from fedsvd.models.decoder import Output

@@ -14,12 +14,13 @@ from fedsvd.composing import config_folder
 from fedsvd.data.sources import package_file
 from fedsvd.errors import InputError
 from fedsvd.factors import factors_of
-from fedsvd.footprint.machine import resident
-from fedsvd.footprint.machine import room as machine_room
 from fedsvd.footprint.outline import Moment, Sizes, precision_of, sizes
+from fedsvd.machine import resident
+from fedsvd.machine import room as machine_room
 from fedsvd.objectives.build import objective_of
 from fedsvd.rounds.start import check_start
 from fedsvd.settings import DataSettings, Settings
+from fedsvd.settings.clients import AUTO, DEFAULT_BUDGET
 from fedsvd.strategies.build import build_strategy
 from fedsvd.strategies.pairs import check_pair
 from fedsvd.strategies.use import check_use
@@ -97,7 +98,11 @@ def check(settings: Settings) -> None:
 
 
 def make_plan(settings: Settings) -> Plan:
-    """Return what a run under these settings takes. Reads the model's config.json; InputError."""
+    """Return what a run under these settings takes, with the default for `microbatch_tokens=auto`.
+
+    Reads the model's config.json; InputError.
+    """
+    settings = planned(settings)
     for name in EARLY:
         import_module(name)
     check(settings)
@@ -131,6 +136,12 @@ def make_plan(settings: Settings) -> Plan:
     )  # fmt: skip
 
 
+def planned(settings: Settings) -> Settings:
+    """Return the settings with the default in place of `training.microbatch_tokens=auto`."""
+    auto = settings.training.microbatch_tokens == AUTO
+    return settings.with_budget(DEFAULT_BUDGET) if auto else settings
+
+
 def _late() -> float:
     """Return what is imported at a run's end, in bytes: found once in a process."""
     if not _measured:
@@ -146,7 +157,7 @@ _measured: list[float] = []
 
 def moments_of(settings: Settings, device: torch.device, alone: bool) -> list[Moment]:
     """Return when memory can be largest: full micro-batches, the check of gradients, evaluation."""
-    longest, budget = settings.model.max_length, settings.training.microbatch_tokens
+    longest, budget = settings.model.max_length, settings.training.budget
     precision = precision_of(settings)
     lengths = dict.fromkeys((longest, max(8, longest // SHORT)))
     found = [
@@ -163,6 +174,7 @@ def moments_of(settings: Settings, device: torch.device, alone: bool) -> list[Mo
 
 def told(plan: Plan, settings: Settings) -> list[str]:
     """Return the plan as lines, with what to change if it does not fit."""
+    auto, settings = settings, planned(settings)
     at = plan.moment
     gradients = f", gradients {plan.by}" if at.trains else ""
     facts = [
@@ -185,6 +197,11 @@ def told(plan: Plan, settings: Settings) -> list[str]:
     lines.append(
         f"{'peak':12}{plan.most / MIB:>10,.0f} MiB  of {plan.room / MIB:,.0f} MiB of {where}"
     )
+    if auto != settings:
+        lines.append(
+            f"training.microbatch_tokens=auto: planned with {DEFAULT_BUDGET}; more is chosen only "
+            "where the memory that is free holds it twice"
+        )
     if settings.engine.name == "ray":
         lines.append("engine=ray: so much in each worker, and in the process that starts them")
     if plan.most <= plan.room:
@@ -198,7 +215,7 @@ def told(plan: Plan, settings: Settings) -> list[str]:
 def advice(plan: Plan, settings: Settings) -> list[str]:
     """Return overrides that make a run smaller, each with the peak that it would have."""
     training, model = settings.training, settings.model
-    fewer = max(model.max_length, training.microbatch_tokens // 4)
+    fewer = max(model.max_length, training.budget // 4)
     steps: dict[str, dict[str, Any]] = {
         "gradient_checkpointing=true": {"gradient_checkpointing": True},
         f"microbatch_tokens={fewer}": {"microbatch_tokens": fewer},
@@ -249,7 +266,7 @@ def _kernels(settings: Settings, shapes: int) -> float:
     if precision_of(settings) != "bf16":
         return 0.0
     training, data, clients = settings.training, settings.data, settings.clients
-    length, least = settings.model.max_length / 2, training.microbatch_tokens
+    length, least = settings.model.max_length / 2, training.budget
     rows = (data.public_size or 0) / 10
     looked = min(rows, data.held_out or rows) * length / TOKENS["cpu"]
     in_step = max(1.0, training.batch_size * length / least)

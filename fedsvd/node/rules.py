@@ -186,7 +186,7 @@ def _check_limits(policy: Policy, settings: Settings) -> None:
         "clients.number": (settings.clients.number, most.clients),
         "training.batch_size": (settings.training.batch_size, most.batch_size),
         "training.microbatch_tokens": (
-            settings.training.microbatch_tokens, most.microbatch_tokens,
+            settings.training.budget, most.microbatch_tokens,
         ),
         "training.cache": (settings.training.cache_bytes or 0, most.cache),
         "adapter.rank": (max(ranks), most.rank),

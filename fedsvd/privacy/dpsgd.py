@@ -16,7 +16,7 @@ from fedsvd.randomness import uniforms
 
 __all__ = [
     "UNFINISHED", "ClippingOptimizer", "StepReport", "attach_hooks", "dp_step",
-    "gradients_alone", "make_optimizer", "poisson_sample",
+    "gradients_alone", "make_optimizer", "poisson_sample", "take_microbatch",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -147,13 +147,9 @@ def dp_step(
     optimizer.zero_grad(set_to_none=True)
     total, count, norms = 0.0, 0, []
     for i, group in enumerate(groups):
-        take = _from_hooks if optimizer.gradients == "hooks" else _from_loop
-        each = take(optimizer, group, losses)
+        each = take_microbatch(optimizer, group, losses, last=i + 1 == len(groups))
         total, count = total + float(each.sum()), count + len(each)
-        optimizer.signal_skip_step(do_skip=i + 1 < len(groups))
-        optimizer.step()
         norms.append(optimizer.norms.float().cpu())
-        optimizer.zero_grad(set_to_none=True)
     if not groups:
         for p in parameters:
             p.grad_sample = torch.zeros((0, *p.shape), dtype=p.dtype, device=p.device)
@@ -162,6 +158,21 @@ def dp_step(
         optimizer.zero_grad(set_to_none=True)
     mean = total / count if count else float("nan")
     return StepReport(count, mean, torch.cat(norms) if norms else torch.zeros(0))
+
+
+def take_microbatch(
+    optimizer: ClippingOptimizer, group: Any, losses: Callable[[Any], Tensor], last: bool
+) -> Tensor:
+    """Add a micro-batch's clipped gradients to the step's sum and return its losses (n,).
+
+    With the `last` one the step is taken: noise is drawn and the parameters move. See `dp_step`.
+    """
+    take = _from_hooks if optimizer.gradients == "hooks" else _from_loop
+    each = take(optimizer, group, losses)
+    optimizer.signal_skip_step(do_skip=not last)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return each
 
 
 def _from_hooks(

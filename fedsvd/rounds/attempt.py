@@ -109,7 +109,8 @@ def _broken(run: Run, number: int, metrics: Mapping[str, Any]) -> str:
 
 def _orders(run: Run) -> ConfigRecord:
     """Return what clients are told beside what the strategy adds."""
-    config = ConfigRecord({records.ATTEMPT: run.attempt} if run.attempt else {})
+    attempt = {records.ATTEMPT: run.attempt} if run.attempt else {}
+    config = ConfigRecord({**run.orders, **attempt})
     if records.LOSS in (_metrics(run) or ()):
         config[records.SENDS_LOSS] = True
     return config

@@ -80,7 +80,7 @@ def evaluate(
     content = RecordDict(
         {
             records.ARRAYS: records.to_record(run.state.tensors()),
-            records.CONFIG: ConfigRecord({PART: part}),
+            records.CONFIG: ConfigRecord({**run.orders, PART: part}),
         }
     )
     replies = run.grid.send_and_receive(
@@ -224,6 +224,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "failures": sum(reasons(run.history).values()),
         "failure_reasons": reasons(run.history),
         "precision": run.worker.precision,
+        "microbatch_tokens": settings.training.budget,
         "device": str(run.worker.device),
         "attack": settings.attack.name,
         "state_digest": run.state.digest(),

@@ -44,9 +44,7 @@ class WorkerView(PublicView):
         try:
             total = 0.0
             sums = {name: torch.zeros_like(p) for name, p in named.items()}
-            for group in worker.tokens.microbatches(
-                rows, worker.settings.training.microbatch_tokens
-            ):
+            for group in worker.tokens.microbatches(rows, worker.settings.training.budget):
                 loss = worker.losses(group).sum() / len(rows)
                 total += float(loss.detach())
                 for p in named.values():
@@ -73,7 +71,7 @@ class WorkerView(PublicView):
             for name, m in worker.model.layers.items()
         }
         groups = worker.tokens.microbatches(
-            worker.task.public.tolist(), worker.settings.training.microbatch_tokens
+            worker.task.public.tolist(), worker.settings.training.budget
         )
         if worker.hooks is not None:
             worker.hooks.disable_hooks()
@@ -97,7 +95,7 @@ class WorkerView(PublicView):
             places = {m: name for name, m in worker.model.backbone.named_modules()}
             paths = {name: places[m] for name, m in worker.model.layers.items()}
             groups = worker.tokens.microbatches(
-                worker.task.public.tolist(), worker.settings.training.microbatch_tokens
+                worker.task.public.tolist(), worker.settings.training.budget
             )
             batches = (worker.tokens.batch(g, worker.device).inputs for g in groups)
             found = calibration.measure(worker.model.backbone, paths.values(), batches)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from fedsvd.errors import wrong
 from fedsvd.settings.checks import at_least, choice, positive
@@ -87,7 +88,7 @@ class TrainingSettings:
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0  # norm of the whole gradient, only without privacy
     precision: str = "auto"
-    microbatch_tokens: int = 768
+    microbatch_tokens: int | Literal["auto"] = 768  # auto: measured before round 0
     factors: str = "auto"  # which of A, B train: what the strategy declares, or B, A, AB
     gradient_checkpointing: bool = False  # blocks run again on the way back, to save memory
     cache: str = "auto"  # of what enters the lowest adapted block: auto, off, or bytes of memory
@@ -105,12 +106,23 @@ class TrainingSettings:
         if self.clip_norm is not None:
             positive("training.clip_norm", self.clip_norm)
         choice("training.precision", self.precision, ("auto", "bf16", "fp32"))
-        at_least("training.microbatch_tokens", self.microbatch_tokens, 1)
+        if not isinstance(self.microbatch_tokens, str) and self.microbatch_tokens < 1:
+            raise wrong(
+                "training.microbatch_tokens", self.microbatch_tokens,
+                "auto, or a whole number of at least 1",
+            )  # fmt: skip
         choice("training.factors", self.factors, ("auto", "A", "B", "AB"))
         if self.cache not in ("auto", "off") and not (
             self.cache.isascii() and self.cache.isdigit()
         ):
             raise wrong("training.cache", self.cache, "auto, off, or a whole number of bytes")
+
+    @property
+    def budget(self) -> int:
+        """The padded tokens of a micro-batch; RuntimeError for `auto`, which a run replaces."""
+        if isinstance(self.microbatch_tokens, str):
+            raise RuntimeError("training.microbatch_tokens: auto, and no number was chosen")
+        return self.microbatch_tokens
 
     @property
     def cache_bytes(self) -> int | None:
@@ -120,4 +132,6 @@ class TrainingSettings:
         return AUTO_CACHE if self.cache == "auto" else int(self.cache)
 
 
+AUTO = "auto"
+DEFAULT_BUDGET = 768  # tokens, where nothing was measured
 AUTO_CACHE = 2**30  # bytes; the default task with the default model takes about 450 MB in float32

@@ -1,13 +1,13 @@
 """A whole run, and what its groups demand of each other."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.settings.attack import AttackSettings
 from fedsvd.settings.averaging import AveragingSettings
 from fedsvd.settings.checks import at_least, choice
-from fedsvd.settings.clients import ClientSettings, TrainingSettings
+from fedsvd.settings.clients import AUTO, ClientSettings, TrainingSettings
 from fedsvd.settings.data import PUBLISHED_CLIENTS, DataSettings, PartitionSettings
 from fedsvd.settings.engine import EngineSettings, RecorderSettings
 from fedsvd.settings.faults import FaultSettings
@@ -156,6 +156,12 @@ class Settings:
         privacy = self.privacy
         if self.labelled and self.data.labels is None:
             raise wrong("data.labels", None, "the list of labels with partition=own")
+        if self.training.microbatch_tokens == AUTO:
+            raise wrong(
+                "training.microbatch_tokens", AUTO,
+                "a whole number with partition=own: it moves the last bits, so it is chosen before "
+                "nodes are asked, and no node chooses it",
+            )  # fmt: skip
         if privacy.unit == "none":
             return
         if privacy.public_counts or self.data.public_size is None:
@@ -174,6 +180,10 @@ class Settings:
                 "privacy.diagnostics", True,
                 "false with partition=own: what it sends is outside the guarantee",
             )  # fmt: skip
+
+    def with_budget(self, tokens: int) -> "Settings":
+        """Return the same settings with `training.microbatch_tokens` of so many tokens."""
+        return replace(self, training=replace(self.training, microbatch_tokens=tokens))
 
     def key(self) -> str:
         """Return a text that is equal for equal settings."""

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from fedsvd.client.worker import build_worker
 from fedsvd.errors import InputError
 from fedsvd.factors import factors_of
-from fedsvd.footprint.machine import resident
 from fedsvd.footprint.outline import Moment, sizes
 from fedsvd.footprint.plan import EARLY, LATE, make_plan, told
+from fedsvd.machine import resident
 from fedsvd.models.language_model import CHUNK_BYTES
 from fedsvd.run import main
 from tests.conftest import compose_settings
@@ -179,7 +179,7 @@ print(subprocess.run(sys.argv[1:], capture_output=True, text=True, check=True).s
 
 @pytest.mark.skipif(not os.path.exists(STATUS), reason="the system has no /proc")
 def test_the_memory_of_who_started_it_is_not_counted():
-    ask = "from fedsvd.footprint.machine import resident; print(resident())"
+    ask = "from fedsvd.machine import resident; print(resident())"
     command = [sys.executable, "-c", HOLDER, sys.executable, "-c", ask]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert 2**20 < int(done.stdout) < 10**9
