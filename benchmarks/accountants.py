@@ -8,6 +8,7 @@ import itertools
 import math
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,9 @@ def main() -> None:
     epsilon([(1.0, 0.1, 10)], 1e-5, "pld")
     print(f"{'rate':>6}{'sigma':>7}{'steps':>7}{'pld':>11}{'prv/pld':>10}{'rdp/pld':>10}"
           f"{'pld s':>8}{'prv s':>8}{'rdp s':>8}")  # fmt: skip
-    apart, below, failed = [], [], []
+    apart: list[Any] = []
+    below: list[Any] = []
+    failed: list[Any] = []
     for rate, sigma, steps in itertools.product(RATES, SIGMAS, STEPS):
         found, seconds = {}, {}
         for name in ("rdp", "pld", "prv"):

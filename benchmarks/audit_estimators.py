@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def of_opake() -> dict[str, Callable[[Scores], float]]:
     import opake.auditing
     from opake.auditing.types import CoinFlip
 
-    def estimate(scores: Scores) -> object:
+    def estimate(scores: Scores) -> Any:
         inside, outside = scores
         every = np.arange(len(inside) + len(outside))
         mask = every < len(inside)

@@ -24,7 +24,7 @@ BUGS = (
 
 def main() -> None:
     quiet()
-    settings = from_config(OmegaConf.to_container(compose(sys.argv[1:]), resolve=True))
+    settings = from_config(OmegaConf.to_container(compose(sys.argv[1:]), resolve=True))  # type: ignore[arg-type]
     print("| bug | mu (se), theory | epsilon of the mechanism, at least | flagged |")
     print("|---|---|---:|---|")
     for bug in (None, *BUGS):

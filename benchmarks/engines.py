@@ -13,8 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import ray
+from flwr.app import Context
+from flwr.serverapp import Grid
 
 from benchmarks.common import machine, table
 from benchmarks.noop import noop_app, round_of
@@ -25,7 +29,10 @@ from fedsvd.settings import EngineSettings
 CASES = [(6, 3, 1638.4), (1000, 50, 10.0), (10000, 50, 10.0)]  # clients, a round, kB
 
 
-def timed(one, choose, repeats: int, least: float = 0.0) -> float:
+def timed(
+    one: Callable[[Iterable[int]], None], choose: Callable[[int], list[int]], repeats: int,
+    least: float = 0.0,
+) -> float:  # fmt: skip
     """Return the median seconds of a round, after two warm ones and `least` seconds of them."""
     began, times = time.perf_counter(), []
     for number in range(repeats):
@@ -39,7 +46,7 @@ def timed(one, choose, repeats: int, least: float = 0.0) -> float:
     return statistics.median(times)
 
 
-def chosen(clients: int, per_round: int):
+def chosen(clients: int, per_round: int) -> Callable[[int], list[int]]:
     step = clients // per_round
     return lambda number: [(k * step + number) % clients for k in range(per_round)]
 
@@ -96,7 +103,7 @@ def flower_case(case: list, repeats: int, path: str) -> None:
     app = ServerApp()
 
     @app.main()
-    def main(grid, context):
+    def main(grid: Grid, context: Context) -> None:
         while len(nodes := sorted(grid.get_node_ids())) < clients:
             time.sleep(0.1)
         choose = chosen(clients, per_round)
@@ -105,7 +112,7 @@ def flower_case(case: list, repeats: int, path: str) -> None:
         with open(path, "w") as file:
             file.write(str(median))
 
-    resources = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2}}
+    resources: Any = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2}}
     run_simulation(app, noop_app(), clients, backend_config=resources)
 
 

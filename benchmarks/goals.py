@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,7 +113,8 @@ def ray_alone() -> Callable[[], object]:
         def copies(self, array: np.ndarray, number: int) -> list[np.ndarray]:
             return [array.copy() for _ in range(number)]
 
-    actors, array = [Echo.remote() for _ in range(2)], np.zeros(1638400 // 4, np.float32)
+    echo: Any = Echo
+    actors, array = [echo.remote() for _ in range(2)], np.zeros(1638400 // 4, np.float32)
 
     def one() -> None:
         given = ray.put(array)

@@ -11,6 +11,7 @@ import argparse
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,8 +75,8 @@ def shares(worker: Worker, start: str, rank: int, unseen: Mapping[str, Tensor]) 
         if layer in attached.initial.factors:
             A, B = attached.initial.factors[layer].A, None
         else:
-            module = attached.layers[layer]
-            A, B = module.A, module.B  # type: ignore[assignment]
+            module: Any = attached.layers[layer]
+            A, B = module.A, module.B
         part = G @ basis(A.double().mT)
         part = part if B is None else basis(B.double()).mT @ part
         seen.append(float(part.square().sum()))

@@ -54,7 +54,7 @@ def architectures() -> None:
             found.append(real(*args))  # type: ignore[arg-type]
             return found[-1]
 
-        gradients._compare = compare
+        gradients._compare = compare  # type: ignore[assignment]
         said = io.StringIO()
         try:
             with contextlib.redirect_stderr(said):
@@ -76,7 +76,7 @@ def padding() -> None:
     print("\nThe same gradients, padded and alone, on the default model")
     for precision in ("fp32", "bf16"):
         worker = default_worker(f"training.precision={precision}")
-        with gradients._kept(worker), gradients._asked(worker) as asked:
+        with gradients.undisturbed(worker), gradients._asked(worker) as asked:
             asked.model.precision = precision
             named = list(asked.model.trainable())
             expected = gradients._alone(asked)

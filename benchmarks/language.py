@@ -21,7 +21,7 @@ from fedsvd.composing import compose
 from fedsvd.config import from_config
 from fedsvd.data.tokens import Tokens
 from fedsvd.factors import factors_of
-from fedsvd.footprint.outline import sizes
+from fedsvd.footprint.outline import Moment, sizes
 from fedsvd.privacy.dpsgd import dp_step, make_optimizer
 from fedsvd.privacy.hooks import Hooks
 from fedsvd.settings import Settings
@@ -118,7 +118,7 @@ def memory() -> None:
     print("\nA step of 2 x 384 tokens beside weights, hooks on")
     for more in ([], ["training.gradient_checkpointing=true"], ["model.attention=sdpa"]):
         given = settings_of("training.precision=fp32", *more)
-        found = sizes(given, factors_of(given), 2, 384)
+        found = sizes(given, factors_of(given), Moment("a step", 2, 384, "fp32"))
         print(f"{' '.join(more) or 'as it is':40}{found.most / 2**20:>8,.0f} MiB")
 
 

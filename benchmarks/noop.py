@@ -48,11 +48,11 @@ def round_of(
 ) -> Callable[[Iterable[int]], None]:
     """Return a round: configure, send to these nodes and back, aggregate."""
     strategy = FFA()
-    strategy.broadcasts = ("A", "B")
+    strategy.broadcasts = ("A", "B")  # type: ignore[misc]
     arrays = to_record(state_of(kilobytes).tensors())
 
     def one(nodes: Iterable[int]) -> None:
-        messages = strategy.configure_train(1, arrays, ConfigRecord(), Shown(nodes))
+        messages = strategy.configure_train(1, arrays, ConfigRecord(), Shown(nodes))  # type: ignore[arg-type]
         replies = list(send(messages))
         assert not any(reply.has_error() for reply in replies)
         strategy.aggregate_train(1, replies)

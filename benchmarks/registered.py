@@ -37,6 +37,7 @@ from fedsvd.records import (
 from fedsvd.rounds.attempt import one_round
 from fedsvd.rounds.describe import describe_round, describe_start
 from fedsvd.rounds.journal import Journal
+from fedsvd.rounds.run import Run
 from fedsvd.run import config_folder
 from fedsvd.strategies.build import build_strategy
 
@@ -67,7 +68,7 @@ def texts_in(folder: Path) -> Path:
     return folder
 
 
-def prepared(texts: Path, clients: int):
+def prepared(texts: Path, clients: int) -> Run:
     began = time.perf_counter()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("config", [
@@ -76,14 +77,14 @@ def prepared(texts: Path, clients: int):
             "clients.per_round=10", "model.head_init=zeros", "rounds=400",
             "training.local_steps=1", "training.batch_size=2", "privacy.accountant=rdp",
         ])  # fmt: skip
-    settings = from_config(OmegaConf.to_container(config, resolve=True))
+    settings = from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     run = prepare(settings, build_strategy(settings.strategy))
     run.rounds = settings.rounds
     print(f"{clients} clients prepared in {time.perf_counter() - began:.1f} s")
     return run
 
 
-def whole_round(run, folder: Path):
+def whole_round(run: Run, folder: Path) -> Callable[[], None]:
     """Return what runs the next round as `fedsvd.experiment.train` does, but for evaluation."""
     folder.mkdir()
     run.journal = Journal(folder / "journal.jsonl")
@@ -101,7 +102,7 @@ def whole_round(run, folder: Path):
     return one
 
 
-def ratio(title: str, ones: dict[int, object], repeats: int) -> None:
+def ratio(title: str, ones: dict[int, Callable[[], None]], repeats: int) -> None:
     wall: dict[int, list[float]] = {n: [] for n in ones}
     cpu: dict[int, list[float]] = {n: [] for n in ones}
     for number in range(repeats + 2):

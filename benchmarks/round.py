@@ -23,7 +23,7 @@ def main() -> None:
     app = noop_app()
     grid = InlineGrid(app, 6)
     strategy = FFA()
-    strategy.broadcasts = ("A", "B")  # 1.6 MB down and up
+    strategy.broadcasts = ("A", "B")  # type: ignore[misc]  # 1.6 MB down and up
     arrays = to_record(state.tensors())
     content = RecordDict({ARRAYS: arrays})
     contexts = [Context(1, k, {}, RecordDict(), {}) for k in range(3)]

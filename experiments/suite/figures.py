@@ -21,7 +21,7 @@ def draw(suite: dict[str, Any], runs: Runs, cells: Sequence[Cell], path: Path) -
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    found: dict[tuple[str, ...], list[Cell]] = {}
+    found: dict[tuple[str, str, str, str, str], list[Cell]] = {}
     for cell in cells:
         if any("failed" not in line for line in reported(runs, cell).values()):
             found.setdefault(cell.setting, []).append(cell)

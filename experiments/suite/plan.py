@@ -105,7 +105,7 @@ def choices(suite: dict[str, Any], cell: Cell) -> list[tuple[float, float]]:
 
 def settings_of(told: list[str]) -> Settings:
     """Return the settings of a command line. Raises InputError."""
-    return from_config(OmegaConf.to_container(compose(told), resolve=True))
+    return from_config(OmegaConf.to_container(compose(told), resolve=True))  # type: ignore[arg-type]
 
 
 def overrides(suite: dict[str, Any], trial: Trial) -> list[str]:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from experiments.each import restarted
-from experiments.suite.plan import load
+from experiments.suite.plan import load, settings_of
 
 HERE = Path(__file__).parent
 RATES = {"head": (1e-2, 1e-3), "lora": (5e-3, 1e-3), "full": (1e-3, 2e-4), "random": (1e-3, 2e-4)}
@@ -68,11 +68,7 @@ def make(
 
 def train(suite: dict[str, Any], key: dict[str, Any]) -> dict[str, float]:
     """Train one model and return its validation accuracy and that of the most frequent label."""
-    from omegaconf import OmegaConf
-
     from fedsvd.client.worker import build_worker
-    from fedsvd.composing import compose
-    from fedsvd.config import from_config
 
     told = [
         *suite["tasks"][key["task"]], *suite["models"][key["model"]]["overrides"],
@@ -80,8 +76,8 @@ def train(suite: dict[str, Any], key: dict[str, Any]) -> dict[str, float]:
         "model.head_init=zeros", "training.precision=fp32", "training.cache=off",
         f"adapter={ADAPTER.get(key['what'], 'none')}", f"engine.threads={torch.get_num_threads()}",
     ]  # fmt: skip
-    worker = build_worker(from_config(OmegaConf.to_container(compose(told), resolve=True)))
-    parameters = list(worker.model.trainable().values())
+    worker = build_worker(settings_of(told))
+    parameters: list[torch.Tensor] = list(worker.model.trainable().values())
     if key["what"] in ("full", "random"):
         backbone = worker.model.backbone
         if key["what"] == "random":
