@@ -8,11 +8,9 @@ The bugs are those of tests/planted.py.
 import sys
 
 import pytest
-from omegaconf import OmegaConf
 
 from fedsvd.audit.audit import Options, audit
-from fedsvd.composing import compose
-from fedsvd.config import from_config
+from fedsvd.composing import settings_of
 from fedsvd.execute import quiet
 from tests import planted
 
@@ -24,7 +22,7 @@ BUGS = (
 
 def main() -> None:
     quiet()
-    settings = from_config(OmegaConf.to_container(compose(sys.argv[1:]), resolve=True))  # type: ignore[arg-type]
+    settings = settings_of(sys.argv[1:])
     print("| bug | mu (se), theory | epsilon of the mechanism, at least | flagged |")
     print("|---|---|---:|---|")
     for bug in (None, *BUGS):

@@ -10,12 +10,9 @@ sampling, padding, noise and the optimiser.
 """
 
 import argparse
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,28 +21,13 @@ from benchmarks.products import TASKS
 from fedsvd.client import budget
 from fedsvd.client.training import train_locally
 from fedsvd.client.worker import Worker, build_worker
-from fedsvd.composing import compose
-from fedsvd.config import from_config
+from fedsvd.composing import settings_of
 from fedsvd.settings.clients import DEFAULT_BUDGET
 
 
 def worker_of(given: list[str]) -> Worker:
-    from omegaconf import OmegaConf
-
     told = ["privacy.accountant=rdp", "engine.threads=1", *given]
-    config: Any = OmegaConf.to_container(compose(told), resolve=True)
-    return build_worker(from_config(config).with_budget(DEFAULT_BUDGET))
-
-
-def processor() -> str:
-    """Return the processor's name, as the system has it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        named = dict.fromkeys(("model name", "cpu family", "model"), "?")
-        named |= {k.strip(): v.strip() for k, _, v in (x.partition(":") for x in lines) if k}
-        return f"{named['model name']}, family {named['cpu family']}, model {named['model']}"
-    except OSError:
-        return platform.processor()
+    return build_worker(settings_of(told).with_budget(DEFAULT_BUDGET))
 
 
 def steps_at(worker: Worker, seconds: float) -> Mapping[int, float]:
@@ -77,7 +59,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{machine()}; {processor()}")
+    print(machine())
     for name in [arguments.only] if arguments.only else TASKS:
         worker = worker_of([*TASKS[name], *arguments.overrides])
         began = time.perf_counter()

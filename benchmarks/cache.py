@@ -9,14 +9,12 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping
-
-from omegaconf import OmegaConf
+from dataclasses import replace
 
 from benchmarks.common import machine
 from fedsvd.client.training import train_locally
 from fedsvd.client.worker import Worker, build_worker
-from fedsvd.composing import compose
-from fedsvd.config import from_config
+from fedsvd.composing import settings_of
 
 VARIANTS = {
     "all blocks adapted": [],
@@ -32,7 +30,7 @@ def worker_of(*overrides: str) -> Worker:
         "privacy.accountant=rdp", "training.local_steps=1", "training.precision=fp32",
         "engine.threads=1", *overrides,
     ]  # fmt: skip
-    return build_worker(from_config(OmegaConf.to_container(compose(given), resolve=True)))  # type: ignore[arg-type]
+    return build_worker(settings_of(given))
 
 
 def interleaved(
@@ -95,7 +93,9 @@ def main() -> None:
     steps = {name: lambda w=w: train_locally(w, w.initial, most, 1) for name, w in workers.items()}
     drawn = steps[KEPT]().steps[0].examples
     show(f"A local step of {drawn} examples", interleaved(steps, repeats))
-    looks = {name: lambda w=w: w.evaluate(w.initial, rows) for name, w in workers.items()}
+    # What a run starts from is scored once in a process, so it is given as that of a later round.
+    later = {name: replace(w.initial, round=1) for name, w in workers.items()}
+    looks = {n: lambda w=w, s=later[n]: w.evaluate(s, rows) for n, w in workers.items()}
     show(f"Evaluation of {len(rows)} examples", interleaved(looks, max(2, repeats // 3)))
     filling(workers[KEPT], rows[:200].tolist())
 

@@ -1,8 +1,10 @@
 """Timing shared by the benchmarks: interleaved repetitions, medians, ratios to a named baseline."""
 
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
@@ -34,4 +36,16 @@ def machine() -> str:
     """Return what this runs on."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    level = torch.backends.cpu.get_cpu_capability()
+    return f"{processor()}, {torch.get_num_threads()} threads, {level}"
+
+
+def processor() -> str:
+    """Return the processor's name, as the system has it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "CPU"
+    found = {k.strip(): v.strip() for k, _, v in (x.partition(":") for x in lines)}
+    known = [found[key] for key in ("model name", "cpu family", "model") if key in found]
+    return " ".join(known) or platform.processor() or "CPU"

@@ -22,8 +22,7 @@ from fedsvd.adapters import lora
 from fedsvd.adapters.build import build_adapter
 from fedsvd.client.public import PublicTexts
 from fedsvd.client.worker import Worker, build_worker
-from fedsvd.composing import compose
-from fedsvd.config import from_config
+from fedsvd.composing import settings_of
 from fedsvd.settings import AdapterSettings, Settings
 
 HEADS = {"trained": "texts", "frozen_random": "random"}  # where the head starts
@@ -42,14 +41,12 @@ STARTS: dict[str, tuple[str, dict[str, object], str]] = {
 }
 
 
-def settings_of(start: str, texts: int) -> Settings:
-    from omegaconf import OmegaConf
-
+def settings_from(start: str, texts: int) -> Settings:
     given = [
         "adapter=none", "privacy=none", "training.precision=fp32", f"data.public={texts}",
         f"model.head_init={start}",
     ]  # fmt: skip
-    return from_config(OmegaConf.to_container(compose(given), resolve=True))  # type: ignore[arg-type]
+    return settings_of(given)
 
 
 def looks_of(worker: Worker, texts: str) -> PublicTexts:
@@ -97,7 +94,7 @@ def main() -> None:
     given = parser.parse_args()
     print(machine())
     for head, start in HEADS.items():
-        worker = build_worker(settings_of(start, given.texts))
+        worker = build_worker(settings_from(start, given.texts))
         looks = looks_of(worker, "public")
         names = [
             n for n, _ in looks.model.backbone.named_modules() if n.endswith(("query", "value"))

@@ -10,22 +10,18 @@ import io
 import statistics
 import time
 
-from omegaconf import OmegaConf
-
 from benchmarks.common import interleaved, machine, table
 from fedsvd.client import gradients
 from fedsvd.client.training import train_locally
 from fedsvd.client.worker import Worker, build_worker
-from fedsvd.composing import compose
-from fedsvd.config import from_config
+from fedsvd.composing import settings_of
 from fedsvd.errors import InputError
 from fedsvd.privacy.exactness import TOLERANCE, Difference, farthest
 from fedsvd.testing.architectures import ARCHITECTURES, small_worker
 
 
 def default_worker(*overrides: str) -> Worker:
-    config = OmegaConf.to_container(compose(["privacy.accountant=rdp", *overrides]), resolve=True)
-    return build_worker(from_config(config))  # type: ignore[arg-type]
+    return build_worker(settings_of(["privacy.accountant=rdp", *overrides]))
 
 
 def cost(repeats: int) -> None:

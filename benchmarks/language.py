@@ -12,29 +12,22 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 
 from benchmarks.common import machine
 from fedsvd.client.training import plain_step
 from fedsvd.client.worker import Worker, build_worker
-from fedsvd.composing import compose
-from fedsvd.config import from_config
+from fedsvd.composing import settings_of
 from fedsvd.data.tokens import Tokens
 from fedsvd.factors import factors_of
 from fedsvd.footprint.outline import Moment, sizes
 from fedsvd.privacy.dpsgd import dp_step, make_optimizer
 from fedsvd.privacy.hooks import Hooks
-from fedsvd.settings import Settings
 
 GIVEN = [
     "task=causal", "data=squad_qa", "model=smollm2", "partition=iid", "data.limit=20",
     "data.limit_evaluation=10", "partition.min_examples=0", "privacy.accountant=rdp",
     "adapter.targets=[q_proj,v_proj]",
 ]  # fmt: skip
-
-
-def settings_of(*more: str) -> Settings:
-    return from_config(OmegaConf.to_container(compose([*GIVEN, *more]), resolve=True))  # type: ignore[arg-type]
 
 
 def some(rows: int, tokens: int) -> Tokens:
@@ -72,7 +65,7 @@ def of_transformers(rows: int, tokens: int, precision: str) -> Callable[[], obje
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    name = settings_of().model.name
+    name = settings_of(GIVEN).model.name
     plain = AutoModelForCausalLM.from_pretrained(name, attn_implementation="eager")
     plain.config.use_cache = False
     model = get_peft_model(plain, LoraConfig(r=8, target_modules=["q_proj", "v_proj"]))
@@ -91,7 +84,7 @@ def of_transformers(rows: int, tokens: int, precision: str) -> Callable[[], obje
 
 
 def steps(rows: int, tokens: int, repeats: int) -> None:
-    worker = build_worker(settings_of("privacy=none"))
+    worker = build_worker(settings_of([*GIVEN, "privacy=none"]))
     worker.tokens = some(rows, tokens)
     hooks = Hooks(worker.model)
     variants = {
@@ -117,7 +110,7 @@ def steps(rows: int, tokens: int, repeats: int) -> None:
 def memory() -> None:
     print("\nA step of 2 x 384 tokens beside weights, hooks on")
     for more in ([], ["training.gradient_checkpointing=true"], ["model.attention=sdpa"]):
-        given = settings_of("training.precision=fp32", *more)
+        given = settings_of([*GIVEN, "training.precision=fp32", *more])
         found = sizes(given, factors_of(given), Moment("a step", 2, 384, "fp32"))
         print(f"{' '.join(more) or 'as it is':40}{found.most / 2**20:>8,.0f} MiB")
 

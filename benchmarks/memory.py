@@ -14,10 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-from fedsvd.composing import compose
-from fedsvd.config import from_config
+from fedsvd.composing import settings_of
 from fedsvd.factors import factors_of
 from fedsvd.footprint.outline import sizes
 from fedsvd.footprint.plan import beside, moments_of
@@ -97,8 +94,7 @@ def shapes() -> None:
                     "+experiment=llm/instruct", f"model.name={folder}", "data.path=none",
                     "data.public_size=10000", "model.attention=sdpa", "training.precision=bf16", more,
                 ]  # fmt: skip
-                config = OmegaConf.to_container(compose(overrides), resolve=True)
-                settings = from_config(config)  # type: ignore[arg-type]
+                settings = settings_of(overrides)
                 on_card = moments_of(settings, torch.device("cuda"), alone=False)
                 found = {m: sizes(settings, factors_of(settings), m) for m in on_card}
                 most = max(found, key=lambda m: beside(found[m], m, settings))

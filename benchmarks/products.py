@@ -25,7 +25,6 @@ if "--avx2" in sys.argv:
     os.environ.update(AVX2)  # they are read when torch is loaded
 
 import torch  # noqa: E402
-from omegaconf import OmegaConf  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
@@ -33,8 +32,7 @@ from benchmarks.common import machine  # noqa: E402
 from fedsvd.client import worker as workers  # noqa: E402
 from fedsvd.client.training import train_locally  # noqa: E402
 from fedsvd.client.worker import Worker, build_worker  # noqa: E402
-from fedsvd.composing import compose  # noqa: E402
-from fedsvd.config import from_config  # noqa: E402
+from fedsvd.composing import settings_of  # noqa: E402
 
 TASKS = {
     "default model": [],
@@ -99,7 +97,7 @@ def worker_of(*overrides: str) -> Worker:
     given = [
         "privacy.accountant=rdp", "training.precision=fp32", "engine.threads=1", *overrides,
     ]  # fmt: skip
-    return build_worker(from_config(OmegaConf.to_container(compose(given), resolve=True)))  # type: ignore[arg-type]
+    return build_worker(settings_of(given))
 
 
 def interleaved(variants: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:

@@ -14,12 +14,10 @@ from pathlib import Path
 
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from benchmarks.common import machine
 from fedsvd.checkpoints.writer import CheckpointWriter
-from fedsvd.config import from_config
+from fedsvd.composing import settings_of
 from fedsvd.engines.inline import InlineGrid
 from fedsvd.experiment import make_grid, prepare
 from fedsvd.lowrank.pair import kind_of
@@ -38,7 +36,6 @@ from fedsvd.rounds.attempt import one_round
 from fedsvd.rounds.describe import describe_round, describe_start
 from fedsvd.rounds.journal import Journal
 from fedsvd.rounds.run import Run
-from fedsvd.run import config_folder
 from fedsvd.strategies.build import build_strategy
 
 MANY, FEW = 10_000, 10
@@ -70,14 +67,12 @@ def texts_in(folder: Path) -> Path:
 
 def prepared(texts: Path, clients: int) -> Run:
     began = time.perf_counter()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        config = compose("config", [
-            "data=folder", f"data.path={texts}", "data.labels=['0','1']", "data.public_size=20000",
-            "partition=iid", "partition.min_examples=0", f"clients.number={clients}",
-            "clients.per_round=10", "model.head_init=zeros", "rounds=400",
-            "training.local_steps=1", "training.batch_size=2", "privacy.accountant=rdp",
-        ])  # fmt: skip
-    settings = from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    settings = settings_of([
+        "data=folder", f"data.path={texts}", "data.labels=['0','1']", "data.public_size=20000",
+        "partition=iid", "partition.min_examples=0", f"clients.number={clients}",
+        "clients.per_round=10", "model.head_init=zeros", "rounds=400",
+        "training.local_steps=1", "training.batch_size=2", "privacy.accountant=rdp",
+    ])  # fmt: skip
     run = prepare(settings, build_strategy(settings.strategy))
     run.rounds = settings.rounds
     print(f"{clients} clients prepared in {time.perf_counter() - began:.1f} s")

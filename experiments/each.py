@@ -83,19 +83,13 @@ def warm(told: list[str]) -> None:
     Nothing is done where that is of the data and model of the last call. What is wrong with a run, it
     says itself.
     """
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
     from fedsvd.client.worker import forget, read_ahead
-    from fedsvd.config import from_config
+    from fedsvd.composing import settings_of
     from fedsvd.errors import InputError
-    from fedsvd.run import config_folder
     from fedsvd.surroundings import as_found
 
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        composed = OmegaConf.to_container(compose("config", [*told, *COMMON]), resolve=True)
     with as_found(), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(InputError):
-        settings = from_config(composed)  # type: ignore[arg-type]
+        settings = settings_of([*told, *COMMON])
         key = repr((settings.data, settings.model, settings.training.precision))
         if key in _warm:
             return

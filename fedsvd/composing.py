@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fedsvd import complaints
+from fedsvd.config import from_config
 from fedsvd.errors import InputError
+from fedsvd.settings import Settings
 
 
 def config_folder() -> Path:
@@ -30,6 +32,16 @@ def compose(overrides: list[str], *, hydra: bool = False) -> DictConfig:
             return hydra_compose("config", overrides, return_hydra_config=hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(explain(error)) from error
+
+
+def settings_of(overrides: list[str]) -> Settings:
+    """Return the settings of a command line of `python -m fedsvd.run`. Raises InputError."""
+    return checked(compose(overrides))
+
+
+def checked(config: DictConfig) -> Settings:
+    """Return the settings of a composed configuration. Raises InputError."""
+    return from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
 
 
 def explain(error: Exception) -> str:

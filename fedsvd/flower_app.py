@@ -16,11 +16,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from fedsvd.client.app import make_client_app
-from fedsvd.composing import compose
-from fedsvd.config import from_config
+from fedsvd.composing import checked, compose
 from fedsvd.engines.flower import CLIENT, NODES, FlowerGrid, simulated_nodes
 from fedsvd.errors import InputError
 from fedsvd.execute import execute
@@ -49,7 +48,7 @@ def main(grid: Grid, context: Context) -> None:
     config = compose([*given, *more])
     check_server_only(compose(given), config)
     given += more
-    settings = from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    settings = checked(config)
     timeout = float(context.run_config.get("timeout", 0.0)) or None
     auto = settings.training.microbatch_tokens == AUTO
     engine = FlowerGrid(grid, settings.clients.number, patience, timeout, composes=auto)
@@ -113,7 +112,7 @@ def simulated(context: Context) -> Settings:
 @functools.lru_cache(maxsize=1)
 def _settings(given: tuple[str, ...], server: tuple[str, ...], nodes: int) -> Settings:
     config = compose([*for_nodes(given, nodes), *server])
-    return from_config(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    return checked(config)
 
 
 def check_server_only(config: DictConfig, whole: DictConfig) -> None:

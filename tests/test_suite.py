@@ -8,10 +8,10 @@ import pytest
 
 from experiments.suite.figures import draw
 from experiments.suite.plan import FILE, Cell, Trial, cells, grid, load, overrides
-from experiments.suite.plan import settings_of as composed
 from experiments.suite.records import best, edges, neighbours, read, record
 from experiments.suite.tables import paired, reported, searched, table
 from fedsvd import run
+from fedsvd.composing import settings_of as composed
 from fedsvd.strategies.build import build_strategy
 from fedsvd.strategies.pairs import check_pair
 from fedsvd.strategies.use import check_use

@@ -7,11 +7,6 @@ from pathlib import Path
 from typing import Any, final
 
 import yaml
-from omegaconf import OmegaConf
-
-from fedsvd.composing import compose
-from fedsvd.config import from_config
-from fedsvd.settings import Settings
 
 FILE = Path(__file__).with_name("suite.yaml")
 CLIP = {"none": "training.clip_norm"}  # of the others: of each example
@@ -101,11 +96,6 @@ def choices(suite: dict[str, Any], cell: Cell) -> list[tuple[float, float]]:
     if "training.optimizer=adamw" in suite["methods"][cell.method]:
         return [(float(lr), float(clip)) for clip in given["clip"] for lr in given["lr_adamw"]]
     return [(step / clip, float(clip)) for clip in given["clip"] for step in given["step"]]
-
-
-def settings_of(told: list[str]) -> Settings:
-    """Return the settings of a command line. Raises InputError."""
-    return from_config(OmegaConf.to_container(compose(told), resolve=True))  # type: ignore[arg-type]
 
 
 def overrides(suite: dict[str, Any], trial: Trial) -> list[str]:

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from experiments.each import restarted
-from experiments.suite.plan import load, settings_of
+from experiments.suite.plan import load
+from fedsvd.composing import settings_of
 
 HERE = Path(__file__).parent
 RATES = {"head": (1e-2, 1e-3), "lora": (5e-3, 1e-3), "full": (1e-3, 2e-4), "random": (1e-3, 2e-4)}

@@ -56,11 +56,11 @@ def _mean(vectors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
     mean, sums = torch.empty_like(like), like.new_empty(2, min(n, step), dtype=torch.float64)
     for begin in range(0, n, step):
         piece, term = sums[:, : n - begin]
-        piece.copy_(vectors[0][begin : begin + step]).mul_(shares[0])
-        for vector, share in zip(vectors[1:], shares[1:], strict=True):
+        piece.zero_()
+        for vector, share in zip(vectors, shares, strict=True):
             # In float64 here: `add_` would ask the system for new memory to do so in.
             piece.add_(term.copy_(vector[begin : begin + step]), alpha=share)
-        mean[begin : begin + step].copy_(piece)
+        mean[begin : begin + step] = piece
     return mean
 
 

@@ -6,13 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from omegaconf import OmegaConf
 from torch import nn
 
 from fedsvd.adapters import lora
 from fedsvd.client.worker import Worker, finish
-from fedsvd.composing import compose
-from fedsvd.config import from_config
+from fedsvd.composing import settings_of
 from fedsvd.data.task import Task
 from fedsvd.data.tokens import Tokens
 from fedsvd.models.classifier import Classifier
@@ -205,7 +203,7 @@ def small_worker(
         "model.max_length=20", f"data.public_size={n}", "clients.number=1", "clients.per_round=1",
         "training.local_steps=1", f"training.batch_size={n}", *overrides,
     ]  # fmt: skip
-    settings = from_config(OmegaConf.to_container(compose(given), resolve=True))  # type: ignore[arg-type]
+    settings = settings_of(given)
     settings = replace(settings, model=replace(settings.model, name=architecture.name))
     texts = some_texts(n) if texts is None else texts
     rows, none = np.arange(n), np.zeros(0, dtype=np.int64)
