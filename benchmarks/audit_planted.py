@@ -5,12 +5,14 @@
 The bugs are those of tests/planted.py.
 """
 
+import argparse
 import sys
 
 import pytest
 
 from fedsvd.audit.audit import Options, audit
 from fedsvd.composing import settings_of
+from fedsvd.errors import InputError
 from fedsvd.execute import quiet
 from tests import planted
 
@@ -22,7 +24,12 @@ BUGS = (
 
 def main() -> None:
     quiet()
-    settings = settings_of(sys.argv[1:])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.audit_planted", description=__doc__)
+    parser.add_argument("overrides", nargs="*", help="as of python -m fedsvd.run")
+    try:
+        settings = settings_of(parser.parse_args().overrides)
+    except InputError as error:
+        parser.error(str(error))
     print("| bug | mu (se), theory | epsilon of the mechanism, at least | flagged |")
     print("|---|---|---:|---|")
     for bug in (None, *BUGS):

@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.common import chosen
+
 PROBE = """
 import resource, sys
 from fedsvd.run import main
@@ -86,7 +88,7 @@ def memory(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asked = sys.argv[1:] or ["workers", "sweep", "memory"]
+    asked = chosen(__doc__, ["workers", "sweep", "memory"])
     with tempfile.TemporaryDirectory() as place:
         for name in asked:
             {"workers": workers, "sweep": sweep, "memory": memory}[name](Path(place))

@@ -1,9 +1,10 @@
 """Timing shared by the benchmarks: interleaved repetitions, medians, ratios to a named baseline."""
 
+import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +31,18 @@ def table(title: str, seconds: Mapping[str, float], baseline: str) -> None:
     for name, value in seconds.items():
         mark = "  (baseline)" if name == baseline else ""
         print(f"{name:34}{1000 * value:>9.2f} ms{value / seconds[baseline]:>10.3f}{mark}")
+
+
+def chosen(about: str | None, names: Sequence[str]) -> list[str]:
+    """Return the names that the command line gives, all of them if it gives none."""
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=about, formatter_class=plain)
+    parser.add_argument("names", nargs="*", metavar="|".join(names), help="all if none is given")
+    given: list[str] = parser.parse_args().names
+    for name in given:
+        if name not in names:
+            parser.error(f"{name!r} is not allowed; it must be one of {', '.join(names)}")
+    return given or list(names)
 
 
 def machine() -> str:

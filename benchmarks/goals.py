@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import machine
+from benchmarks.common import chosen, machine
 
 START = """
 import time
@@ -147,7 +147,7 @@ def registered() -> None:
 
 
 def main() -> None:
-    asked = sys.argv[1:] or ["round", "ray", "registered", "start"]
+    asked = chosen(__doc__, ["round", "ray", "registered", "start"])
     torch.set_num_threads(1)
     print(machine())
     for name in asked:

@@ -29,7 +29,7 @@ from fedsvd.errors import InputError, wrong
 from fedsvd.models.base import Model
 from fedsvd.objectives.base import Objective
 from fedsvd.privacy.dpsgd import gradients_alone
-from fedsvd.privacy.exactness import TOLERANCE, Difference, farthest
+from fedsvd.privacy.exactness import CLEAR, TOLERANCE, Difference, farthest
 from fedsvd.privacy.hooks import Hooks
 from fedsvd.privacy.plan import PrivacyPlan
 from fedsvd.randomness import Purpose, torch_stream
@@ -38,7 +38,6 @@ from fedsvd.terminal import complain
 
 GROUPS = ((0, 1, 2), (3, 4), (0,))  # micro-batches: of several, of two of unlike lengths, of one
 AGAIN = (1,)  # examples that are asked once more, after all others
-CLEAR = 0.25  # of what is tolerated: what is closer than that is not measured again in a process
 PAUSES = (0.0, 0.003, 0.011, 0.037, 0.053, 0.071, 0.097, 0.123)  # seconds before each look
 REPEATED = 1e-6  # what they may differ by: some kernels of CUDA add in any order
 

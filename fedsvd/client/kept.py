@@ -17,7 +17,7 @@ from fedsvd.client.arena import Arena
 from fedsvd.data.tokens import Tokens
 from fedsvd.models.base import Model
 from fedsvd.models.lower import Lower
-from fedsvd.privacy.exactness import TOLERANCE
+from fedsvd.privacy.exactness import TOLERANCE, apart
 from fedsvd.terminal import complain
 
 
@@ -174,7 +174,7 @@ def _fault(kept: Kept, asked: Tokens) -> str:
             for group in [[row] for row in rows] + [list(rows)]:
                 inputs = asked.batch(group, kept.device).inputs
                 found = model.features(inputs, kept.entering(asked, group))
-                far = _far(found, model.features(inputs))
+                far = apart(found, model.features(inputs))
                 if not far < TOLERANCE:
                     return f"from there the features differ by {far:.1e}"
             if not torch.equal(drawn, torch.get_rng_state()):
@@ -188,8 +188,3 @@ def _fault(kept: Kept, asked: Tokens) -> str:
     if any(n not in now or not torch.equal(b, now[n]) for n, b in buffers.items()):
         return "the model remembers what it has seen"
     return ""
-
-
-def _far(found: Tensor, expected: Tensor) -> float:
-    apart = (found - expected).double().norm(dim=1)
-    return float((apart / expected.double().norm(dim=1)).max())

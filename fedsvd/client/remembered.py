@@ -58,21 +58,23 @@ def forget() -> None:
 
 
 def passed(key: Hashable) -> bool:
-    """Return whether hooks were found right for a model with this key; see `checked`."""
+    """Return whether a check of a model with this key was clearly passed; see `checked`."""
     return key in _passed
 
 
 def note(key: Hashable) -> None:
-    """Remember that hooks are right for a model with this key."""
+    """Remember that the check of a model with this key was clearly passed."""
     _passed[key] = None
     _last(_passed, key)
 
 
 def checked(worker: Worker, trains: Sequence[str], classes: int) -> Hashable:
-    """Return what the check of per-example gradients follows from, but for the seed.
+    """Return what a check of a model at its start follows from, but for the seed.
 
-    The check tells whether hooks, layers and padding of a model are such that an example's gradient
-    is its own. What a seed draws, the start of its factors, moves the check by rounding alone.
+    `trains` names the kinds that the check of per-example gradients moves. It tells whether hooks,
+    layers and padding of a model are such that an example's gradient is its own. Without kinds the
+    check is that of the frozen parts that run as one operation (`fedsvd.client.shorten`). What a seed
+    draws, the start of its factors, moves either by rounding alone.
     """
     s, lower = worker.settings, worker.model.lower
     named = [(n, tuple(p.shape), p.dtype) for n, p in worker.model.named_parameters()]

@@ -298,7 +298,8 @@ def finish(worker: Worker) -> None:
         classes=worker.task.classes, objective=worker.objective,
     )  # fmt: skip
     asked = ask(longest=longest)
-    shorten(model, asked, worker.device)
+    key = remembered.checked(worker, (), worker.task.classes) if worker.weights else None
+    shorten(model, asked, worker.device, key)
     if settings.training.gradient_checkpointing:
         # The comparison keeps whole blocks, which long texts may find no room for.
         few = ask(longest=min(SHORT, longest))

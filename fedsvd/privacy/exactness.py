@@ -15,6 +15,7 @@ from torch import Tensor
 # 1e-7 to 1e-5 (`python -m benchmarks.gradients` prints it by architecture). What is wrong with hooks
 # or padding differs by 1e-3 and more. A false alarm costs time, never privacy.
 TOLERANCE = 1e-4
+CLEAR = 0.25  # of what is tolerated: what is closer than that is not measured again in a process
 # What is small beside an example's whole gradient is measured against this share of it: there a
 # tensor's own rounding is large beside it and matters to no clip.
 SHARE = 1e-2
@@ -48,11 +49,18 @@ def farthest(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Dif
         if f.shape != e.shape:
             return Difference(name, float("inf"), f"{name} has gradients of shape {tuple(f.shape)}")
         scale = sizes[name] + SHARE * whole
-        apart = _norms(f - e) / scale.clamp(min=torch.finfo(scale.dtype).tiny)
-        size = float(apart.nan_to_num(nan=float("inf")).max())
+        far = _norms(f - e) / scale.clamp(min=torch.finfo(scale.dtype).tiny)
+        size = float(far.nan_to_num(nan=float("inf")).max())
         if size > worst.size:
             worst = Difference(name, size)
     return worst
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    """Return the greatest ||f - e|| / ||e|| of rows (n, d); what is not finite is infinitely far."""
+    sizes = _norms(expected)
+    far = _norms(found - expected) / sizes.clamp(min=torch.finfo(sizes.dtype).tiny)
+    return float(far.nan_to_num(nan=float("inf")).max())
 
 
 def _norms(rows: Tensor) -> Tensor:

@@ -5,11 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedsvd.client import remembered
 from fedsvd.client import shorten as module
 from fedsvd.client import worker as workers
 from fedsvd.client.shorten import shorten
+from fedsvd.client.worker import build_worker
 from fedsvd.models.tail import Tail
 from fedsvd.testing.architectures import ARCHITECTURES, small_worker
+from tests.conftest import compose_settings
 from tests.privacy.steps import moved_state
 
 CASES = {
@@ -81,3 +84,26 @@ def test_a_part_that_is_watched_is_left_alone(monkeypatch):
     blocks = worker.model.backbone.base_model.encoder.layer
     blocks[0].output.dense.register_forward_hook(lambda *_: None)
     assert len(shorten(worker.model, asked, worker.device)) == len(blocks) - 1
+
+
+def test_a_process_asks_a_model_once(monkeypatch, tiny_inputs):
+    def start(*overrides):
+        settings = compose_settings(*tiny_inputs, "rounds=1", "engine.threads=1", *overrides)
+        asked.append(0)
+        return build_worker(settings)
+
+    asked, features = [], module._features
+
+    def counted(*given):
+        asked[-1] += 1
+        return features(*given)
+
+    monkeypatch.setattr(module, "_features", counted)
+    remembered.forget()
+    workers = [start(*o) for o in ([], ["seed=1"], ["adapter.rank=3"], ["adapter.rank=3"])]
+    assert asked == [2, 0, 2, 0]
+    assert all(tails(w) for w in workers)
+    monkeypatch.setattr(module, "CLEAR", 0.0)
+    remembered.forget()
+    assert all(tails(start()) for _ in range(2))
+    assert asked[-2:] == [2, 2]  # what is tolerated and not clearly right is asked again

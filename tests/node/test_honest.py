@@ -49,7 +49,7 @@ def owner(tmp_path):
     return make_owner(tmp_path)
 
 
-LOUD = ("privacy.epsilon=null", "privacy.noise_multiplier=0.9", "training.local_steps=3")
+LOUD = ("privacy.epsilon=null", "privacy.noise_multiplier=0.83", "training.local_steps=3")
 
 
 def test_an_honest_round_is_charged_what_it_really_takes(owner):
@@ -62,7 +62,7 @@ def test_an_honest_round_is_charged_what_it_really_takes(owner):
 
 
 def test_the_budget_ends_where_the_accountant_says_whatever_the_run_or_the_round(owner):
-    most = bound(0.9, RATE, 3)
+    most = bound(0.83, RATE, 3)
     assert 2 < most < 40
     for i in range(most):
         run = context(owner, *LOUD, f"rounds={2 + i}", f"seed={i}", run=i // 2)
@@ -70,7 +70,7 @@ def test_the_budget_ends_where_the_accountant_says_whatever_the_run_or_the_round
         assert not client_app(asked, run).has_error(), i
     for run, given in ((0, LOUD), (1000, LOUD), (0, (*LOUD, "rounds=1000"))):
         assert_refused(owner, message(), context(owner, *given, run=run), Refusal.SPENT)
-    assert events(owner) == [(0.9, RATE, 3)] * most
+    assert events(owner) == [(0.83, RATE, 3)] * most
     # What is left is enough for less.
     less = (*LOUD[:1], "privacy.noise_multiplier=50", "training.local_steps=1")
     assert not client_app(message(), context(owner, *less)).has_error()
@@ -119,7 +119,7 @@ def other_process(owner, *arguments):
 
 
 def test_a_restart_begins_where_the_account_stands_and_a_kill_is_charged(owner):
-    most = bound(0.9, RATE, 3)
+    most = bound(0.83, RATE, 3)
     for i in range(most - 3):
         assert not client_app(message(), context(owner, *LOUD, run=i)).has_error()
     status, _ = other_process(owner, "kill", "1", *LOUD)
@@ -142,7 +142,7 @@ def test_a_restart_begins_where_the_account_stands_and_a_kill_is_charged(owner):
 )
 def test_the_same_rows_have_one_account(owner, change):
     assert not client_app(message(), context(owner, *LOUD)).has_error()
-    rest = bound(0.9, RATE, 3) - 1
+    rest = bound(0.83, RATE, 3) - 1
     worker._built.clear()
     if change == "a symbolic link":
         (owner.folder / "link").symlink_to(owner.data.parent)

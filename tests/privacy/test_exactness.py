@@ -14,7 +14,7 @@ from transformers import BertModel
 
 from fedsvd.client.training import train_locally
 from fedsvd.errors import InputError
-from fedsvd.privacy.exactness import TOLERANCE, Difference, farthest
+from fedsvd.privacy.exactness import TOLERANCE, Difference, apart, farthest
 from fedsvd.testing.architectures import (
     ARCHITECTURES,
     Architecture,
@@ -262,3 +262,11 @@ def test_farthest_is_the_greatest_relative_distance():
     f["b"][1] = math.nan
     assert farthest(f, e).size == math.inf > TOLERANCE
     assert farthest({"a": e["a"][:1], "b": e["b"]}, e).size == math.inf
+
+
+def test_how_far_rows_are_apart():
+    e = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    assert apart(e, e) == 0
+    assert apart(e + torch.tensor([[0.0, 0.5], [0.0, 0.0]]), e) == pytest.approx(0.1)
+    assert apart(e + torch.tensor([[0.0, 0.0], [0.0, 1e-9]]), e) > 1
+    assert apart(e * math.nan, e) == apart(e, e * math.inf) == math.inf
