@@ -175,8 +175,9 @@ def _how_to_go_on(folder: Path) -> Iterator[None]:
 def quiet() -> None:
     """Keep libraries' advice off the screen, unless hydra.verbose asks for it; ours stays."""
     asked = {n: logging.getLogger(n).level == logging.DEBUG for n in ("", *LIBRARIES)}
-    import flwr.common.logger  # noqa: F401 -- sets its own level when it is imported
+    import flwr.common.logger  # noqa: F401 -- sets its level to DEBUG when it is first imported
 
+    asked["flwr"] = verbose_in_hydra("flwr")
     for name in LIBRARIES:
         wanted = asked[""] or asked[name]
         logging.getLogger(name).setLevel(logging.DEBUG if wanted else logging.ERROR)

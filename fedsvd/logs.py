@@ -98,8 +98,11 @@ def logged(verbose: bool = False) -> Iterator[RunLog]:
         LOG.setLevel(level)
 
 
-def verbose_in_hydra() -> bool:
-    """Return whether `hydra.verbose` asks for anything."""
+def verbose_in_hydra(name: str | None = None) -> bool:
+    """Return whether `hydra.verbose` asks for anything, or for the logger of this name."""
     from hydra.core.hydra_config import HydraConfig
 
-    return bool(HydraConfig.initialized() and HydraConfig.get().verbose)
+    given = HydraConfig.get().verbose if HydraConfig.initialized() else False
+    if name is None or isinstance(given, bool):
+        return bool(given)
+    return name == given if isinstance(given, str) else name in given

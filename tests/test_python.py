@@ -14,10 +14,13 @@ import pandas as pd
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 import fedsvd
+from fedsvd import execute
 from fedsvd.calling import called
+from fedsvd.composing import compose
 from fedsvd.errors import InputError, RunError, TrialsFailed
 from tests import tiny
 
@@ -195,6 +198,27 @@ def test_verbose_and_the_log_file(inputs, tmp_path, capfd):
         assert "[fedsvd][DEBUG] - fedsvd 0." in told
     assert "[fedsvd][INFO] - round 1/1" in log
     assert "round 1/1" not in err
+
+
+@pytest.mark.parametrize(
+    ("given", "level"),
+    [
+        ([], logging.ERROR),
+        (["hydra.verbose=[flwr]"], logging.DEBUG),
+        (["hydra.verbose=true"], logging.DEBUG),
+    ],
+)
+def test_flower_imported_before_is_quiet_unless_it_is_asked_for(given, level):
+    flower = logging.getLogger("flwr")
+    before = flower.level, HydraConfig.instance().cfg
+    try:
+        flower.setLevel(logging.DEBUG)  # as Flower's own import leaves it
+        HydraConfig.instance().set_config(compose(given, hydra=True))
+        execute.quiet()
+        assert flower.level == level
+    finally:
+        flower.setLevel(before[0])
+        HydraConfig.instance().cfg = before[1]
 
 
 def test_the_log_file_says_what_ended_a_run(inputs, tmp_path):
