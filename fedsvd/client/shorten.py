@@ -61,10 +61,9 @@ def _farthest(
 ) -> float:
     """Return how far any text's features are from those before, relative to their norm."""
     try:
-        found = _features(model, asked, device)
+        return apart(torch.cat(_features(model, asked, device)), torch.cat(before))
     except (RuntimeError, ValueError, TypeError, IndexError):  # a part that is not as it looks
         return float("inf")
-    return apart(torch.cat(found), torch.cat(before))
 
 
 @torch.no_grad()

@@ -62,12 +62,15 @@ def test_logits_and_gradients_are_those_of_the_model_as_it_was(monkeypatch, case
             assert torch.equal(found, expected)
 
 
-def test_where_features_differ_the_model_is_left_as_it_was(monkeypatch):
+@pytest.mark.parametrize(
+    "wrongly", [lambda x, y: y + 0.01 * x, lambda x, y: y * float("nan"), lambda x, y: y[..., :3]]
+)
+def test_where_features_differ_the_model_is_left_as_it_was(monkeypatch, wrongly):
     worker = built(monkeypatch, "mean", True)
     asked = workers.some_tokens("it", worker.model.backbone, worker.tokens, 16, 2, worker.objective)
     wrong = module.Tail._after_attention
     monkeypatch.setattr(
-        module.Tail, "_after_attention", lambda self, x, y: wrong(self, x, y) + 0.01 * x
+        module.Tail, "_after_attention", lambda self, x, y: wrongly(x, wrong(self, x, y))
     )
     before = worker.outputs([7, 2, 0])
     assert shorten(worker.model, asked, worker.device) == []
