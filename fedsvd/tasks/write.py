@@ -13,7 +13,10 @@ from typing import Any, final
 
 import yaml
 
+from fedsvd.errors import InputError, one_of
+
 PARTS = ("train", "validation", "test")
+PUBLIC = "public"  # a part that only some have
 
 
 @final
@@ -70,6 +73,26 @@ def deal_domains(
     return parts
 
 
+def apart(prepared: Prepared, client: str) -> Prepared:
+    """Return the same data with one client's training rows as the public part.
+
+    Its other rows are nobody's. So texts that anybody may see come from another source than those of
+    the clients. Raises InputError for a client that does not occur, or is the only one.
+    """
+    parts = prepared.parts
+    clients = sorted({row.client for row in parts["train"] if row.client})
+    if not clients[1:]:
+        raise InputError(f"--public {client}: these rows have no natural clients, or one alone")
+    if client not in clients:
+        raise one_of("--public", client, clients)
+    left = {p: [row for row in rows if row.client != client] for p, rows in parts.items()}
+    public = [row for row in parts["train"] if row.client == client]
+    facts = {**prepared.facts, "public": f"the training rows of {client}; its others are left out"}
+    if "clients" in facts:
+        facts["clients"] = f"{facts['clients']}, without {client}"
+    return Prepared(prepared.columns, {**left, PUBLIC: public}, facts)
+
+
 def write(name: str, prepared: Prepared, folder: Path) -> Path:
     """Write FOLDER/NAME with a CSV file for each part, card.yaml and README.md; return it.
 
@@ -83,7 +106,7 @@ def write(name: str, prepared: Prepared, folder: Path) -> Path:
         owned = any(row.client for row in prepared.parts["train"])
         labelled = any(row.label for row in prepared.parts["train"])
         more = [*(["label"] if labelled else []), *(["client"] if owned else [])]
-        for part in PARTS:
+        for part in prepared.parts:
             rows = list(once(prepared.parts[part]))
             with (new / f"{part}.csv").open("w", encoding="utf-8", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")

@@ -23,6 +23,15 @@ def test_an_unknown_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["bert_tiny", "all"])
+def test_only_data_have_a_public_client(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["vader", name, "--public", "tweets", "--out", str(tmp_path)]) == 2
+    assert f"--public tweets: {name} is no data set; of squad_pairs" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_lacking_says_how_it_is_made(tmp_path: Path) -> None:
     assert {*prepared.TASKS, *prepared.MODELS} == {*TASKS, *MODELS}
     with pytest.raises(InputError, match=r"does not exist; python -m fedsvd.tasks vader makes it"):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 
-from fedsvd.tasks.write import Prepared, Row, deal_domains, order, save, take_groups, write
+from fedsvd.errors import InputError
+from fedsvd.tasks.write import Prepared, Row, apart, deal_domains, order, save, take_groups, write
 from tests.tiny import make_inputs
 
 
@@ -103,3 +104,34 @@ def test_without_clients_there_is_no_column_of_them(tmp_path: Path) -> None:
     parts = {part: rows(part, client="") for part in ("train", "validation", "test")}
     place = write("mine", Prepared(("text",), parts, {}), tmp_path)
     assert (place / "train.csv").read_text() == "text,label\ntrain,a\n"
+
+
+def test_one_client_becomes_the_public_part(tmp_path: Path) -> None:
+    parts = {
+        part: rows(f"{part} 1", f"{part} 2", client="c") + rows(f"{part} 3", client="d")
+        for part in ("train", "validation", "test")
+    }
+    prepared = Prepared(("text",), parts, {"clients": "two letters"})
+    new = apart(prepared, "d")
+    place = write("mine", new, tmp_path)
+    card = yaml.safe_load((place / "card.yaml").read_text())
+    assert {part: held["clients"] for part, held in card["parts"].items()} == {
+        "train": {"c": 2}, "validation": {"c": 2}, "test": {"c": 2}, "public": {"d": 1}
+    }  # fmt: skip
+    assert card["clients"] == "two letters, without d"
+    assert (place / "public.csv").read_text() == "text,label,client\ntrain 3,a,d\n"
+    assert prepared.parts["train"] == parts["train"]  # the given data are as before
+
+
+@pytest.mark.parametrize(("client", "said"), [("e", "'e' is not allowed"), ("", "is not allowed")])
+def test_a_public_client_that_is_none_is_refused(client: str, said: str) -> None:
+    both = [*rows("x"), *rows("y", client="d")]
+    with pytest.raises(InputError, match=f"--public: .*{said}.*choose from c, d"):
+        apart(Prepared(("text",), {"train": both, "validation": [], "test": []}, {}), client)
+
+
+@pytest.mark.parametrize("clients", [("", ""), ("c", "c")])
+def test_the_only_client_cannot_be_public(clients: tuple[str, str]) -> None:
+    both = [*rows("x", client=clients[0]), *rows("y", client=clients[1])]
+    with pytest.raises(InputError, match="no natural clients, or one alone"):
+        apart(Prepared(("text",), {"train": both, "validation": [], "test": []}, {}), "c")
