@@ -52,11 +52,11 @@ def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = 
             "gradient: what the model puts out does not depend on it"
         )
     grid = grid or make_grid(settings, worker)
-    start = worker.initial
+    start, losses = worker.initial, None
     if isinstance(strategy, Strategy):
         strategy.device, strategy.public = worker.device, WorkerView(worker)
     if settings.start.active:
-        start = start_on_public(
+        start, losses = start_on_public(
             start, WorkerView(worker), movable(settings, strategy), settings.start
         )
     if isinstance(strategy, Strategy):
@@ -64,6 +64,7 @@ def prepare(settings: Settings, strategy: FlowerStrategy, grid: Engine | None = 
     run = Run(settings, worker, strategy, grid, Ledger(worker.plan), start)
     if grid.composes:
         run.orders = {BUDGET: settings.training.budget}
+    run.started = losses
     run.rounds_taken, run.rounds = [0] * settings.clients.number, settings.rounds
     run.strategy_start = dict(vars(strategy))
     if worker.plan.unit == "client":

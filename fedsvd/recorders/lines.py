@@ -36,7 +36,7 @@ def header(start: Start) -> list[str]:
         ("strategy", settings.strategy.target),
         *([("averaging", settings.averaging.describe(start.rounds))]
           if settings.averaging.active else []),
-        *([("start", settings.start.describe())] if settings.start.active else []),
+        *([("start", settings.start.describe(start.started))] if settings.start.active else []),
         ("trains", f"{model.trained:,} of {model.parameters:,} parameters"),
         ("privacy", _budget(plan)),
         *([("noise", noise_source(plan))] if plan.private else []),

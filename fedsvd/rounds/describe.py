@@ -32,6 +32,7 @@ def describe_start(run: Run) -> Start:
             worker.precision, worker.blocks,
         ),
         ledger=run.ledger.as_dict(),
+        started=run.started,
     )  # fmt: skip
 
 

@@ -193,7 +193,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "best_examples": best.get("subset_examples", best.get("examples")),
         f"raw_{metric.name}": last.get(f"raw_{metric.name}"),
         "averaging": describe(run),
-        "start": settings.start.describe(),
+        "start": settings.start.describe(run.started),
         f"test_{metric.name}": test.get(metric.name),
         "test_loss": test.get("loss"),
         **{f"test_{m.name}": test.get(m.name) for m in more},

@@ -76,6 +76,7 @@ class Start:
         task: the data.
         model: the model.
         ledger: what privacy.json holds.
+        started: the loss of the public texts before and after `start`; None without it.
     """
 
     settings: Settings
@@ -84,6 +85,7 @@ class Start:
     task: TaskRecord
     model: ModelRecord
     ledger: Mapping[str, Any]
+    started: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

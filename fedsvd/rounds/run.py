@@ -36,6 +36,7 @@ class Run:
     attempt: int = 0  # at the coming round
     journal: Journal = field(default_factory=Journal)
     strategy_start: Mapping[str, Any] = field(default_factory=dict)
+    started: tuple[float, float] | None = None  # loss of the public texts before and after `start`
     orders: Mapping[str, int] = field(default_factory=dict)  # to all clients, in every message
     average: Average | None = None  # of states after rounds, if so set
     noise: dict[str, tuple[float, float]] = field(default_factory=dict)  # NoiseView.total

@@ -49,13 +49,14 @@ def movable(settings: Settings, strategy: FlowerStrategy) -> tuple[str, ...]:
 
 def start_on_public(
     state: AdapterState, view: PublicView, kinds: Collection[str], told: StartSettings
-) -> AdapterState:
+) -> tuple[AdapterState, tuple[float, float]]:
     """Return the state after `start.steps` of Adam on the mean loss of the public texts.
 
-    The rate falls linearly from `start.lr` to 0. `kinds` are those of `movable`; of "extra" what
-    clients train moves. Raises InputError if the state has nothing of them that can train.
+    With it comes this loss before and after. The rate falls linearly from `start.lr` to 0. `kinds`
+    are those of `movable`; of "extra" what clients train moves. Raises InputError if the state has
+    nothing of them that can train.
     """
-    trained = view.gradients(state, kinds)[1]
+    before, trained = view.gradients(state, kinds)
     x = {n: t.detach().clone() for n, t in state.select(kinds).items() if n in trained}
     if not x:
         raise InputError(NOTHING)
@@ -67,4 +68,5 @@ def start_on_public(
             tensor.grad = gradients[name]
         optimizer.step()
         fall.step()
-    return state.update(x)
+    state = state.update(x)
+    return state, (before, view.gradients(state, kinds)[0])

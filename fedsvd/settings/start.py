@@ -23,11 +23,12 @@ class StartSettings:
         """Whether anything is trained."""
         return self.name != "none"
 
-    def describe(self) -> str:
-        """Return what is done as a phrase."""
+    def describe(self, losses: tuple[float, float] | None = None) -> str:
+        """Return what is done as a phrase, with the loss of the public texts before and after."""
         if not self.active:
             return "none"
-        return f"{self.steps} steps of Adam at {self.lr:g} on the public texts, with their labels"
+        done = f"{self.steps} steps of Adam at {self.lr:g} on the public texts, with their labels"
+        return f"{done}: loss {losses[0]:.4f} to {losses[1]:.4f}" if losses else done
 
 
 STARTS = ("none", "public")

@@ -13,7 +13,9 @@ from fedsvd.experiment import prepare
 from fedsvd.lowrank import LowRank
 from fedsvd.lowrank.pair import kind_of
 from fedsvd.models.backbone import load_tokenizer
+from fedsvd.recorders.lines import header
 from fedsvd.rounds.attempt import one_round
+from fedsvd.rounds.describe import describe_start
 from fedsvd.rounds.public import WorkerView
 from fedsvd.rounds.start import check_start
 from fedsvd.strategies.build import build_strategy
@@ -57,6 +59,14 @@ def test_gradients_on_public_texts_are_those_of_the_mean_loss(privacy):
         assert one_round(run, 2)["failed"] == {}  # the hooks are on again
 
 
+def test_the_loss_of_the_start_is_told():
+    begun = start("data.public=12", "privacy=none", "start=public", "start.steps=2")
+    before, after = begun.started
+    told = f"on the public texts, with their labels: loss {before:.4f} to {after:.4f}"
+    assert any(told in line for line in header(describe_start(begun)))
+    assert not any("loss" in line for line in header(describe_start(start("privacy=none"))))
+
+
 def test_a_start_on_public_texts_moves_what_is_sent_and_nothing_else():
     chosen = ["data.public=12", "privacy=none", "training.precision=fp32"]
     plain = start(*chosen, "strategy=fedavg")
@@ -67,6 +77,7 @@ def test_a_start_on_public_texts_moves_what_is_sent_and_nothing_else():
         assert {kind_of(n) for n in after if not torch.equal(before[n], after[n])} == moved
         view = WorkerView(begun.worker)
         assert view.gradients(begun.state)[0] < loss - 0.01
+        assert begun.started == (loss, view.gradients(begun.state)[0])
         assert one_round(begun, 1)["failed"] == {}
     # Adam's first step is lr against the gradient's sign, in A too, which FFA's clients do not train.
     one = start(*chosen, "strategy=fedsvd", "start=public", "start.steps=1", "start.lr=0.01")
