@@ -200,3 +200,11 @@ def test_adamw_has_a_grid_of_its_own() -> None:
     assert {t.lr for t in grid(SUITE, adamw)} == set(SUITE["search"]["lr_adamw"])
     steps = {t.lr * t.clip for t in grid(SUITE, CELL)}
     assert steps == set(map(float, SUITE["search"]["step"]))
+
+
+def test_a_method_that_names_its_rate_has_no_other(tmp_path: Path) -> None:
+    cell, file = Cell(*CELL.name.split("/")[:5], "public_only"), tmp_path / "r.jsonl"
+    (trial,) = grid(SUITE, cell)
+    assert trial.lr == settings_of(trial).training.lr == 1e-30
+    made(file, cell, "search", trial.lr, trial.clip, 100, accuracy=0.6)
+    assert not list(neighbours(SUITE, read(file), cell))

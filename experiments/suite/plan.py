@@ -90,12 +90,21 @@ def choices(suite: dict[str, Any], cell: Cell) -> list[tuple[float, float]]:
     """Return the (lr, clip) of a cell's search: one grid for all of SGD, one for all of AdamW.
 
     Of SGD it is laid over `step` = lr x clip, the longest step that what is clipped can cause: with
-    that held, the clip says how much of what is above it still tells examples apart.
+    that held, the clip says how much of what is above it still tells examples apart. A
+    method that names its rate has no other.
     """
     given = suite["search"]
+    if (lr := own_rate(suite, cell)) is not None:
+        return [(lr, float(clip)) for clip in given["clip"]]
     if "training.optimizer=adamw" in suite["methods"][cell.method]:
         return [(float(lr), float(clip)) for clip in given["clip"] for lr in given["lr_adamw"]]
     return [(step / clip, float(clip)) for clip in given["clip"] for step in given["step"]]
+
+
+def own_rate(suite: dict[str, Any], cell: Cell) -> float | None:
+    """Return the rate that a cell's method names, None if it is searched."""
+    named = [o for o in suite["methods"][cell.method] if o.startswith("training.lr=")]
+    return float(named[-1].partition("=")[2]) if named else None
 
 
 def overrides(suite: dict[str, Any], trial: Trial) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.suite.plan import Cell, Trial
+from experiments.suite.plan import Cell, Trial, own_rate
 
 Runs = dict[tuple[Any, ...], dict[str, Any]]  # by `Trial.key`
 AXES = ("task", "model", "clients", "head", "budget", "method")
@@ -77,8 +77,11 @@ def best(runs: Runs, cell: Cell) -> tuple[float, float] | None:
 
 
 def neighbours(suite: dict[str, Any], runs: Runs, cell: Cell) -> Iterator[Trial]:
-    """Yield the runs at half and at twice the best rate of a cell's search, at its clip."""
-    if (found := best(runs, cell)) is not None:
+    """Yield the runs at half and at twice the best rate of a cell's search, at its clip.
+
+    There are none of a method that names its rate.
+    """
+    if own_rate(suite, cell) is None and (found := best(runs, cell)) is not None:
         for seed, factor in product(suite["search"]["seeds"], (0.5, 2)):
             yield Trial(cell, "search", found[0] * factor, found[1], seed)
 

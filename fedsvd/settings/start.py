@@ -11,7 +11,7 @@ class StartSettings:
 
     name: str = "none"
     steps: int = 30
-    lr: float = 0.003
+    lr: float = 0.01
 
     def __post_init__(self) -> None:
         choice("start.name", self.name, STARTS)
