@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _prepare(names: Sequence[str], out: Path, archives: Path, public: str | None) -> None:
     every = {**TASKS, **MODELS}
+    if not names and public is not None:
+        raise InputError(f"--public {public}: give the NAME of a data set; of {', '.join(TASKS)}")
     if not names:
         for name, module in every.items():
             say((module.__doc__ or name).splitlines()[0])
@@ -76,11 +78,15 @@ def _prepare(names: Sequence[str], out: Path, archives: Path, public: str | None
             raise one_of("NAME", name, (*every, "all"))
         if public is not None and name not in TASKS:
             raise InputError(f"--public {public}: {name} is no data set; of {', '.join(TASKS)}")
+    if public is not None:
+        found = {
+            name: apart(TASKS[name].prepare(archives), public) for name in dict.fromkeys(names)
+        }
+        for name, rows in found.items():  # none is written if one of them has no such client
+            say(f"{name}: {write(f'{name}_public_{public}', rows, out)}")
+        return
     for name in every if "all" in names else dict.fromkeys(names):
-        if name in TASKS and public is not None:
-            rows = apart(TASKS[name].prepare(archives), public)
-            place = write(f"{name}_public_{public}", rows, out)
-        elif name in TASKS:
+        if name in TASKS:
             place = write(name, TASKS[name].prepare(archives), out)
         else:
             place = MODELS[name].convert(archives, out)

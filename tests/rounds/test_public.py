@@ -21,6 +21,8 @@ from fedsvd.rounds.start import check_start
 from fedsvd.strategies.build import build_strategy
 from fedsvd.strategies.use import check_use
 from tests.conftest import TINY, compose_settings
+from tests.tiny import make_inputs
+from tests.tiny import run as run_whole
 
 
 def start(*overrides):
@@ -65,6 +67,15 @@ def test_the_loss_of_the_start_is_told():
     told = f"on the public texts, with their labels: loss {before:.4f} to {after:.4f}"
     assert any(told in line for line in header(describe_start(begun)))
     assert not any("loss" in line for line in header(describe_start(start("privacy=none"))))
+
+
+def test_the_loss_of_the_start_is_in_the_summary(tmp_path):
+    chosen = [*make_inputs(tmp_path), "privacy=none", "data.public=8", "rounds=1"]
+    found = run_whole(tmp_path / "a", [*chosen, "start=public", "start.steps=5"])
+    before, after = found["start_losses"]
+    assert after < before
+    assert "loss" not in found["start"]  # the same phrase for all seeds
+    assert "start_losses" not in run_whole(tmp_path / "b", chosen)
 
 
 def test_a_start_on_public_texts_moves_what_is_sent_and_nothing_else():

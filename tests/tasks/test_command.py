@@ -32,6 +32,11 @@ def test_only_data_have_a_public_client(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_public_client_needs_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--public", "tweets", "--out", str(tmp_path)]) == 2
+    assert "--public tweets: give the NAME of a data set" in capsys.readouterr().err
+
+
 def test_what_is_lacking_says_how_it_is_made(tmp_path: Path) -> None:
     assert {*prepared.TASKS, *prepared.MODELS} == {*TASKS, *MODELS}
     with pytest.raises(InputError, match=r"does not exist; python -m fedsvd.tasks vader makes it"):
