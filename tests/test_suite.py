@@ -208,3 +208,13 @@ def test_a_method_that_names_its_rate_has_no_other(tmp_path: Path) -> None:
     assert trial.lr == settings_of(trial).training.lr == 1e-30
     made(file, cell, "search", trial.lr, trial.clip, 100, accuracy=0.6)
     assert not list(neighbours(SUITE, read(file), cell))
+    (row,) = [line for line in table(SUITE, read(file), [cell]) if "public_only" in line]
+    assert "| 1e-30 |" in row  # and no star, which says that other rates were tried
+
+
+def test_a_rate_at_an_end_of_the_search_has_a_star(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    for lr, accuracy in ((1.0, 0.5), (2.0, 0.6)):
+        made(file, CELL, "search", lr, 0.5, 100, accuracy=accuracy)
+    (row,) = [line for line in table(SUITE, read(file), [CELL]) if CELL.method in line]
+    assert "| 2* |" in row

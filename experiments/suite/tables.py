@@ -6,7 +6,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
-from experiments.suite.plan import Cell
+from experiments.suite.plan import Cell, own_rate
 from experiments.suite.records import Runs, best, edges, searched_at
 from fedsvd.results.compare import estimate, shown
 
@@ -47,7 +47,7 @@ def _row(
     found: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]],
 ) -> str:  # fmt: skip
     good = {s: line for s, line in found.items() if "failed" not in line}
-    ends = edges(runs, cell, choice)
+    ends = () if own_rate(suite, cell) is not None else edges(runs, cell, choice)
     cells = [
         f"{v:g}{'*' if n in ends else ''}" for n, v in zip(("lr", "clip"), choice, strict=True)
     ]

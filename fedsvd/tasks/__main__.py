@@ -80,7 +80,8 @@ def _prepare(names: Sequence[str], out: Path, archives: Path, public: str | None
             raise InputError(f"--public {public}: {name} is no data set; of {', '.join(TASKS)}")
     if public is not None:
         found = {
-            name: apart(TASKS[name].prepare(archives), public) for name in dict.fromkeys(names)
+            name: apart(name, TASKS[name].prepare(archives), public)
+            for name in dict.fromkeys(names)
         }
         for name, rows in found.items():  # none is written if one of them has no such client
             say(f"{name}: {write(f'{name}_public_{public}', rows, out)}")

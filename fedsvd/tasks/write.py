@@ -73,8 +73,8 @@ def deal_domains(
     return parts
 
 
-def apart(prepared: Prepared, client: str) -> Prepared:
-    """Return the same data with one client's training rows as the public part.
+def apart(name: str, prepared: Prepared, client: str) -> Prepared:
+    """Return the data set `name` with one client's training rows as the public part.
 
     Its other rows are nobody's. So texts that anybody may see come from another source than those of
     the clients. Raises InputError for a client that does not occur, or is the only one.
@@ -82,9 +82,9 @@ def apart(prepared: Prepared, client: str) -> Prepared:
     parts = prepared.parts
     clients = sorted({row.client for row in parts["train"] if row.client})
     if not clients[1:]:
-        raise InputError(f"--public {client}: these rows have no natural clients, or one alone")
+        raise InputError(f"--public {client}: {name} has no natural clients, or one alone")
     if client not in clients:
-        raise one_of("--public", client, clients)
+        raise one_of(f"--public for {name}", client, clients)
     left = {p: [row for row in rows if row.client != client] for p, rows in parts.items()}
     public = [row for row in parts["train"] if row.client == client]
     facts = {**prepared.facts, "public": f"the training rows of {client}; its others are left out"}

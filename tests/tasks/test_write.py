@@ -112,7 +112,7 @@ def test_one_client_becomes_the_public_part(tmp_path: Path) -> None:
         for part in ("train", "validation", "test")
     }
     prepared = Prepared(("text",), parts, {"clients": "two letters"})
-    new = apart(prepared, "d")
+    new = apart("mine", prepared, "d")
     place = write("mine", new, tmp_path)
     card = yaml.safe_load((place / "card.yaml").read_text())
     assert {part: held["clients"] for part, held in card["parts"].items()} == {
@@ -126,12 +126,14 @@ def test_one_client_becomes_the_public_part(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("client", "said"), [("e", "'e' is not allowed"), ("", "is not allowed")])
 def test_a_public_client_that_is_none_is_refused(client: str, said: str) -> None:
     both = [*rows("x"), *rows("y", client="d")]
-    with pytest.raises(InputError, match=f"--public: .*{said}.*choose from c, d"):
-        apart(Prepared(("text",), {"train": both, "validation": [], "test": []}, {}), client)
+    with pytest.raises(InputError, match=f"--public for mine: .*{said}.*choose from c, d"):
+        apart(
+            "mine", Prepared(("text",), {"train": both, "validation": [], "test": []}, {}), client
+        )
 
 
 @pytest.mark.parametrize("clients", [("", ""), ("c", "c")])
 def test_the_only_client_cannot_be_public(clients: tuple[str, str]) -> None:
     both = [*rows("x", client=clients[0]), *rows("y", client=clients[1])]
-    with pytest.raises(InputError, match="no natural clients, or one alone"):
-        apart(Prepared(("text",), {"train": both, "validation": [], "test": []}, {}), "c")
+    with pytest.raises(InputError, match="mine has no natural clients, or one alone"):
+        apart("mine", Prepared(("text",), {"train": both, "validation": [], "test": []}, {}), "c")
