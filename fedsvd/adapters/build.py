@@ -56,14 +56,14 @@ def check_inputs(settings: Settings) -> None:
             f"adapter: {label} starts from public texts, and with partition=own no client has the "
             "server's; adapters that look at none can be used"
         )
-    stand = stand_in(settings)
-    if private and stand == "validation":
+    stand = stand_ins(settings)
+    if private and "validation" in stand:
         raise wrong(
             "data.public", 0,
             f"at least 1 with adapter {label} under privacy, which looks at so many texts that no "
             "client then holds",
         )  # fmt: skip
-    if private and stand == "training":
+    if private and "training" in stand:
         raise wrong(
             "data.public", 0,
             f"at least 1, or data.label_texts given, with adapter {label} under privacy, which looks "
@@ -95,18 +95,17 @@ def looks_at_texts(settings: Settings) -> bool:
     return adapter.needs_inputs or adapter.needs_gradients
 
 
-def stand_in(settings: Settings) -> str | None:
-    """Return which part stands for public texts that an adapter looks at, None if none has to.
+def stand_ins(settings: Settings) -> tuple[str, ...]:
+    """Return which parts stand for public texts that an adapter looks at; none if there are some.
 
     "validation" for what layers see of texts. "training", with labels, for gradients, for which the
     texts of the labels serve too: validation labels are for nothing but validation.
     """
     if settings.adapter.name == "none" or settings.data.public:
-        return None
+        return ()
     adapter = build_adapter(settings.adapter)
-    if adapter.needs_inputs:
-        return "validation"
-    return "training" if adapter.needs_gradients and settings.data.label_texts is None else None
+    labelled = adapter.needs_gradients and settings.data.label_texts is None
+    return (*["validation"] * adapter.needs_inputs, *["training"] * labelled)
 
 
 KEYS = ("rank", "alpha", "targets", "layers", "ranks", "dropout", "calibration", "rslora")

@@ -2,12 +2,13 @@
 
 from typing import final
 
+import torch
 from torch import Tensor
 
 from fedsvd.adapters.base import Initialiser, Site
 from fedsvd.adapters.rows import with_zero_B
 from fedsvd.adapters.triplets import leading
-from fedsvd.errors import InputError
+from fedsvd.errors import InputError, wrong
 from fedsvd.lowrank import LowRank
 
 # Singular values below this share of the largest are rounding: gradients are computed in float32.
@@ -23,19 +24,41 @@ class Gradient(Initialiser):
     As B = 0 nothing moves at the start. Rows of A are orthonormal, each with its largest entry
     positive. With A fixed and one step of SGD on B, W moves by the gradient's best approximation of
     rank r, on these texts.
+
+    With `whiten` = lambda (this project's) rows are chosen and whitened together. Let M be that
+    gradient and K = E[x x^T] + lambda t I. x are the layer's inputs on the same number of public
+    texts, and t is the mean eigenvalue of E[x x^T]. Then A = c V_r^T K^-1/2, where V_r holds the
+    leading right singular vectors of M K^-1/2. So A K A^T = c^2 I: what enters B has one size in
+    all directions. c makes ||A||_F^2 = r, as of orthonormal rows. A strategy that gives A new
+    orthonormal rows keeps its row space alone; `ffa` keeps A.
     """
 
     needs_gradients = True
 
+    def __init__(self, whiten: float | None = None) -> None:
+        if whiten is not None and not 0 < whiten < float("inf"):
+            raise wrong("adapter.whiten", whiten, "null, or a finite number above 0")
+        self.whiten, self.needs_inputs = whiten, whiten is not None
+
     def factors(self, site: Site) -> LowRank:
-        """Return the right singular vectors as rows, and B = 0."""
-        return with_zero_B(gradient_triplets(site, site.rank)[2], site)
+        """Return the right singular vectors, as they are or whitened, as rows, and B = 0."""
+        if self.whiten is None:
+            return with_zero_B(gradient_triplets(site, site.rank)[2], site)
+        assert site.inputs is not None
+        values, vectors = torch.linalg.eigh(site.inputs.moment)
+        values = values.clamp_min(0)
+        root = (vectors * (values + self.whiten * values.mean()).rsqrt()) @ vectors.mT
+        A = gradient_triplets(site, site.rank, root)[2] @ root
+        return with_zero_B(A * (site.rank**0.5 / torch.linalg.matrix_norm(A)), site)
 
 
-def gradient_triplets(site: Site, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def gradient_triplets(
+    site: Site, count: int, right: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return U (d_out, k), S (k,), Vh (k, d_in), float64, of the layer's mean gradient.
 
-    Raises InputError if the gradient is not finite or has fewer singular values beyond rounding.
+    With `right` (d_in, d_in) they are those of the gradient times it. Raises InputError if the
+    gradient is not finite or has fewer singular values beyond rounding.
     """
     gradient = site.gradient
     assert gradient is not None
@@ -46,7 +69,7 @@ def gradient_triplets(site: Site, count: int) -> tuple[Tensor, Tensor, Tensor]:
             f"adapter.rank: {site.name} needs {count} singular vectors and is "
             f"{gradient.shape[0]} x {gradient.shape[1]}; take a smaller rank"
         )
-    U, S, Vh = leading(gradient, count)
+    U, S, Vh = leading(gradient if right is None else gradient @ right, count)
     held = int((ROUNDING * S[0] < S).sum())
     if not held:
         raise InputError(

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from fedsvd.adapters.build import stand_in
+from fedsvd.adapters.build import stand_ins
 from fedsvd.objectives.build import objective_of
 from fedsvd.objectives.metric import GENERATED, Metric, metric_of
 from fedsvd.privacy.plan import PrivacyPlan, noise_source, warnings_of
@@ -46,12 +46,12 @@ def header(start: Start) -> list[str]:
                     f"{'; ' if model.blocks else ''}{model.blocks}"),
     ]  # fmt: skip
     facts += [("WARNING", told) for told in warnings_of(plan)]
-    stand = stand_in(settings)
-    if stand == "validation":
+    stand = stand_ins(settings)
+    if "validation" in stand:
         seen = min(settings.adapter.calibration, task.validation)
         told = "texts of validation, which stand for public ones (data.public=0)"
         facts.append(("starts from", f"{seen} {told}: its accuracy is not of unseen texts"))
-    if stand == "training":
+    if "training" in stand:
         seen = min(settings.adapter.calibration, task.train)
         told = "texts of training with their labels, which stand for public ones (data.public=0)"
         facts.append(("starts from", f"{seen} {told}"))

@@ -1,6 +1,7 @@
 """Starts from gradients of public texts, and one A for a group, against independent computations."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from fedsvd.adapters import Gradient, LoraGA, LoraSB, Site, Xkv, calibration, lora
 from fedsvd.adapters.adapted import NAME, merged_weight
+from fedsvd.adapters.base import Inputs
 from fedsvd.adapters.targets import groups_of
 from fedsvd.errors import InputError
 from fedsvd.randomness import Purpose, torch_stream
@@ -96,6 +98,42 @@ def test_one_step_on_b_moves_the_weight_by_the_best_approximation_of_the_gradien
     assert bool((pair.A.gather(1, pair.A.abs().argmax(1, keepdim=True)) > 0).all())
     # Signs and order do not follow the sign of the gradient.
     close(Gradient().factors(site(W, -G)).A, pair.A)
+
+
+def whitened(G, moment, whiten):
+    place = replace(site(drawn(*G.shape), G), inputs=Inputs(moment, moment[0], 1))
+    return Gradient(whiten=whiten).factors(place).A
+
+
+@pytest.mark.parametrize("ridge", [0.01, 1.0])
+def test_whitened_rows_hold_most_of_the_gradient_of_all_whitened_rows(ridge):
+    G, x = drawn(12, 16, seed=1), drawn(40, 16, seed=2) * torch.arange(1, 17)
+    moment = x.mT @ x / 40
+    A = whitened(G, moment, ridge)
+    K = moment + ridge * moment.trace() / 16 * torch.eye(16).double()
+    size = A[0] @ K @ A[0]
+    close(A @ K @ A.mT, size * torch.eye(R).double())
+    assert float(A.square().sum()) == pytest.approx(R)
+    values, vectors = np.linalg.eigh(K.numpy())
+    root = torch.as_tensor(vectors / np.sqrt(values) @ vectors.T)
+    best = float((G @ A.mT).norm())
+    for seed in range(20):
+        Q = torch.linalg.qr(drawn(16, R, seed=seed)).Q
+        assert float((G @ root @ Q).norm()) * float(size) ** 0.5 < best
+
+
+def test_whitening_does_nothing_where_inputs_are_white_or_the_ridge_is_all():
+    G, x = drawn(12, 16, seed=1), drawn(40, 16, seed=2)
+    plain = Gradient().factors(site(drawn(12, 16), G)).A
+    close(whitened(G, torch.eye(16).double() * 7, 0.1), plain)
+    close(whitened(G, x.mT @ x / 40, 1e12), plain, 1e-6)
+    close(whitened(G, torch.diag((torch.arange(16) > 0).double()), 0.1).isfinite(), True)
+
+
+@pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_ridge_that_whitens_nothing_is_refused(ridge):
+    with pytest.raises(InputError, match=r"adapter\.whiten: .*null, or a finite number above 0"):
+        Gradient(whiten=ridge)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0])

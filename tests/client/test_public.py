@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fedsvd.adapters import calibration
+from fedsvd.adapters.build import stand_ins
 from fedsvd.client.public import spread
 from fedsvd.client.worker import build_worker
 from fedsvd.data.tokens import tokenise
@@ -78,6 +79,36 @@ def test_without_either_training_texts_stand_in_where_nothing_is_private(given):
     assert len(rows) == 10
     texts = [worker.task.texts[i] for i in rows]
     same(worker, reference(worker, texts, worker.task.labels[rows]))
+
+
+def test_a_whitened_start_looks_at_inputs_and_gradients_of_public_texts(given):
+    told = ["data.public=12", LABELS, *HEAD]
+    worker = build(given, "adapter.whiten=0.1", *told)
+    names = list(worker.initial.factors)
+    plain = build(given, *told)
+    rows = plain.task.public.tolist()
+    batches = [plain.tokens.batch([row], torch.device("cpu")).inputs for row in rows]
+    backbone = load_backbone(plain.settings.model)
+    seen = calibration.measure(backbone, names, batches)  # one by one: no padding
+    for name, pair in worker.initial.factors.items():
+        K = seen[name].moment
+        K = K + 0.1 * K.trace() / len(K) * torch.eye(len(K))
+        found = pair.A.double() @ K @ pair.A.double().mT
+        torch.testing.assert_close(found / found[0, 0], torch.eye(2).double(), rtol=0, atol=1e-3)
+        assert not torch.allclose(pair.A, plain.initial.factors[name].A, atol=1e-2)
+
+
+def test_a_whitened_start_without_privacy_has_stand_ins_for_both(given):
+    worker = build(given, "adapter.whiten=0.1", "privacy=none", *HEAD)
+    assert stand_ins(worker.settings) == ("validation", "training")
+    assert stand_ins(build(given, "privacy=none", *HEAD).settings) == ("training",)
+    assert stand_ins(build(given, "privacy=none", "data.public=12", *HEAD).settings) == ()
+
+
+@pytest.mark.parametrize("more", [[], [LABELS]])
+def test_a_whitened_start_under_privacy_needs_public_rows(given, more):
+    with pytest.raises(InputError, match=r"data\.public: 0 is not allowed; it must be at least 1"):
+        build(given, "adapter.whiten=0.1", *more)
 
 
 def test_what_is_spread_over_sorted_rows():
