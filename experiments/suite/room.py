@@ -24,7 +24,12 @@ from experiments.suite.plan import load
 from fedsvd.composing import settings_of
 
 HERE = Path(__file__).parent
-RATES = {"head": (1e-2, 1e-3), "lora": (5e-3, 1e-3), "full": (1e-3, 2e-4), "random": (1e-3, 2e-4)}
+RATES = {
+    "head": (5e-2, 1e-2, 1e-3),
+    "lora": (2e-2, 5e-3, 1e-3),
+    "full": (1e-3, 2e-4),
+    "random": (1e-3, 2e-4),
+}
 ADAPTER = {"lora": "lora"}
 ROOM = 0.10
 
