@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bash experiments/defaults/variants.sh [FOLDER]: the default private run against faster forms of it, five
-# seeds: adapters on the upper third of the layers alone, and half the rounds. About an hour and a half on
-# 2 cores. Finished runs are kept.
+# seeds: adapters on the upper third of the layers alone, and half the rounds; and against the method with
+# 256 public texts (docs/public_start.md). About two hours on 2 cores. Finished runs are kept.
 set -euo pipefail
 out=$(realpath -m "${1:-outputs/variants}")
 mkdir -p "$out"
@@ -10,6 +10,7 @@ mkdir -p "$out"
     echo "dp all $seed adapter.layers=null"
     echo "dp upper_third $seed adapter.layers=upper_third"
     echo "dp half_the_rounds $seed rounds=25"
+    echo "dp public $seed strategy=fedsvd_alternate adapter=gradient adapter.calibration=256 data.public=256 start=public"
   done
 } | python -m experiments.each "$out/results.jsonl" "$out" +experiment=dp_eps1
 python -m experiments.table show "$out/results.jsonl" all
