@@ -60,8 +60,8 @@ def gradient_triplets(
     With `right` (d_in, d_in) they are those of the gradient times it. Raises InputError if the
     gradient is not finite or has fewer singular values beyond rounding.
     """
-    gradient = site.gradient
-    assert gradient is not None
+    assert site.gradient is not None
+    gradient = site.gradient if right is None else site.gradient @ right
     if not bool(gradient.isfinite().all()):
         raise InputError(f"adapter: the gradient of {site.name} on public texts is not finite")
     if count > min(gradient.shape):
@@ -69,7 +69,7 @@ def gradient_triplets(
             f"adapter.rank: {site.name} needs {count} singular vectors and is "
             f"{gradient.shape[0]} x {gradient.shape[1]}; take a smaller rank"
         )
-    U, S, Vh = leading(gradient if right is None else gradient @ right, count)
+    U, S, Vh = leading(gradient, count)
     held = int((ROUNDING * S[0] < S).sum())
     if not held:
         raise InputError(

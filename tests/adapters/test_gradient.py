@@ -130,6 +130,11 @@ def test_whitening_does_nothing_where_inputs_are_white_or_the_ridge_is_all():
     close(whitened(G, torch.diag((torch.arange(16) > 0).double()), 0.1).isfinite(), True)
 
 
+def test_inputs_that_are_all_zero_cannot_be_whitened():
+    with pytest.raises(InputError, match="layer on public texts is not finite"):
+        whitened(drawn(12, 16), torch.zeros(16, 16).double(), 0.1)
+
+
 @pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_ridge_that_whitens_nothing_is_refused(ridge):
     with pytest.raises(InputError, match=r"adapter\.whiten: .*null, or a finite number above 0"):
