@@ -1,11 +1,11 @@
 """From a composed configuration to checked settings."""
 
 import dataclasses
-import types
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 from fedsvd.errors import InputError, one_of, wrong
+from fedsvd.kinds import converted
 from fedsvd.settings import AdapterSettings, PartitionSettings, Settings
 from fedsvd.settings.engine import RecorderSettings
 from fedsvd.settings.model import ADAPTERS
@@ -105,38 +105,5 @@ def build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
                 raise wrong(f"{prefix}{name}", value, "a group of settings")
             checked[name] = build(kind, value, f"{prefix}{name}.")  # type: ignore[arg-type]
         else:
-            checked[name] = _convert(f"{prefix}{name}", value, kind)
+            checked[name] = converted(f"{prefix}{name}", value, kind)
     return cls(**checked)
-
-
-def _convert(key: str, value: Any, kind: Any) -> Any:
-    """Return `value` as `kind`, or raise InputError; only lossless conversions are made."""
-    words: tuple[str, ...] = ()
-    if get_origin(kind) in (types.UnionType, Union):
-        kinds = get_args(kind)
-        words = tuple(w for k in kinds if get_origin(k) is Literal for w in get_args(k))
-        if (value is None and type(None) in kinds) or value in words:
-            return value
-        (kind,) = [k for k in kinds if k is not type(None) and get_origin(k) is not Literal]
-    origin = get_origin(kind) or kind
-    if origin is tuple:
-        if isinstance(value, str):
-            value = [value]
-        if not isinstance(value, (list, tuple)):
-            raise wrong(key, value, "a list")
-        return tuple(_convert(key, v, get_args(kind)[0]) for v in value)
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise wrong(key, value, "a mapping")
-        return dict(value)
-    if origin is bool and isinstance(value, bool):
-        return value
-    if origin is int and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if int(value) == value:
-            return int(value)
-    elif origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    elif origin is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return str(value)
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    raise wrong(key, value, ", or ".join([*words, names[origin]]))

@@ -19,8 +19,8 @@ ORDER = (
     "fedsvd.records", "fedsvd.randomness", "fedsvd.pages", "fedsvd.threads", "fedsvd.surroundings",
     "fedsvd.live", "fedsvd.machine",
     "fedsvd.files", "fedsvd.callables", "fedsvd.overrides",
-    "fedsvd.plugins", "fedsvd.interrupt", "fedsvd.waiting", "fedsvd.logs", "fedsvd.terminal",
-    "fedsvd.errors", "fedsvd.version",
+    "fedsvd.kinds", "fedsvd.plugins", "fedsvd.interrupt", "fedsvd.waiting", "fedsvd.logs",
+    "fedsvd.terminal", "fedsvd.errors", "fedsvd.version",
 )  # fmt: skip
 
 Graph = Mapping[str, set[str]]

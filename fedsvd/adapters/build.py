@@ -4,6 +4,7 @@ import inspect
 
 from fedsvd.adapters.base import Adapter, Initialiser
 from fedsvd.errors import InputError, one_of, wrong
+from fedsvd.kinds import fitting
 from fedsvd.plugins import find_plugin
 from fedsvd.settings import AdapterSettings, Settings
 from fedsvd.settings.model import ADAPTERS
@@ -31,6 +32,7 @@ def build_adapter(settings: AdapterSettings) -> Adapter:
     for name in options:
         if name not in parameters and not takes_any:
             raise one_of(f"adapter.{name}", name, (*parameters, *KEYS))
+    options = fitting("adapter", found, options)
     try:
         adapter = found(**options)
     except (TypeError, ValueError) as error:

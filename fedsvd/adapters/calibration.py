@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fedsvd.adapters.base import Inputs
+from fedsvd.errors import InputError
 
 
 @torch.no_grad()
@@ -16,7 +17,8 @@ def measure(
 ) -> dict[str, Inputs]:
     """Return E[x x^T] and E[x] of the named layers' inputs over all tokens of the batches.
 
-    Tokens outside the attention mask do not count. Sums are in float64.
+    Tokens outside the attention mask do not count. Sums are in float64. Raises InputError if what a
+    layer sees is not finite.
     """
     names, mask = list(names), torch.empty(0)
     moments: dict[str, Tensor] = {}
@@ -41,6 +43,9 @@ def measure(
     finally:
         for handle in handles:
             handle.remove()
+    for name in names:  # the diagonal holds sums of squares: no term cancels another
+        if not bool(moments[name].isfinite().all()):
+            raise InputError(f"public texts: what {name} sees of them is not finite")
     return {n: Inputs(moments[n] / tokens, sums[n] / tokens, tokens) for n in names}
 
 

@@ -37,7 +37,7 @@ class Gradient(Initialiser):
 
     def __init__(self, whiten: float | None = None) -> None:
         if whiten is not None and not 0 < whiten < float("inf"):
-            raise wrong("adapter.whiten", whiten, "null, or a finite number above 0")
+            raise wrong("adapter.whiten", whiten, "a number above 0, or null (not whitened)")
         self.whiten, self.needs_inputs = whiten, whiten is not None
 
     def factors(self, site: Site) -> LowRank:

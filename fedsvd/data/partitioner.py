@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedsvd.errors import InputError, one_of, wrong
+from fedsvd.kinds import fitting
 from fedsvd.plugins import find_plugin
 from fedsvd.randomness import Purpose, numpy_stream
 from fedsvd.settings import PartitionSettings
@@ -91,7 +92,8 @@ def _partitioner(label: str | None, clients: int, settings: PartitionSettings, s
         "num_partitions": clients, "partition_by": column,
         "alpha": settings.alpha, "seed": int(stream.integers(2**31)),
     }  # fmt: skip
-    options = {k: v for k, v in known.items() if k in takes} | settings.options
+    options = {k: v for k, v in known.items() if k in takes}
+    options |= fitting("partition", found, settings.options)
     try:
         return found(**options)
     except Exception as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsvd.errors import InputError, one_of
+from fedsvd.kinds import fitting
 from fedsvd.plugins import find_plugin
 from fedsvd.recorders.mlflow import MlflowRecorder
 from fedsvd.recorders.public import Public
@@ -97,4 +98,4 @@ def _arguments(settings: RecorderSettings, found: type[Recorder], folder: Path) 
                 f"recorder.{name}: is missing; {settings.target} has no default for it"
             )
     more = {FOLDER: folder} if FOLDER in parameters else {}
-    return {**settings.options, **more}
+    return {**fitting("recorder", found, settings.options), **more}

@@ -9,6 +9,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fedsvd.errors import InputError, one_of, wrong
 from fedsvd.factors import find_class
+from fedsvd.kinds import fitting
 from fedsvd.settings import StrategySettings
 from fedsvd.settings.flower import FIXED
 from fedsvd.strategies.base import Strategy
@@ -40,7 +41,7 @@ def options_of_server(
             "can follow them; leave it out or choose fedavg, ffa, fedsa, fedsb, rolora, la_lora, "
             "fedrot or align"
         )
-    return dict(server)
+    return fitting(f"strategy.{SERVER}", ServerOptimizer, server)
 
 
 def build_strategy(settings: StrategySettings, given: Collection[str] = ()) -> FlowerStrategy:
@@ -71,6 +72,7 @@ def build_strategy(settings: StrategySettings, given: Collection[str] = ()) -> F
             raise InputError(
                 f"strategy.{name}: is missing; {settings.target} has no default for it"
             )
+    options = fitting("strategy", found, options)
     try:
         built = found(**options)
         if server is not None:

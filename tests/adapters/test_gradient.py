@@ -135,9 +135,18 @@ def test_inputs_that_are_all_zero_cannot_be_whitened():
         whitened(drawn(12, 16), torch.zeros(16, 16).double(), 0.1)
 
 
+def test_what_a_layer_sees_must_be_finite():
+    bert, names = small_bert(), ["encoder.layer.0.attention.self.query"]
+    batch = small_batch()[0]
+    assert calibration.measure(bert, names, [batch])[names[0]].moment.isfinite().all()
+    bert.embeddings.word_embeddings.weight[int(batch["input_ids"][0, 0])] = float("nan")
+    with pytest.raises(InputError, match=r"self\.query sees of them is not finite"):
+        calibration.measure(bert, names, [batch])
+
+
 @pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_ridge_that_whitens_nothing_is_refused(ridge):
-    with pytest.raises(InputError, match=r"adapter\.whiten: .*null, or a finite number above 0"):
+    with pytest.raises(InputError, match=r"adapter\.whiten: .*a number above 0, or null"):
         Gradient(whiten=ridge)
 
 
