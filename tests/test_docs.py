@@ -44,6 +44,29 @@ def test_what_a_page_points_to_is_there(page):
     assert missing(page) == []
 
 
+def swallowed(text: str) -> list[str]:
+    """Return the blocks of code that a list takes for a paragraph of its last point."""
+    found, within, lines = [], False, text.splitlines()
+    for before, line in zip(["", *lines], lines, strict=False):
+        if line.startswith("- "):
+            within = True
+        elif within and not before and line.startswith("    "):
+            found.append(line)
+        elif line and not line.startswith(" "):
+            within = False
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_list_swallows_a_command(page):
+    assert swallowed(page.read_text(encoding="utf-8")) == []
+
+
+def test_what_a_list_swallows_is_seen():
+    assert swallowed("- a\n  b\n\n    python x\n") == ["    python x"]
+    assert swallowed("- a\n\nThe command:\n\n    python x\n") == []
+
+
 def test_every_key_of_a_run_is_in_the_reference():
     page = (ROOT / "docs" / "reference" / "keys.md").read_text(encoding="utf-8")
     config = OmegaConf.to_container(compose([]), resolve=True)

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from experiments.suite import pages
 from experiments.suite.figures import draw
+from experiments.suite.gains import gains
 from experiments.suite.plan import FILE, Cell, Trial, cells, grid, load, overrides
 from experiments.suite.records import best, edges, neighbours, read, record
 from experiments.suite.tables import paired, reported, searched, table
@@ -145,6 +147,25 @@ def test_the_best_of_the_search_is_reported_against_the_baseline(tmp_path: Path)
     assert row[9:] == ["+0.1000 ± 0.2484", "0.990", "1"]
 
 
+def test_gains_are_points_over_the_baseline_on_the_same_seeds(tmp_path: Path) -> None:
+    file, mine = tmp_path / "r.jsonl", Cell(*CELL.setting, "ffa")
+    for cell in (CELL, mine):
+        made(file, cell, "search", 2, 0.1, 100, accuracy=0.7, test_accuracy=None)
+    for seed in range(4):  # that of seed 3 has no partner
+        made(file, mine, "report", 2, 0.1, seed, accuracy=0.6, test_accuracy=0.5146 + 0.02 * seed)
+    assert list(gains(SUITE, read(file), [CELL, mine]))[2:] == []
+    for seed in range(3):
+        made(file, CELL, "report", 2, 0.1, seed, accuracy=0.6, test_accuracy=0.5)
+    # 1.46, 3.46, 5.46: their mean, and 4.3027 * 2 / sqrt 3; the last digit is rounded once
+    assert list(
+        gains(SUITE, read(file), list(cells(SUITE, methods=["fedsvd", "ffa", "rolora"])))
+    ) == [
+        "| less fedsvd | epsilon | ffa | rolora |",
+        "|---|---|---|---|",
+        "| squad_pairs, bert_tiny, natural, frozen | 1 | +3.5 ± 5.0 (3) | - |",
+    ]
+
+
 def test_a_figure_has_a_row_for_each_setting_that_was_reported(tmp_path: Path) -> None:
     file, mine = tmp_path / "r.jsonl", Cell(*CELL.setting, "ffa")
     drawn = tmp_path / "figures" / "f.svg"
@@ -218,3 +239,24 @@ def test_a_rate_at_an_end_of_the_search_has_a_star(tmp_path: Path) -> None:
         made(file, CELL, "search", lr, 0.5, 100, accuracy=accuracy)
     (row,) = [line for line in table(SUITE, read(file), [CELL]) if CELL.method in line]
     assert "| 2* |" in row
+
+
+def test_tables_of_the_pages_are_what_the_commands_print() -> None:
+    assert pages.run(sorted((pages.ROOT / "docs").glob("*.md")), check=True) == 0
+
+
+def test_a_figure_that_was_typed_into_a_page_is_seen(tmp_path: Path) -> None:
+    text = (pages.ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    page, wrong = tmp_path / "page.md", text.replace("| +3.6 ± 1.3 (5) |", "| +3.7 ± 1.3 (5) |")
+    assert wrong != text
+    page.write_text(wrong, encoding="utf-8")
+    assert pages.run([page], check=True) == 1
+    assert page.read_text(encoding="utf-8") == wrong
+    assert pages.run([page], check=False) == 0
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_what_is_no_complete_command_stays_as_it_is() -> None:
+    for command in ("table P", "table ... --lr 2", "search --tasks vader", "--help"):
+        page = f"    python -m experiments.suite {command}\n\n| a |\n|---|\n| 1 |\n"
+        assert pages.filled(page) == (page, 0)

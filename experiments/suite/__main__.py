@@ -2,8 +2,9 @@
 
 Stages: search (every method on the one grid, on seeds that are not reported), refine (each method at
 half and at twice the rate that is best so far, on the same seeds), report (each method at what its
-search chose, on the reported seeds; the test part is read once a run), table (print), rates (print
-what the search found at every rate), figure (draw curves and test differences as --out FILE.svg).
+search chose, on the reported seeds; the test part is read once a run), table (print), gains (print
+the differences on the test part alone, in points, a line a setting), rates (print what the search
+found at every rate), figure (draw curves and test differences as --out FILE.svg).
 What is recorded in --results is not made again. JOBS at a time (default 2), one thread each.
 --lr RATE makes no other runs than those at this rate, and looks at no others: with it, report and
 table are those of a study with one rate for all methods.
@@ -12,36 +13,41 @@ table are those of a study with one rate for all methods.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from experiments.each import forked, restarted, warm
 from experiments.suite.figures import draw
+from experiments.suite.gains import gains
 from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
 from experiments.suite.records import best, neighbours, read, record
 from experiments.suite.tables import searched, table
 
 HERE = Path(__file__).parent
+PRINTED = {"table": table, "gains": gains, "rates": searched}
+STAGES = ("search", "refine", "report", *PRINTED, "figure")
 GROUPS = ("tasks", "models", "clients", "heads", "budgets", "methods")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return the exit status: 1 if a run failed."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.suite",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stage", choices=("search", "refine", "report", "table", "rates", "figure"))
+    parser.add_argument("stage", choices=STAGES)
     for group in GROUPS:
         parser.add_argument(f"--{group}", nargs="+", metavar="NAME")
     parser.add_argument("--seeds", type=int, help="of the reported ones, the first so many")
     parser.add_argument("--lr", type=float, metavar="RATE", help="one for all methods")
-    parser.add_argument("--baseline", metavar="METHOD", help="of table's differences")
+    parser.add_argument(
+        "--baseline", metavar="METHOD", help="of the differences of table and gains"
+    )
     parser.add_argument("--suite", type=Path, default=HERE / "suite.yaml", metavar="FILE")
     parser.add_argument("--results", type=Path, default=HERE / "results.jsonl", metavar="FILE")
     parser.add_argument("--out", type=Path, default=Path("outputs/suite"), metavar="FOLDER")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     suite = load(given.suite)
     if given.baseline is not None and given.baseline not in suite["methods"]:
         parser.error(f"--baseline: {given.baseline!r} is not in suite.yaml")
@@ -56,9 +62,8 @@ def main() -> int:
         drawn = draw(suite, read(given.results, given.lr), chosen, given.out)
         print(f"{given.out}: {drawn} settings" if drawn else "no reported runs of these names")
         return 0 if drawn else 1
-    if given.stage in ("table", "rates"):
-        lines = table if given.stage == "table" else searched
-        for line in lines(suite, read(given.results, given.lr), chosen):
+    if given.stage in PRINTED:
+        for line in PRINTED[given.stage](suite, read(given.results, given.lr), chosen):
             print(line)
         return 0
     return make(suite, given, chosen)
