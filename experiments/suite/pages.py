@@ -76,7 +76,8 @@ def run(pages: list[Path], check: bool) -> int:
     for page in pages:
         text = page.read_text(encoding="utf-8")
         new, lines = filled(text)
-        print(f"{page.name}: {lines} lines")
+        if lines:
+            print(f"{page.name}: {lines} lines")
         if new != text:
             old.append(page.name)
             if not check:
