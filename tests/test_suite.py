@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from experiments.suite import pages
+from experiments.suite.__main__ import main
 from experiments.suite.figures import draw
 from experiments.suite.gains import gains
 from experiments.suite.plan import FILE, Cell, Trial, cells, grid, load, overrides
@@ -134,9 +135,9 @@ def test_the_best_of_the_search_is_reported_against_the_baseline(tmp_path: Path)
              epsilon_max=0.99)  # fmt: skip
         made(file, mine, "report", 1, 0.1, seed, accuracy=0.1, test_accuracy=0.1, epsilon_max=0.99)
     made(file, mine, "report", 2, 0.1, 3)
-    assert best(read(file, 1), CELL) == (1, 0.1)  # a study with one rate for all
-    assert best(read(file, 3), CELL) is None
-    one = list(table(SUITE, read(file, 1), [mine]))[-1].split(" | ")
+    assert best(read(file, lr=1), CELL) == (1, 0.1)  # a study with one rate for all
+    assert best(read(file, lr=3), CELL) is None
+    one = list(table(SUITE, read(file, lr=1), [mine]))[-1].split(" | ")
     assert (one[1], one[8]) == ("1*", "0.1000 ± 0.0000")
     lines = list(table(SUITE, read(file), [CELL, mine]))
     assert lines[1] == "**squad_pairs, bert_tiny, natural, frozen, epsilon 1**"
@@ -164,6 +165,24 @@ def test_gains_are_points_over_the_baseline_on_the_same_seeds(tmp_path: Path) ->
         "|---|---|---|---|",
         "| squad_pairs, bert_tiny, natural, frozen | 1 | +3.5 ± 5.0 (3) | - |",
     ]
+
+
+def test_methods_may_be_recorded_in_different_files(tmp_path: Path) -> None:
+    first, second, mine = tmp_path / "1.jsonl", tmp_path / "2.jsonl", Cell(*CELL.setting, "ffa")
+    for file, cell, accuracy in ((first, CELL, 0.5), (second, mine, 0.6)):
+        made(file, cell, "search", 2, 0.1, 100, accuracy=0.7, test_accuracy=None)
+        made(file, cell, "report", 2, 0.1, 0, accuracy=0.6, test_accuracy=accuracy)
+    assert list(gains(SUITE, read(first), [CELL, mine]))[2:] == []
+    (row,) = list(gains(SUITE, read(first, second), [CELL, mine]))[2:]
+    assert row.endswith("| +10.0 (1) |")
+
+
+def test_a_record_that_is_not_there_is_no_empty_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["gains", "--results", str(tmp_path / "public.json")])
+    assert "--results: there is no file" in capsys.readouterr().err
 
 
 def test_a_figure_has_a_row_for_each_setting_that_was_reported(tmp_path: Path) -> None:

@@ -45,7 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--baseline", metavar="METHOD", help="of the differences of table and gains"
     )
     parser.add_argument("--suite", type=Path, default=HERE / "suite.yaml", metavar="FILE")
-    parser.add_argument("--results", type=Path, default=HERE / "results.jsonl", metavar="FILE")
+    parser.add_argument(
+        "--results", type=Path, nargs="+", default=[HERE / "results.jsonl"], metavar="FILE",
+        help="records that are looked at; new runs are added to the first",
+    )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("outputs/suite"), metavar="FOLDER")
     given = parser.parse_args(arguments)
     suite = load(given.suite)
@@ -56,14 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = list(cells(suite, **{g: getattr(given, g) for g in GROUPS}))
     except KeyError as error:
         parser.error(str(error.args[0]))
+    gone = [str(file) for file in given.results if not file.is_file()]
+    if gone and (given.stage in (*PRINTED, "figure") or len(given.results) > 1):
+        parser.error(f"--results: there is no file {', '.join(gone)}")
     if given.stage == "figure":
         if given.out.suffix != ".svg":
             parser.error(f"--out: {given.out} is not the name of an .svg file")
-        drawn = draw(suite, read(given.results, given.lr), chosen, given.out)
+        drawn = draw(suite, read(*given.results, lr=given.lr), chosen, given.out)
         print(f"{given.out}: {drawn} settings" if drawn else "no reported runs of these names")
         return 0 if drawn else 1
     if given.stage in PRINTED:
-        for line in PRINTED[given.stage](suite, read(given.results, given.lr), chosen):
+        for line in PRINTED[given.stage](suite, read(*given.results, lr=given.lr), chosen):
             print(line)
         return 0
     return make(suite, given, chosen)
@@ -71,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make(suite: dict, given: argparse.Namespace, chosen: list[Cell]) -> int:
     """Make the runs of a stage that are not recorded; return 1 if one fails."""
-    runs = read(given.results, given.lr)
+    runs = read(*given.results, lr=given.lr)
     wanted: list[Trial] = []
     for cell in chosen:
         if given.stage == "search":
@@ -102,7 +108,7 @@ def make(suite: dict, given: argparse.Namespace, chosen: list[Cell]) -> int:
     def done(at: int, run: Path, status: int) -> None:
         nonlocal failed
         failed += bool(status)
-        record(given.results, wanted[at], run, status)
+        record(given.results[0], wanted[at], run, status)
         if status:
             print(f"failed: {run}.log", flush=True)
 

@@ -42,14 +42,14 @@ def record(file: Path, trial: Trial, run: Path, status: int) -> None:
         out.write(json.dumps(line) + "\n")
 
 
-def read(file: Path, lr: float | None = None) -> Runs:
+def read(*files: Path, lr: float | None = None) -> Runs:
     """Return the recorded runs by `Trial.key`; of a run that was made again, the last.
 
     With a rate, those at this rate alone: it is then the best of every method.
     """
     found = {}
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    for line in map(json.loads, lines):
+    texts = [file.read_text(encoding="utf-8") for file in files if file.exists()]
+    for line in (json.loads(line) for text in texts for line in text.splitlines()):
         if lr is not None and line["lr"] != lr:
             continue
         cell = Cell(*(line[axis] for axis in AXES))
