@@ -12,7 +12,7 @@ from experiments.suite.figures import draw
 from experiments.suite.gains import gains
 from experiments.suite.plan import FILE, Cell, Trial, cells, grid, load, overrides
 from experiments.suite.records import best, edges, neighbours, read, record
-from experiments.suite.tables import paired, reported, searched, table
+from experiments.suite.tables import _after, paired, reported, searched, table
 from fedsvd import run
 from fedsvd.composing import settings_of as composed
 from fedsvd.strategies.build import build_strategy
@@ -146,6 +146,11 @@ def test_the_best_of_the_search_is_reported_against_the_baseline(tmp_path: Path)
     # Student's t of 0, 0.1, 0.2: 4.3027 * 0.1 / sqrt 3
     assert row[7] == "+0.1000 ± 0.2484"
     assert row[9:] == ["+0.1000 ± 0.2484", "0.990", "1"]
+
+
+def test_a_quarter_is_of_the_rounds_that_were_made() -> None:
+    assert _after({"0": 0.1, "18": 0.2, "36": 0.3, "72": 0.4}, 0.25) == 0.2
+    assert _after({"0": 0.1, "6": 0.2, "12": 0.3, "24": 0.4}, 0.25) == 0.2
 
 
 def test_gains_are_points_over_the_baseline_on_the_same_seeds(tmp_path: Path) -> None:

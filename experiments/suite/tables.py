@@ -1,7 +1,6 @@
 """Tables of the suite: each method at its own rate and clip, and the difference to the baseline."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import groupby
 from statistics import fmean
 from typing import Any
@@ -52,10 +51,8 @@ def _row(
         f"{v:g}{'*' if n in ends else ''}" for n, v in zip(("lr", "clip"), choice, strict=True)
     ]
     cells.append(str(len(good)))
-    for wanted in (0, 6):  # what the start alone gives, and a quarter of the usual 24 rounds
-        nearest = [min(line["curve"], key=partial(_apart, wanted)) for line in good.values()]
-        values = [line["curve"][n] for n, line in zip(nearest, good.values(), strict=True)]
-        cells.append(shown(estimate(values)))
+    for share in (0, 0.25):  # what the start alone gives, and a quarter of the rounds
+        cells.append(shown(estimate([_after(line["curve"], share) for line in good.values()])))
     for key in ("accuracy", "test_accuracy"):
         cells.append(shown(estimate([line[key] for line in good.values()])))
         apart = estimate(paired(found, base, key))
@@ -107,6 +104,7 @@ def _at(runs: Runs, cell: Cell, choice: tuple[float, float]) -> float | None:
     return fmean(scores) if scores else None
 
 
-def _apart(wanted: int, round: str) -> int:
-    """Return how far a round of a curve is from the wanted one."""
-    return abs(int(round) - wanted)
+def _after(curve: dict[str, float], share: float) -> float:
+    """Return the accuracy of the evaluation nearest to a share of the rounds."""
+    wanted = share * max(map(int, curve))
+    return curve[min(curve, key=lambda round: abs(int(round) - wanted))]
