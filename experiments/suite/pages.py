@@ -60,7 +60,9 @@ def outputs(block: Sequence[str]) -> Iterator[str]:
         if not command.strip().startswith("python -m experiments.suite"):
             continue
         module, *words = shlex.split(command)[2:]
-        prints = words[0] in PRINTED if module == "experiments.suite" else "--table" in words
+        prints = module == "experiments.suite.room" and "--table" in words
+        if module == "experiments.suite":
+            prints = bool(words) and words[0] in PRINTED
         if not prints or any(word == "..." or re.fullmatch("[A-Z]+", word) for word in words):
             continue
         said = io.StringIO()
