@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from fedsvd.engines.cluster import connect, room_for
 from fedsvd.engines.slices import free, value_of
 from fedsvd.errors import InputError, one_of, wrong
+from fedsvd.kinds import fitting
 from fedsvd.objectives.metric import metric_of
 from fedsvd.settings import EngineSettings
 from fedsvd.settings.checks import at_least
@@ -47,8 +48,6 @@ class Options:
         at_least("hydra.launcher.retries", self.retries, 0)
         if self.concurrent is not None:
             at_least("hydra.launcher.concurrent", self.concurrent, 1)
-        if not isinstance(self.reuse, bool):
-            raise wrong("hydra.launcher.reuse", self.reuse, "true or false")
 
 
 def launch(
@@ -66,7 +65,7 @@ def launch(
     for name in options:
         if name not in Options.__dataclass_fields__:
             raise one_of(f"hydra.launcher.{name}", name, Options.__dataclass_fields__)
-    ours = Options(**options)
+    ours = Options(**fitting("hydra.launcher", Options, options))
     trials = [_compose(loader, config, given, first + i) for i, given in enumerate(job_overrides)]
     for trial, name in zip(trials, names(job_overrides), strict=True):
         trial.name = name

@@ -180,6 +180,10 @@ def test_an_interrupt_ends_the_trials(sweep, tmp_path):
         (["seed=0,1", "hydra.launcher.num_cpus=99"], "a trial needs 99 CPUs"),
         (["seed=0,1", "+hydra.launcher.retry=2"], "did you mean 'retries'"),
         (["seed=0,1", "hydra.launcher.retries=-1"], "hydra.launcher.retries: -1 is not allowed"),
+        (["seed=0,1", "hydra.launcher.retries=1.5"], "hydra.launcher.retries: 1.5 is not allowed"),
+        (["seed=0,1", "hydra.launcher.num_cpus=many"], "hydra.launcher.num_cpus: 'many' is not"),
+        (["seed=0,1", "hydra.launcher.num_gpus=true"], "hydra.launcher.num_gpus: True is not"),
+        (["seed=0,1", "hydra.launcher.reuse=1"], "hydra.launcher.reuse: 1 is not allowed"),
     ],
 )
 def test_what_cannot_work_is_told_before_any_trial(sweep, given, message, tmp_path):
