@@ -6,6 +6,7 @@ prints now. With --check it writes nothing, and ends with status 1 if a page is 
 command with "..." or a word in capital letters is not complete, and is left alone.
 """
 
+import argparse
 import contextlib
 import io
 import re
@@ -90,6 +91,15 @@ def run(pages: list[Path], check: bool) -> int:
 
 
 if __name__ == "__main__":
-    told = [word for word in sys.argv[1:] if word != "--check"]
-    chosen = [Path(word) for word in told] or sorted((ROOT / "docs").glob("*.md"))
-    sys.exit(run(chosen, "--check" in sys.argv))
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.suite.pages",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE", help="default: all of docs/")
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    given = parser.parse_args()
+    for page in given.pages:
+        if not page.is_file():
+            parser.error(f"there is no file {page}")
+    sys.exit(run(given.pages or sorted((ROOT / "docs").glob("*.md")), given.check))
