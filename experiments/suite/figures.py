@@ -33,7 +33,7 @@ def draw(suite: dict[str, Any], runs: Runs, cells: Sequence[Cell], path: Path) -
         figure = Figure(figsize=(9, 2.6 * len(found) + 0.4), layout="constrained")
         axes = figure.subplots(len(found), 2, squeeze=False)
         for (curve, apart), (where, group) in zip(axes, found.items(), strict=True):
-            base = reported(runs, Cell(*where, suite["baseline"]))
+            base = reported(runs, group[0].of(suite["baseline"]))
             budget = "no privacy" if where[4] == "none" else f"epsilon {where[4]}"
             curve.set_title(f"{where[0]}, {where[2]} clients, {budget}", fontsize=10)
             for cell in group:

@@ -19,9 +19,10 @@ def gains(suite: dict[str, Any], runs: Runs, cells: Sequence[Cell]) -> Iterator[
     methods = list(dict.fromkeys(c.method for c in cells if c.method != suite["baseline"]))
     yield f"| less {suite['baseline']} | epsilon | {' | '.join(methods)} |"
     yield "|---" * (len(methods) + 2) + "|"
-    for setting, _ in groupby(cells, lambda cell: cell.setting):
-        base = reported(runs, Cell(*setting, suite["baseline"]))
-        apart = [estimate(paired(reported(runs, Cell(*setting, m)), base)) for m in methods]
+    for setting, group in groupby(cells, lambda cell: cell.setting):
+        cell = next(group)
+        base = reported(runs, cell.of(suite["baseline"]))
+        apart = [estimate(paired(reported(runs, cell.of(m)), base)) for m in methods]
         if any(apart):
             told = " | ".join(map(points, apart))
             yield f"| {', '.join(setting[:4])} | {setting[4]} | {told} |"

@@ -1,7 +1,7 @@
 """From suite.yaml to runs."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, final
@@ -33,6 +33,10 @@ class Cell:
     def name(self) -> str:
         """Return the cell as the folder of its runs."""
         return "/".join((*self.setting, self.method))
+
+    def of(self, method: str) -> "Cell":
+        """Return the cell of a method in the same setting."""
+        return replace(self, method=method)
 
 
 @final

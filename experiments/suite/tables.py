@@ -37,7 +37,7 @@ def table(suite: dict[str, Any], runs: Runs, cells: Sequence[Cell]) -> Iterator[
             yield from ("", f"**{', '.join(setting[:4])}, epsilon {cell.budget}**", "")
             yield from (HEADER, "|---" * 12 + "|")
             last = setting
-        base = reported(runs, Cell(*setting, suite["baseline"]))
+        base = reported(runs, cell.of(suite["baseline"]))
         yield _row(suite, runs, cell, choice, reported(runs, cell), base)
 
 
