@@ -11,6 +11,7 @@ The figure has the differences.
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def differences(
 def show(runs: Runs, baseline: str) -> None:
     for setting, variants in runs.items():
         base = variants.get(baseline, {})
-        print(f"\n{setting}\n")
+        print(f"\n**{setting}**\n")
         print(HEADER)
         print("|---" * 8 + "|")
         for variant, found in variants.items():
@@ -98,8 +99,9 @@ def draw(runs: Runs, baseline: str, path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
-if __name__ == "__main__":
-    what, file, *rest = sys.argv[1:]
+def main(argv: Sequence[str]) -> int:
+    """Add a run to a record, or show it as a table."""
+    what, file, *rest = argv
     if what == "add":
         add(Path(file), Path(rest[0]), rest[1], rest[2], int(rest[3]))
     else:
@@ -107,3 +109,8 @@ if __name__ == "__main__":
         show(recorded, rest[0])
         if len(rest) > 1:
             draw(recorded, rest[0], Path(rest[1]))
+    return 0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

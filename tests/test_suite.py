@@ -266,7 +266,7 @@ def test_a_rate_at_an_end_of_the_search_has_a_star(tmp_path: Path) -> None:
 
 
 def test_tables_of_the_pages_are_what_the_commands_print() -> None:
-    assert pages.run(sorted((pages.ROOT / "docs").glob("*.md")), check=True) == 0
+    assert pages.run(pages.PAGES, check=True) == 0
 
 
 def test_a_figure_that_was_typed_into_a_page_is_seen(tmp_path: Path) -> None:
@@ -283,4 +283,18 @@ def test_a_figure_that_was_typed_into_a_page_is_seen(tmp_path: Path) -> None:
 def test_what_is_no_complete_command_stays_as_it_is() -> None:
     for command in ("table P", "table ... --lr 2", "search --tasks vader", "--help"):
         page = f"    python -m experiments.suite {command}\n\n| a |\n|---|\n| 1 |\n"
-        assert pages.filled(page) == (page, 0)
+        assert pages.filled(page) == (page, [])
+
+
+def test_an_interval_in_the_text_is_in_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, show = tmp_path / "page.md", "python -m experiments.table show"
+    record = pages.ROOT / "experiments" / "defaults" / "variants.jsonl"
+    page.write_text(f"It loses -0.0174 ± 0.0131.\n\n    {show} {record} all\n\n| a |\n")
+    assert pages.run([page], check=False) == 0
+    assert "| upper_third | 0 1 2 3 4 |" in page.read_text(encoding="utf-8")
+    for wrong in ("It loses 0.0174 ± 0.0132.", "| typed |\n|---|\n| 0.0174 ± 0.0132 |"):
+        page.write_text(wrong)
+        assert pages.run([page], check=True) == 1
+        assert "page.md: no command of docs/ prints 0.0174 ± 0.0132" in capsys.readouterr().out
