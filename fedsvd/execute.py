@@ -149,12 +149,15 @@ def _yaml(composed: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _no_empty_folder(folder: Path) -> Iterator[None]:
-    """Take an empty run folder away when the input is refused."""
+    """Take an empty run folder away when the input is refused, and an empty outputs/DATE with it."""
     try:
         yield
     except InputError:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        place = folder.absolute()
+        dated = re.fullmatch(r"\d{4}-\d\d-\d\d", place.parent.name)
+        for made in (place, place.parent, place.parent.parent) if dated else (place,):
+            with contextlib.suppress(OSError):  # not there, or not empty
+                made.rmdir()
         raise
 
 

@@ -72,7 +72,7 @@ def test_bad_input(arguments, message, tmp_path, monkeypatch, capfd):
     assert lines[0].startswith("error: ")
     assert message in lines[0]
     assert "Traceback" not in told.out + told.err
-    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(tmp_path, monkeypatch, capfd):
