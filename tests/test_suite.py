@@ -153,6 +153,29 @@ def test_a_quarter_is_of_the_rounds_that_were_made() -> None:
     assert _after({"0": 0.1, "6": 0.2, "12": 0.3, "24": 0.4}, 0.25) == 0.2
 
 
+def test_refine_goes_on_until_the_best_rate_has_both_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, rounds = tmp_path / "r.jsonl", []
+    for lr in (4, 16):
+        made(file, CELL, "search", lr, 0.5, 100, accuracy=1 / lr, test_accuracy=None)
+
+    def run_them(suite: Any, given: Any, wanted: list[Trial]) -> int:
+        rounds.append([t.lr for t in wanted])
+        for trial in wanted:  # 1 is the best; a half fails
+            ran = {} if trial.lr == 0.5 else {"accuracy": 1 / abs(trial.lr), "test_accuracy": None}
+            made(file, trial.cell, trial.stage, trial.lr, trial.clip, trial.seed, **ran)
+        return int(0.5 in rounds[-1])
+
+    monkeypatch.setattr("experiments.suite.__main__.make", run_them)
+    names = ["--tasks", CELL.task, "--models", CELL.model, "--clients", CELL.clients]
+    names += ["--heads", CELL.head, "--budgets", CELL.budget, "--methods", CELL.method]
+    (tmp_path / "run.log").write_text("error: it failed\n")
+    assert main(["refine", *names, "--results", str(file)]) == 1
+    assert rounds == [[2.0, 8.0], [1.0], [0.5]]
+    assert best(read(file), CELL) == (1, 0.5)
+
+
 def test_gains_are_points_over_the_baseline_on_the_same_seeds(tmp_path: Path) -> None:
     file, mine = tmp_path / "r.jsonl", Cell(*CELL.setting, "ffa")
     for cell in (CELL, mine):

@@ -1,10 +1,11 @@
 """python -m experiments.suite STAGE --tasks T --models M [--budgets ...]: the benchmark's runs.
 
 Stages: search (every method on the one grid, on seeds that are not reported), refine (each method at
-half and at twice the rate that is best so far, on the same seeds), report (each method at what its
-search chose, on the reported seeds; the test part is read once a run), table (print), gains (print
-the differences on the test part alone, in points, a line a setting), rates (print what the search
-found at every rate), figure (draw curves and test differences as --out FILE.svg).
+half and at twice the rate that is best so far, on the same seeds, until both were tried), report
+(each method at what its search chose, on the reported seeds; the test part is read once a run), table
+(print), gains (print the differences on the test part alone, in points, a line a setting), rates
+(print what the search found at every rate), figure (draw curves and test differences as --out
+FILE.svg).
 What is recorded in --results is not made again. JOBS at a time (default 2), one thread each.
 --lr RATE makes no other runs than those at this rate, and looks at no others: with it, report and
 table are those of a study with one rate for all methods.
@@ -72,11 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in PRINTED[given.stage](suite, read(*given.results, lr=given.lr), chosen):
             print(line)
         return 0
-    return make(suite, given, chosen)
+    wanted = missing(suite, given, chosen)
+    status = make(suite, given, wanted)
+    while given.stage == "refine" and (wanted := missing(suite, given, chosen)):
+        status |= make(suite, given, wanted)  # the best may now be another
+    return status
 
 
-def make(suite: dict, given: argparse.Namespace, chosen: list[Cell]) -> int:
-    """Make the runs of a stage that are not recorded; return 1 if one fails."""
+def missing(suite: dict, given: argparse.Namespace, chosen: list[Cell]) -> list[Trial]:
+    """Return the runs of a stage that are not recorded."""
     runs = read(*given.results, lr=given.lr)
     wanted: list[Trial] = []
     for cell in chosen:
@@ -89,7 +94,11 @@ def make(suite: dict, given: argparse.Namespace, chosen: list[Cell]) -> int:
         else:
             seeds = suite["models"][cell.model]["seeds"][: given.seeds]
             wanted += [Trial(cell, "report", *choice, seed) for seed in seeds]
-    wanted = [t for t in wanted if t.key not in runs and given.lr in (None, t.lr)]
+    return [t for t in wanted if t.key not in runs and given.lr in (None, t.lr)]
+
+
+def make(suite: dict, given: argparse.Namespace, wanted: list[Trial]) -> int:
+    """Make the runs and record them; return 1 if one fails."""
     print(f"{len(wanted)} runs", flush=True)
     import peft  # noqa: F401 -- for the runs
     import transformers  # noqa: F401
