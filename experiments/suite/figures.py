@@ -45,7 +45,7 @@ def draw(suite: dict[str, Any], runs: Runs, cells: Sequence[Cell], path: Path) -
             apart.set_yticks(range(len(others)), [cell.method for cell in others])
             apart.set_ylim(len(others) - 0.5, -0.5)
             label(curve, "round", "validation accuracy")
-            label(apart, f"test accuracy minus that of {suite['baseline']}, points", "")
+            label(apart, f"test accuracy over {suite['baseline']}, points", "")
         handles = [axes[0][0].plot([], [], color=colours[name], lw=1.6)[0] for name in methods]
         figure.legend(
             handles, methods, loc="outside upper left", ncols=4, frameon=False, labelcolor=INK
