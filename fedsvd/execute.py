@@ -153,11 +153,12 @@ def _no_empty_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except InputError:
-        place = folder.absolute()
-        dated = re.fullmatch(r"\d{4}-\d\d-\d\d", place.parent.name)
-        for made in (place, place.parent, place.parent.parent) if dated else (place,):
+        date, place = folder.absolute().parent, [folder]
+        if date.parent.name == "outputs" and re.fullmatch(r"\d{4}-\d\d-\d\d", date.name):
+            place += [date, date.parent]  # Hydra's own by default (configs/config.yaml)
+        for empty in place:
             with contextlib.suppress(OSError):  # not there, or not empty
-                made.rmdir()
+                empty.rmdir()
         raise
 
 

@@ -75,6 +75,18 @@ def test_bad_input(arguments, message, tmp_path, monkeypatch, capfd):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_refused_run_takes_empty_folders_of_its_own_away_alone(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["fedsvd"])
+    (tmp_path / "outputs" / "2026-01-02" / "before").mkdir(parents=True)
+    for folder in ("outputs/2026-01-02/x", "mine/2026-01-02/x"):
+        assert main(["rounds=0", f"hydra.run.dir={folder}"]) == 2
+    assert "rounds: 0 is not allowed" in capfd.readouterr().err
+    found = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*"))
+    kept = ["mine", "mine/2026-01-02", "outputs", "outputs/2026-01-02", "outputs/2026-01-02/before"]
+    assert found == kept  # a folder that the user named may be the user's own
+
+
 def test_a_folder_that_holds_a_run_is_left_alone(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["fedsvd"])
