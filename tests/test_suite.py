@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from experiments.suite import __main__ as suite_command
 from experiments.suite import pages
 from experiments.suite.__main__ import main
 from experiments.suite.figures import draw
@@ -211,6 +212,51 @@ def test_a_record_that_is_not_there_is_no_empty_table(
     with pytest.raises(SystemExit):
         main(["gains", "--results", str(tmp_path / "public.json")])
     assert "--results: there is no file" in capsys.readouterr().err
+
+
+def test_named_seeds_are_run_and_looked_at_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+    made(old, CELL, "search", 2, 0.1, 100, accuracy=0.7, test_accuracy=None)
+    made(old, CELL, "report", 2, 0.1, 0, accuracy=0.6, test_accuracy=0.5)
+    asked: list[Trial] = []
+    monkeypatch.setattr(
+        suite_command, "make", lambda suite, given, wanted: asked.extend(wanted) or 0
+    )
+    files = ["--results", str(new), str(old)]  # the first is made by this
+    names = ["--tasks", "squad_pairs", "--models", "bert_tiny", "--clients", "natural"]
+    names += ["--heads", "frozen", "--budgets", "1", "--methods", "fedsvd"]
+    assert main(["report", *files, *names, "--seeds", "20,21,20"]) == 0
+    assert [(t.stage, t.lr, t.clip, t.seed) for t in asked] == [
+        ("report", 2, 0.1, 20),
+        ("report", 2, 0.1, 21),
+    ]
+    made(new, CELL, "report", 2, 0.1, 20, accuracy=0.6, test_accuracy=0.75)
+    for seeds, test in (("20,21", "0.7500"), ("1", "0.5000"), ("0,20", "0.6250")):
+        capsys.readouterr()
+        assert main(["table", *files, *names, "--seeds", seeds]) == 0
+        assert test in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0", "at least 1 seed is needed; the seed 0 alone is 0,"),
+        ("five", "'five' is neither a number of seeds nor a list as 20,21,22"),
+        ("20,-1", "'20,-1' is neither"),
+        ("20,,21", "'20,,21' is neither"),
+        ("", "'' is neither"),
+        ("99,100", "100 is a seed of the search, which is never reported"),
+        ("11", "11 is more than the 10 reported seeds of bert_tiny; name them: 20,21"),
+    ],
+)
+def test_seeds_that_cannot_be_reported_are_refused(
+    text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["report", "--models", "bert_tiny", "--seeds", text])
+    assert f"--seeds: {said}" in capsys.readouterr().err
 
 
 def test_a_figure_has_a_row_for_each_setting_that_was_reported(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ FILE.svg).
 What is recorded in --results is not made again. JOBS at a time (default 2), one thread each.
 --lr RATE makes no other runs than those at this rate, and looks at no others: with it, report and
 table are those of a study with one rate for all methods.
---seeds N takes the first N reported seeds. Without a choice of names, all of suite.yaml's are meant.
+--seeds N takes the first N reported seeds, and --seeds A,B,C these: so a result can be checked on
+seeds that nobody has looked at. Without a choice of names, all of suite.yaml's are meant.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from experiments.suite.figures import draw
 from experiments.suite.gains import gains
 from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
 from experiments.suite.records import best, neighbours, read, record
+from experiments.suite.seeds import only, seeds_of, trouble, wish
 from experiments.suite.tables import searched, table
 
 HERE = Path(__file__).parent
@@ -40,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("stage", choices=STAGES)
     for group in GROUPS:
         parser.add_argument(f"--{group}", nargs="+", metavar="NAME")
-    parser.add_argument("--seeds", type=int, help="of the reported ones, the first so many")
+    parser.add_argument(
+        "--seeds", type=wish, metavar="N | A,B,...",
+        help="the first so many of the reported ones, or these (a single one: 20,)",
+    )  # fmt: skip
     parser.add_argument("--lr", type=float, metavar="RATE", help="one for all methods")
     parser.add_argument(
         "--baseline", metavar="METHOD", help="of the differences of table and gains"
@@ -60,17 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = list(cells(suite, **{g: getattr(given, g) for g in GROUPS}))
     except KeyError as error:
         parser.error(str(error.args[0]))
-    gone = [str(file) for file in given.results if not file.is_file()]
-    if gone and (given.stage in (*PRINTED, "figure") or len(given.results) > 1):
+    if (why := trouble(suite, given.seeds, {cell.model for cell in chosen})) is not None:
+        parser.error(f"--seeds: {why}")
+    makes = given.stage not in (*PRINTED, "figure")
+    needed = given.results[1:] if makes else given.results  # the first may be new
+    if gone := [str(file) for file in needed if not file.is_file()]:
         parser.error(f"--results: there is no file {', '.join(gone)}")
+    runs = only(suite, given.seeds, read(*given.results, lr=given.lr))
     if given.stage == "figure":
         if given.out.suffix != ".svg":
             parser.error(f"--out: {given.out} is not the name of an .svg file")
-        drawn = draw(suite, read(*given.results, lr=given.lr), chosen, given.out)
+        drawn = draw(suite, runs, chosen, given.out)
         print(f"{given.out}: {drawn} settings" if drawn else "no reported runs of these names")
         return 0 if drawn else 1
     if given.stage in PRINTED:
-        for line in PRINTED[given.stage](suite, read(*given.results, lr=given.lr), chosen):
+        for line in PRINTED[given.stage](suite, runs, chosen):
             print(line)
         return 0
     wanted = missing(suite, given, chosen)
@@ -92,7 +101,7 @@ def missing(suite: dict, given: argparse.Namespace, chosen: list[Cell]) -> list[
         elif given.stage == "refine":
             wanted += neighbours(suite, runs, cell)
         else:
-            seeds = suite["models"][cell.model]["seeds"][: given.seeds]
+            seeds = seeds_of(suite, given.seeds, cell.model)
             wanted += [Trial(cell, "report", *choice, seed) for seed in seeds]
     return [t for t in wanted if t.key not in runs and given.lr in (None, t.lr)]
 
