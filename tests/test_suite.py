@@ -9,6 +9,7 @@ import pytest
 from experiments.suite import __main__ as suite_command
 from experiments.suite import pages
 from experiments.suite.__main__ import main
+from experiments.suite.cost import cost
 from experiments.suite.figures import draw
 from experiments.suite.gains import gains
 from experiments.suite.plan import FILE, Cell, Trial, cells, grid, load, overrides
@@ -194,6 +195,21 @@ def test_gains_are_points_over_the_baseline_on_the_same_seeds(tmp_path: Path) ->
         "|---|---|---|---|---|",
         "| squad_pairs, bert_tiny, natural, frozen | 1 | 50.0 ± 0.0 (3) | +3.5 ± 5.0 (3) | - |",
     ]
+
+
+def test_the_cost_of_recorded_runs_is_that_of_two_at_a_time(tmp_path: Path) -> None:
+    file, mine = tmp_path / "r.jsonl", Cell(*CELL.setting, "ffa")
+    for seed, seconds in ((0, 60.0), (1, 120.0), (2, 600.0)):
+        made(file, CELL, "report", 2, 0.1, seed, accuracy=0.6, seconds=seconds)
+    made(file, mine, "search", 2, 0.1, 100)  # failed
+    said = list(cost(SUITE, read(file), [CELL, mine, Cell(*CELL.setting, "rolora")]))
+    where = "| squad_pairs, bert_tiny, natural, frozen | 1"
+    assert said[2:] == [
+        f"{where} | fedsvd | 3 | 0 | 120 | 6 |",
+        f"{where} | ffa | 0 | 1 | - | 0 |",
+        f"{where} | all | 3 | 1 | 120 | 6 |",  # (60 + 120 + 600) / 2 / 60 = 6.5, to even
+    ]
+    assert len(list(cost(SUITE, read(file), [mine]))) == 3
 
 
 def test_methods_may_be_recorded_in_different_files(tmp_path: Path) -> None:

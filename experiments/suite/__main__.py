@@ -4,8 +4,8 @@ Stages: search (every method on the one grid, on seeds that are not reported), r
 half and at twice the rate that is best so far, on the same seeds, until both were tried), report
 (each method at what its search chose, on the reported seeds; the test part is read once a run), table
 (print), gains (print the differences on the test part alone, in points, a line a setting), rates
-(print what the search found at every rate), figure (draw curves and test differences as --out
-FILE.svg).
+(print what the search found at every rate), cost (print how long the recorded runs took), figure
+(draw curves and test differences as --out FILE.svg).
 What is recorded in --results is not made again. JOBS at a time (default 2), one thread each.
 --lr RATE makes no other runs than those at this rate, and looks at no others: with it, report and
 table are those of a study with one rate for all methods.
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from experiments.each import forked, restarted, warm
+from experiments.suite.cost import cost
 from experiments.suite.figures import draw
 from experiments.suite.gains import gains
 from experiments.suite.plan import Cell, Trial, cells, grid, load, overrides
@@ -27,7 +28,7 @@ from experiments.suite.seeds import only, seeds_of, trouble, wish
 from experiments.suite.tables import searched, table
 
 HERE = Path(__file__).parent
-PRINTED = {"table": table, "gains": gains, "rates": searched}
+PRINTED = {"table": table, "gains": gains, "rates": searched, "cost": cost}
 STAGES = ("search", "refine", "report", *PRINTED, "figure")
 GROUPS = ("tasks", "models", "clients", "heads", "budgets", "methods")
 
